@@ -1,0 +1,75 @@
+"""The package as an installed library: what importing it may need, and what settings.ini promises."""
+from configparser import ConfigParser
+from pathlib import Path
+import json, os, shlex, subprocess, sys
+
+from packaging.requirements import Requirement
+
+import synthreid
+
+root = Path(__file__).parent.parent
+settings = ConfigParser(delimiters=['='])
+settings.read(root / 'settings.ini', encoding='utf-8')
+settings = settings['DEFAULT']
+extras = {key.removesuffix('_requirements'): shlex.split(value) for key, value in settings.items() if key.endswith('_requirements')}
+
+IMPORT_ALL = '''
+import importlib, json, pkgutil, sys, traceback
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in blocked: raise ModuleNotFoundError(f'{name} is blocked', name=name)
+
+blocked = set(json.loads(sys.argv[1]))
+sys.meta_path.insert(0, Block())
+import synthreid
+names = ['synthreid'] + [m.name for m in pkgutil.walk_packages(synthreid.__path__, 'synthreid.')]
+failed = {}
+for name in names:
+    try: importlib.import_module(name)
+    except BaseException: failed[name] = traceback.format_exc()
+print(json.dumps(dict(names=names, failed=failed, loaded=sorted({m.split('.')[0] for m in sys.modules}))))
+'''
+
+
+def import_all(*blocked):
+    "Import every module of the package in a process without a display, where the modules `blocked` do not exist."
+    env = {key: value for key, value in os.environ.items() if key not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
+    done = subprocess.run([sys.executable, '-c', IMPORT_ALL, json.dumps(blocked)], cwd=root, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_imports_without_nbdev_jupyter_or_display():
+    developer = [Requirement(r).name for name in ('dev', 'notebook') for r in extras[name]]
+    blocked = {name.replace('-', '_') for name in developer} - {'setuptools'}
+    blocked |= {'nbdev', 'execnb', 'fastcore', 'IPython', 'ipykernel', 'jupyter', 'jupyter_core', 'jupyter_client', 'nbformat', 'ipywidgets', 'tkinter'}
+    result = import_all(*sorted(blocked))
+    assert not result['failed'], '\n'.join(result['failed'].values())
+    modules = {'.'.join(f.relative_to(root).with_suffix('').parts) for f in (root / 'synthreid').rglob('*.py') if f.name != '__init__.py'}
+    assert modules <= set(result['names']), 'a folder without __init__.py hides modules'
+
+
+def test_slow_libraries_are_imported_only_where_used():
+    loaded = set(import_all()['loaded'])
+    assert 'torch' in loaded
+    assert not loaded & {'umap', 'numba', 'timm'}, 'umap takes half a minute and timm ten seconds to import: import them in the function'
+
+
+def test_version():
+    assert synthreid.__version__ == settings['version']
+
+
+def test_extras(tmp_path):
+    subprocess.run([sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path)], cwd=root, check=True, capture_output=True, text=True)
+    built = (tmp_path / 'synthreid.egg-info' / 'requires.txt').read_text()
+    sections = dict(required='')
+    name = 'required'
+    for line in built.splitlines():
+        if line.startswith('['): name = line.strip('[]'); sections[name] = ''
+        else: sections[name] += line + '\n'
+    read = lambda lines: {str(Requirement(line)) for line in lines if line}
+    assert read(sections.pop('required').splitlines()) == read(shlex.split(settings['requirements']))
+    assert set(sections) == set(extras) | {'all'} >= {'dev', 'notebook', 'all'}
+    for extra, lines in extras.items(): assert read(sections[extra].splitlines()) == read(lines), extra
+    assert read(sections['all'].splitlines()) == set().union(*(read(lines) for lines in extras.values()))
