@@ -1,4 +1,5 @@
 "The numbers of torchreid, fast-reid, pytorch-fid and torch-fidelity on stored inputs, and properties on random ones."
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from synthreid.core import UserError
+from synthreid.metrics.frechet import (_fid_inception, feature_statistics, frechet_between, frechet_distance, inception_features, kernel_distance,
+                                       kernel_distance_subsets, precision_recall)
 from synthreid.metrics.ranking import distance_matrix, drop_junk, evaluate_ranking, rank_metrics, top_k
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -122,3 +125,61 @@ def test_ranks_equal_a_stable_sort(seed, q, g, d, rounded):
         assert r.first_match[i] == (places[0] if len(places) else -1)
         if len(places): assert abs(r.ap[i] - np.mean(np.arange(1, len(places) + 1) / (places + 1))) < 1e-12
     assert (top_k(x, y, k=5)[0] == np.argsort(dist, axis=1, kind='stable')[:, :5]).all()
+
+
+# ---- distances between sets of images ----
+frechet = np.load(FIXTURES / 'frechet.npz')
+
+
+@pytest.mark.parametrize('name', ['fullrank', 'rankdef'])
+def test_frechet_from_features(name):
+    x, y = frechet[f'{name}/x'], frechet[f'{name}/y']
+    for value in (frechet_distance(*feature_statistics(x), *feature_statistics(y)), frechet_between(x, y)):
+        for reference in ('pytorch_fid', 'torch_fidelity_fid', 'exact_psd_eig'): assert abs(value / frechet[f'{name}/{reference}'] - 1) < 1e-6
+    assert abs(frechet_between(x, x)) < 1e-6
+
+
+@pytest.mark.parametrize('name', ['full', 'diag', 'identical', 'zero_cov'])
+def test_frechet_from_statistics(name):
+    value = frechet_distance(*(frechet[f'pair_{name}/{k}'] for k in ('mu1', 'sigma1', 'mu2', 'sigma2')))
+    assert np.isclose(value, frechet[f'pair_{name}/exact_psd_eig'], rtol=1e-9, atol=1e-9)
+    assert np.isclose(value, frechet[f'pair_{name}/pytorch_fid'], rtol=1e-6, atol=1e-9)
+
+
+def test_kernel_distance():
+    x, y = frechet['kid_small/x'], frechet['kid_small/y']
+    for chunk in (7, 2048): assert abs(kernel_distance(x, y, chunk) / frechet['kid_small/kid_f64'] - 1) < 1e-9
+    mean, sd = kernel_distance_subsets(x, y, n_subsets=10, seed=2020)
+    assert np.isclose(mean, frechet['kid_small/kid_subsets10_half_seed2020_mean'], rtol=2e-4)
+    assert np.isclose(sd, frechet['kid_small/kid_subsets10_half_seed2020_std'], rtol=2e-4)
+
+
+@pytest.mark.parametrize('k', [3, 5])
+def test_precision_recall(k):
+    for chunk in (7, 2048):
+        p = precision_recall(frechet['prc_small/generated'], frechet['prc_small/real'], k, chunk)
+        assert np.allclose((*p, p.f_score), [frechet[f'prc_small/k{k}_{n}'] for n in ('precision', 'recall', 'f_score')], atol=1e-6)
+
+
+def test_inception_is_the_network_of_pytorch_fid(tmp_path, monkeypatch):
+    import pytorch_fid.inception as pf
+    torch.manual_seed(0)
+    state = {k: v if not v.is_floating_point() or 'running_var' in k else torch.randn_like(v) * .05 for k, v in _fid_inception().state_dict().items()}
+    torch.save(state, tmp_path / 'random.pth')
+    monkeypatch.setattr(pf, 'load_state_dict_from_url', lambda *a, **k: state)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), np.uint8)
+    with torch.no_grad(): want = pf.InceptionV3().eval()(torch.from_numpy(images).movedim(-1, 1).float() / 255)[0].flatten(1).numpy()
+    got = inception_features(tmp_path / 'random.pth')
+    assert np.abs(want).max() > 1e-3 and np.allclose(got(images), want, rtol=1e-3, atol=1e-5 * np.abs(want).max())
+    assert got.distance_name != 'FID'
+
+
+def test_only_the_original_weights_are_called_fid(tmp_path, monkeypatch):
+    import synthreid.metrics.frechet as module
+    torch.save(_fid_inception().state_dict(), tmp_path / 'w.pth')
+    digest = hashlib.sha256((tmp_path / 'w.pth').read_bytes()).hexdigest()
+    monkeypatch.setattr(module, 'FID_WEIGHTS', f'pt_inception-2015-12-05-{digest[:8]}.pth')
+    assert inception_features(tmp_path / 'w.pth').distance_name == 'FID'
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    assert module.find_fid_weights() is None
+    with pytest.raises(UserError, match='random_features'): inception_features()
