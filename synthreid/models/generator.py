@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['init_weights', 'ResidualBlock', 'encoder_layers', 'CameraScale', 'UpBlock', 'ConvDecoder', 'apply_field', 'soft_clip',
-           'FieldDecoder', 'colour_transfer', 'apply_colour_map', 'ColourMap', 'Generator']
+           'FieldDecoder', 'colour_transfer', 'apply_colour_map', 'ColourMap', 'TappedEncoder', 'Generator']
 
 # %% ../../nbs/20_models.generator.ipynb #7032ce84
 import torch
@@ -148,6 +148,12 @@ class FieldDecoder(nn.Module):
 
     def forward(self, features, image, camera=None): return apply_field(image, self.field(features, image, camera))
 
+    def start_from(self, matrix, bias): # a colour map of images in [-1, 1]: `(3, 3)` and `(3,)` for all, or one per camera
+        change = matrix - torch.eye(3).to(matrix)
+        affine = torch.cat([change, ((bias - change.sum(-1)) / 2)[..., None]], -1).flatten(-2)
+        if affine.ndim == 1: self.to_field.bias.data.copy_(affine)
+        else: self.camera_field.data.copy_(affine[:, :, None, None].expand_as(self.camera_field))
+
 # %% ../../nbs/20_models.generator.ipynb #f67f9869
 def colour_transfer(
     source_pixels: torch.Tensor, # `(N, 3)` colours, or images `(B, 3, H, W)`
@@ -203,27 +209,14 @@ class ColourMap(nn.Module):
         return apply_colour_map(x, self.matrix, self.bias)
 
 # %% ../../nbs/20_models.generator.ipynb #e617221f
-class Generator(nn.Module):
-    "Encoder-decoder with tappable features; image `(B, 3, H, W)` in [-1, 1] to image of the same kind."
+class TappedEncoder(nn.Module):
+    "An encoder whose layers can be read by number; the base of `Generator`."
     def __init__(self,
-        dim: int = 64, # channels after the first convolution (64, CUT)
-        n_blocks: int = 9, # residual blocks (9, CUT)
-        decoder: str = 'transposed', # 'transposed' (reference), 'resize' (no checkerboard), 'field' (changes light and colour only)
-        n_cameras: int = 0, # > 0: decoding depends on the target camera
-        field_stride: int = 8, # pixels per cell of the light field ('field' only)
-        camera_grid: tuple = (16, 8), # cells of each camera's own field ('field' with cameras only)
-        colour_map=None, # (matrix, bias) of `colour_transfer` on images in [-1, 1] to start from
-        init: str = 'kaiming', # see `init_weights`
+        dim: int = 64, # channels after the first convolution
+        n_blocks: int = 9, # residual blocks
     ):
         super().__init__()
-        if decoder not in ('transposed', 'resize', 'field'): raise UserError(f"expected decoder 'transposed', 'resize' or 'field', got {decoder!r}: choose one of the three")
-        self.dim, self.n_blocks, self.n_cameras, self.kind = dim, n_blocks, n_cameras, decoder
-        self.encoder = encoder_layers(dim, n_blocks)
-        if decoder == 'field': self.decoder = FieldDecoder(4 * dim, 2 * dim, field_stride, n_cameras, camera_grid)
-        else: self.decoder = ConvDecoder(dim, decoder, n_cameras)
-        self.colour_map = ColourMap(n_cameras)
-        init_weights(self, init)
-        if colour_map is not None: self.start_from_colour_map(*colour_map)
+        self.dim, self.n_blocks, self.encoder = dim, n_blocks, encoder_layers(dim, n_blocks)
 
     @property
     def last_tap(self) -> int: return len(self.encoder) - 1
@@ -232,40 +225,67 @@ class Generator(nn.Module):
     def out_channels(self) -> int: return 4 * self.dim
 
     @property
-    def nce_taps(self) -> tuple: # 0, 2, 3, 4, 8 for nine blocks, as in CUT and Synth-ReID
+    def nce_taps(self) -> tuple: # the taps of the contrastive loss: (0, 2, 3, 4, 8) for nine blocks, as CUT
         return tuple(sorted({0, 2, 3, min(4, self.last_tap), min(4 + self.n_blocks // 2, self.last_tap)}))
 
-    def channels(self, taps) -> list: # what `PatchProjector` is sized with
+    def channels(self,
+        taps, # tap numbers
+    ) -> list: # channels of each: what `PatchProjector` is sized with
         return [(3, self.dim, 2 * self.dim)[t] if t < 3 else 4 * self.dim for t in taps]
 
-    def encode(self, x, taps=(), only_taps=False): # -> (last features, {tap: tensor}); with only_taps (None, {tap: tensor})
+    def encode(self,
+        x: torch.Tensor, # images `(B, 3, H, W)` in [-1, 1]; H, W divisible by 4
+        taps=(), # layers wanted as well
+        only_taps: bool = False, # True: stop after the last tap; the features are None
+    ): # (features `(B, 4*dim, H/4, W/4)`, {tap: tensor} in the order of `taps`)
         check_images(x)
-        if not all(isinstance(t, int) and 0 <= t <= self.last_tap for t in taps): raise UserError(f'expected taps between 0 and {self.last_tap}, got {tuple(taps)}: this encoder has {self.n_blocks} residual blocks')
+        taps = tuple(int(t) for t in taps)
+        if any(t < 0 or t > self.last_tap for t in taps): raise UserError(f'expected taps between 0 and {self.last_tap}, got {taps}: this encoder has {self.n_blocks} residual blocks')
         found, n = {}, max(taps, default=-1) + 1 if only_taps else len(self.encoder)
         for i, layer in enumerate(self.encoder[:n]):
             x = layer(x)
             if i in taps: found[i] = x
         return None if only_taps else x, {t: found[t] for t in taps}
 
-    def decode(self, features, image=None, camera=None): # -> (B, 3, H, W) in [-1, 1]
-        self._check_camera(features, camera)
+# %% ../../nbs/20_models.generator.ipynb #bbf99cad
+class Generator(TappedEncoder):
+    "Encoder-decoder; images `(B, 3, H, W)` in [-1, 1] to images of the same kind."
+    def __init__(self,
+        dim: int = 64, # channels after the first convolution (64, CUT)
+        n_blocks: int = 9, # residual blocks (9, CUT)
+        decoder: str = 'transposed', # 'transposed' (reference), 'resize' (no checkerboard), 'field' (changes light and colour only)
+        n_cameras: int = 0, # > 0: decoding depends on the target camera
+        field_stride: int = 8, # pixels per cell of the light field ('field' only)
+        camera_grid: tuple = (16, 8), # cells of each camera's own field ('field' with cameras only)
+        colour_map=None, # (matrix, bias) for `start_from_colour_map`
+        init: str = 'kaiming', # see `init_weights`
+    ):
+        super().__init__(dim, n_blocks)
+        if decoder not in ('transposed', 'resize', 'field'): raise UserError(f"expected decoder 'transposed', 'resize' or 'field', got {decoder!r}: choose one of the three")
+        self.kind, self.n_cameras = decoder, n_cameras
+        if decoder == 'field': self.decoder = FieldDecoder(4 * dim, 2 * dim, field_stride, n_cameras, camera_grid)
+        else: self.decoder = ConvDecoder(dim, decoder, n_cameras)
+        self.colour_map = ColourMap(n_cameras)
+        init_weights(self, init)
+        if colour_map is not None: self.start_from_colour_map(*colour_map)
+
+    def decode(self,
+        features: torch.Tensor, # from `encode`
+        image: torch.Tensor = None, # the encoded image, which 'field' changes
+        camera: torch.Tensor = None, # int64 `(B,)`, target camera of each image, with `n_cameras` only
+    ) -> torch.Tensor: # `(B, 3, H, W)` in [-1, 1]
+        if self.n_cameras and camera is None: raise UserError(f'expected camera numbers (B,) below {self.n_cameras}, got none: this generator renders for a given camera')
+        if not self.n_cameras and camera is not None: raise UserError('expected no camera, got one: build the generator with n_cameras=...')
+        if camera is not None and camera.shape != features.shape[:1]: raise UserError(f'expected one camera per image, ({len(features)},), got {tuple(camera.shape)}: pass an int64 tensor (B,)')
         if self.kind == 'field' and image is None: raise UserError("expected the input image too, got features only: the 'field' decoder changes an image, call decode(features, image)")
         y = self.colour_map(self.decoder(features, image, camera), camera)
         return soft_clip(y) if self.kind == 'field' or self.colour_map.active else y
 
     def forward(self, x, camera=None): return self.decode(self.encode(x)[0], x, camera)
 
-    def _check_camera(self, features, camera):
-        if self.n_cameras and camera is None: raise UserError(f'expected camera numbers (B,) below {self.n_cameras}, got none: this generator renders for a given camera')
-        if not self.n_cameras and camera is not None: raise UserError('expected no camera, got one: build the generator with n_cameras=...')
-        if camera is not None and camera.shape != features.shape[:1]: raise UserError(f'expected one camera per image, ({len(features)},), got {tuple(camera.shape)}: pass an int64 tensor (B,)')
-
-    def set_colour_map(self, matrix, bias): # fixed, behind any decoder; (3, 3) and (3,), or one per camera
+    def set_colour_map(self, matrix, bias): # fixed, behind any decoder; `(3, 3)` and `(3,)`, or one per camera
         self.colour_map.set(matrix, bias)
 
-    def start_from_colour_map(self, matrix, bias): # 'field': the start of what is learned; else as set_colour_map
-        if self.kind != 'field': return self.set_colour_map(matrix, bias)
-        change = matrix - torch.eye(3).to(matrix)
-        affine = torch.cat([change, ((bias - change.sum(-1)) / 2)[..., None]], -1).flatten(-2).float()
-        if affine.ndim == 1: self.decoder.to_field.bias.data.copy_(affine)
-        else: self.decoder.camera_field.data.copy_(affine[:, :, None, None].expand_as(self.decoder.camera_field))
+    def start_from_colour_map(self, matrix, bias): # 'field': where learning starts from; the others: `set_colour_map`
+        if self.kind != 'field': self.set_colour_map(matrix, bias)
+        else: self.decoder.start_from(matrix, bias)
