@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged', 'check_finite', 'deferred_interrupt', 'fit',
            'save_checkpoint', 'list_checkpoints', 'read_meta', 'load_checkpoint', 'ProgressBar', 'MetricsLog',
-           'read_metrics', 'Checkpointer', 'SampleGrid', 'check_method']
+           'read_metrics', 'Checkpointer', 'draw_pairs', 'SampleGrid', 'check_method']
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
 import csv, json, shutil, signal, tempfile, threading
@@ -13,12 +13,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_write, seed_everything
+from ..core import UserError, atomic_write, seed_everything, to_uint8
 
 # %% ../../nbs/40_training.loop.ipynb #eff653b0
 def update(
@@ -262,19 +264,25 @@ class Checkpointer:
         if self.saved != done and done: self.save(method, done)
 
 # %% ../../nbs/40_training.loop.ipynb #e5f7e3a3
+def draw_pairs(
+    images: torch.Tensor, # (N, 3, H, W) in [-1, 1]
+    translated: torch.Tensor, # likewise
+) -> Image.Image: # two rows of pictures
+    "Sources above, translations below."
+    return Image.fromarray(np.concatenate([np.concatenate(list(to_uint8(x)), 1) for x in (images, translated)]))
+
 class SampleGrid:
     "Every `every` steps, the same images translated: samples/step_00000500.png."
     def __init__(self,
         folder, # where the grids go
         images: torch.Tensor, # (N, 3, H, W), fixed for the whole run
         every: int, # steps between grids
-        draw, # draw(images, translated) -> PIL image
     ):
-        self.folder, self.images, self.every, self.draw = Path(folder), images, every, draw
+        self.folder, self.images, self.every = Path(folder), images, every
 
     def __call__(self, method, done, losses):
         if done % self.every: return
-        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: self.draw(self.images, method.translate(self.images)).save(tmp, format='PNG')
+        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: draw_pairs(self.images, method.translate(self.images)).save(tmp, format='PNG')
 
 # %% ../../nbs/40_training.loop.ipynb #e3d1683d
 def check_method(
