@@ -131,10 +131,10 @@ def turned(p, about, angle: float) -> tuple:
 def skeleton(person: Person, pose: Pose) -> dict: # joint name to (x, y, z); also heels, hands and foot pitch
     "Place the joints, with the lower foot on the ground."
     h, st, ph = person.height, pose.stride, pose.phase; j = {}
-    hipw, shw = h * (.052 if person.female else .049), h * (.098 if person.female else .112)
+    hipw, shw = h * (.047 if person.female else .046), h * (.1 if person.female else .114)
     top = (0.0, .525 * h, 0.0); j['pelvis'] = top
     for side, sign, f in (('left', 1, ph), ('right', -1, ph + pi)):
-        swing = .44 * st * sin(f); knee = .06 + st * 1.0 * max(0., cos(f + .25)) ** 1.6 + .12 * st * max(0., -sin(f))
+        swing = .41 * st * sin(f); knee = .06 + st * .9 * max(0., cos(f + .25)) ** 1.6 + .12 * st * max(0., -sin(f))
         hip = (sign * hipw, .515 * h, -sign * .012 * h * sin(ph) * st); k = limb(hip, .243 * h, swing, .015 * sign); a = limb(k, .238 * h, swing - knee, -.01 * sign)
         pitch = st * (.28 * max(0., sin(f)) ** 2 - .6 * max(0., -sin(f)) ** 2 - .35 * max(0., cos(f + .25)) ** 2) # toes up is positive
         out = .12 * sign; d = (sin(out) * cos(pitch), sin(pitch), cos(out) * cos(pitch)); fl = .105 * h
@@ -144,7 +144,7 @@ def skeleton(person: Person, pose: Pose) -> dict: # joint name to (x, y, z); als
     j = {n: (x, y + lift, z) for n, (x, y, z) in j.items()}
     base = j['pelvis']; j['neck'] = (0.0, base[1] + .325 * h * cos(pose.lean), .33 * h * sin(pose.lean)); j['head'] = (0.0, j['neck'][1] + .085 * h, j['neck'][2] + .018 * h + .04 * h * pose.lean)
     for side, sign, f, i in (('left', 1, ph, 0), ('right', -1, ph + pi, 1)):
-        s = turned((sign * shw, j['neck'][1] - .032 * h, j['neck'][2] - .004 * h), j['neck'], -pose.twist * sin(ph) * st)
+        s = turned((sign * shw, j['neck'][1] - .042 * h, j['neck'][2] - .004 * h), j['neck'], -pose.twist * sin(ph) * st)
         swing = -.42 * st * pose.arm * sin(f) - .04; elbow = pose.elbow[i] + .25 * st * max(0., -sin(f)); spread = (.10 + .05 * person.build) * sign; inward = .05 * sign
         if pose.carry == 'phone' and sign < 0: swing, elbow, inward = .45, 1.75, .35
         if pose.carry == 'pockets': swing, elbow, spread, inward = -.28, .62, .22 * sign, -.28 * sign
@@ -163,13 +163,13 @@ def add_legs(s: Shapes, p: Person, j: dict, m: dict):
         mid = tuple(.45 * a + .55 * b for a, b in zip(hip, knee)); calf = tuple(.72 * a + .28 * b for a, b in zip(knee, ankle)); cuff = tuple(.1 * a + .9 * b for a, b in zip(knee, ankle))
         if style in ('bare', 'shorts', 'leggings'):
             c = m['bottom'] if style == 'leggings' else m['skin']
-            s.cone(hip, knee, .05 * g * f, .03 * g, c, .24); s.cone(knee, calf, .029 * g, .031 * g, c); s.cone(calf, ankle, .031 * g, .0195 * h, c)
+            s.cone(hip, knee, .0475 * g * f, .03 * g, c, .24); s.cone(knee, calf, .029 * g, .031 * g, c); s.cone(calf, ankle, .031 * g, .0195 * h, c)
             if p.socks and style != 'leggings': s.cone(cuff, ankle, .022 * g, .0215 * h, m['socks'])
         if style == 'shorts':
-            end = tuple(.15 * a + .85 * b for a, b in zip(hip, knee)); s.cone(up(hip, -.01 * h), end, .057 * g * f, .05 * g, m['bottom'], .1)
+            end = tuple(.15 * a + .85 * b for a, b in zip(hip, knee)); s.cone(up(hip, -.012 * h), end, .0515 * g * f, .05 * g, m['bottom'], .1)
         if style in ('trousers', 'wide'):
             k, c = (.038, .0295) if style == 'trousers' else (.044, .043)
-            s.cone(hip, knee, .0535 * g * f, k * g, m['bottom'], .1); s.cone(knee, cuff, k * g, c * g, m['bottom'], .35); s.cone(cuff, up(ankle, .0), c * g, c * g * .93, m['bottom'], .5)
+            s.cone(hip, knee, .0495 * g * f, k * g, m['bottom'], .1); s.cone(knee, cuff, k * g, c * g, m['bottom'], .35); s.cone(cuff, up(ankle, .0), c * g, c * g * .93, m['bottom'], .5)
         s.cone(ankle, heel, .022 * h, .022 * h, m['shoes']); s.cone(up(heel, .004 * h), up(toe, .001 * h), .0235 * h, .0185 * h, m['shoes'])
         s.cone(up(ankle, .004 * h), tuple(.5 * (a + b) for a, b in zip(ankle, toe)), .0225 * h, .018 * h, m['shoes'])
         s.cone(up(heel, -.0125 * h), up(toe, -.0095 * h), .0115 * h, .0105 * h, m['sole']); mid = tuple(.3 * a + .7 * b for a, b in zip(heel, toe)); s.cone((mid[0] - .006 * h, mid[1] - .0115 * h, mid[2]), (mid[0] + .006 * h, mid[1] - .0115 * h, mid[2]), .0115 * h, .0115 * h, m['sole'])
@@ -192,14 +192,15 @@ def add_torso(s: Shapes, p: Person, j: dict, m: dict, twist: float):
     h, g = p.height, p.height * (p.build * 1.0); f = p.female; y0 = j['pelvis'][1]; ny, nz = j['neck'][1], j['neck'][2]; lean = lambda ys: np.interp(ys, [y0, ny], [0, nz])
     belly = max(0., p.build - 1.05) * .1 * h
     at = np.array([-.075, -.03, .02, .075, .13, .19, .24, .28, .305, .322, .334]) * h + y0
-    a = np.array([.068, .097, .099, .087 if not f else .080, .088 if not f else .082, .1 if not f else .093, .108 if not f else .096, .103 if not f else .09, .082, .052, .03]) * g * (.96 if f else 1)
+    a = np.array([.070, .103, .101, .087 if not f else .080, .088 if not f else .082, .1 if not f else .093, .108 if not f else .096, .103 if not f else .09, .078, .050, .03]) * g * (.96 if f else 1)
     a[1:3] *= 1.05 if f else .97
     b = np.array([.052, .068, .068, .060, .062, .069, .067, .058, .046, .036, .027]) * g; b[3:5] += belly; b[5:7] += .008 * h if f else 0.
     trousers = [(.3 if i == 0 else 1) for i in range(11)]
     hem = {'tshirt': -.035, 'shirt': -.05, 'jacket': -.05, 'hoodie': -.04, 'vest': -.03, 'coat': -.05, 'dress': -.03}[p.top] * h + y0
     hips = at < y0 + .06 * h; s.tube(at[hips], a[hips] * .985, b[hips] * .985, m['skin' if p.top == 'dress' or 'skirt' in p.bottom else 'bottom'], cz=lean(at[hips]))
+    tucked = 'skirt' in p.bottom and p.top in ('tshirt', 'shirt', 'vest'); hem = y0 + .012 * h if tucked else hem
     thick = {'tshirt': .006, 'shirt': .007, 'vest': .012, 'hoodie': .016, 'jacket': .016, 'coat': .018, 'dress': .004}[p.top]
-    ys = np.concatenate([[hem], at[at > hem + .01 * h]]); ta, tb = np.interp(ys, at, a) + thick, np.interp(ys, at, b) + thick
+    ys = np.concatenate([[hem], at[at > hem + .01 * h]]); wide, deep = a.copy(), b.copy(); wide[0], deep[0], deep[1] = a[1] * 1.04, b[1] * 1.2, b[1] * 1.12; ta, tb = np.interp(ys, at, wide) + thick, np.interp(ys, at, deep) + thick
     if p.top in ('hoodie', 'jacket'): ta[0] *= .95; tb[0] *= .95
     ta[-1] = .028 * h; tb[-1] = .028 * h
     s.tube(ys, ta, tb, m['top'], cz=lean(ys) - .002 * h, twist=twist)
@@ -211,12 +212,12 @@ def add_torso(s: Shapes, p: Person, j: dict, m: dict, twist: float):
             k = np.clip((yy - yy[0]) / (yy[-1] - yy[0]), 0, 1) ** 1.5; flare = .028 * (1 - k) * h * (1.2 if name == 'top' else 1)
             wa, wb, wz = np.interp(yy, ys, ta), np.interp(yy, ys, tb), lean(yy)
             inner = yy > y0 - .03 * h
-            ra = np.where(inner, wa * 1.01, np.maximum(ka + flare, wa[-1])); rb = np.where(inner, wb * 1.02, kb + flare); ra = np.convolve(np.pad(ra, 1, mode='edge'), [.25, .5, .25], 'valid'); rb = np.maximum(rb, np.convolve(np.pad(rb, 1, mode='edge'), [.25, .5, .25], 'valid'))
-            s.tube(yy, ra, rb, m[name], cz=np.where(inner, wz, kz))
+            fit = 1.03 if name == 'top' else 1.07 if tucked else .94; ra = np.where(inner, wa * fit, np.maximum(ka + flare, wa[0])) ; rb = np.where(inner, wb * fit, kb + flare); ra = np.convolve(np.pad(ra, 1, mode='edge'), [.25, .5, .25], 'valid'); rb = np.maximum(rb, np.convolve(np.pad(rb, 1, mode='edge'), [.25, .5, .25], 'valid'))
+            s.tube(yy, ra, rb, m[name], cz=np.where(inner, wz - .002 * h, kz))
     up = .5 * twist
     s.cone((0, ny - .012 * h, nz - .004 * h), (j['head'][0], j['head'][1] - .03 * h, j['head'][2] - .012 * h), .031 * h * (.9 if f else 1.05), .029 * h * (.9 if f else 1.05), m['skin'])
     for side in ('left', 'right'):
-        sh = j[side + '_shoulder']; s.cone((.2 * sh[0], ny - .012 * h, nz), (sh[0] * .88, sh[1] + .006 * h, sh[2]), .03 * h + thick * .5, .036 * h * p.build ** .5 + thick * .6, m['top'], ny - .03)
+        sh = j[side + '_shoulder']; s.cone((.2 * sh[0], ny - .012 * h, nz), (sh[0] * .9, sh[1] + .004 * h, sh[2]), .026 * h + thick * .4, .031 * h * p.build ** .5 + thick * .5, m['yoke'], ny - .03)
     if p.top in ('shirt', 'jacket', 'coat', 'vest'): s.tube([ny - .018 * h, ny + .012 * h, ny + .016 * h], [.045 * h, .041 * h, .04 * h], [.045 * h, .041 * h, .04 * h], m['collar'], cz=[nz] * 3)
     if p.top == 'hoodie' and p.hat != 'hood': s.ball((0, ny + .0 * h, nz - .045 * h), (.062 * h, .036 * h, .042 * h), m['top'])
     if p.scarf: s.tube([ny - .03 * h, ny - .012 * h, ny + .012 * h, ny + .024 * h], [.05 * h, .058 * h, .052 * h, .04 * h], [.05 * h, .06 * h, .054 * h, .04 * h], m['scarf'], cz=[nz + .006 * h] * 4); s.cone((.02 * h, ny - .02 * h, nz + .055 * h), (.03 * h, ny - .16 * h, nz + .078 * h), .02 * h, .022 * h, m['scarf'])
@@ -230,9 +231,9 @@ def add_arms(s: Shapes, p: Person, j: dict, m: dict):
         a, e, w, hand = (j[f'{side}_{n}'] for n in ('shoulder', 'elbow', 'wrist', 'hand')); sleeve = m['sleeve']
         if short or none:
             s.cone(a, e, .030 * g, .0235 * g, m['skin']); s.cone(e, w, .0235 * g, .0165 * g, m['skin'])
-            if short: s.cone(a, tuple(.4 * q + .6 * r for q, r in zip(a, e)), .0345 * g + thick, .034 * g, sleeve, a[1])
+            if short: s.cone(a, tuple(.45 * q + .55 * r for q, r in zip(a, e)), .0305 * g + thick, .0335 * g, sleeve, a[1])
         else:
-            s.cone(a, e, .034 * g + thick, .027 * g + thick, sleeve, a[1]); s.cone(e, w, .027 * g + thick, .0205 * g + thick * .7, sleeve, a[1] - .17 * h)
+            s.cone(a, e, .0305 * g + thick * .8, .0265 * g + thick, sleeve, a[1]); s.cone(e, w, .027 * g + thick, .0205 * g + thick * .7, sleeve, a[1] - .17 * h)
         sign = 1 if side == 'left' else -1; mid = tuple(.45 * q + .55 * r for q, r in zip(w, hand))
         s.cone(w, mid, .0145 * h, .0175 * h, m['skin']); s.cone(mid, hand, .0165 * h, .0105 * h, m['skin']); s.cone(mid, (mid[0] - .006 * h * sign, mid[1] - .016 * h, mid[2] + .016 * h), .008 * h, .006 * h, m['skin'])
 
@@ -295,6 +296,7 @@ def person_shapes(
     m = dict(skin=s.material(p.skin, gloss=.06), face=s.material(p.skin, p.hair, 'face', .136 * (h * .75 + .25 * 1.72), .05, level=p.beard), hair=s.material(dark(p.hair, .75), tuple(min(1, v * 1.45 + .02) for v in p.hair), 'hair', gloss=.1),
              top=s.material(p.top_rgb, p.top_rgb2, p.top_pattern, p.pattern_scale, .14 if p.top == 'jacket' and p.build > 1 else .03, heavy * .4, level),
              sleeve=s.material(p.top_rgb, p.top_rgb2, p.top_pattern if p.top_pattern in ('stripes', 'checks', 'pinstripes', 'blotches', 'twotone') else 'plain', p.pattern_scale, .03, heavy * .45, level),
+             yoke=s.material(tuple(.5 * (a + b) for a, b in zip(p.top_rgb, p.top_rgb2)) if p.top_pattern in ('checks', 'pinstripes', 'blotches') else p.top_rgb2 if p.top_pattern == 'twotone' else p.top_rgb, p.top_rgb2, 'stripes' if p.top_pattern == 'stripes' else 'plain', p.pattern_scale, .03, heavy * .4),
              collar=s.material(p.top_rgb2 if p.top_pattern == 'jacket' else dark(p.top_rgb, .85)), bottom=s.material(p.bottom_rgb, tuple(min(1, v * 1.35 + .06) for v in p.bottom_rgb) if bottom_pat == 'denim' else p.top_rgb2, bottom_pat, .09, .03, .16),
              socks=s.material((.9, .9, .88) if p.sole_rgb[0] > .5 else (.15, .15, .16)), shoes=s.material(p.shoes_rgb, gloss=.22), sole=s.material(p.sole_rgb), bag=s.material(p.bag_rgb, gloss=.12, wrinkle=.08), strap=s.material(dark(p.bag_rgb, .55), gloss=.05),
              hat=s.material(p.hat_rgb, wrinkle=.1), scarf=s.material(p.scarf_rgb, wrinkle=.4), glasses=s.material((.05, .05, .06), gloss=.5))

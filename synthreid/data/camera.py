@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OFF', 'Domain', 'game_domain', 'camera_domain', 'Camera', 'colour_matrix', 'draw_camera', 'light_field',
-           'resize_plan', 'respond', 'stream', 'place', 'fixed_camera', 'fixed_field', 'camera_of', 'ground_shadow',
-           'draw_image']
+           'resize_plan', 'respond', 'stream', 'place', 'halve', 'identity', 'fixed_camera', 'fixed_field', 'camera_of',
+           'ground_shadow', 'View', 'draw_view', 'company', 'draw_image']
 
 # %% ../../nbs/09_data.camera.ipynb #c05e89dd
 import io
@@ -71,9 +71,12 @@ class Camera:
 
 def colour_matrix(white, saturation: float, hue: float, mix) -> np.ndarray: # (3, 3)
     "White balance, saturation, rotation about grey and cross-channel mixing in one matrix on linear RGB."
-    lum = np.array([.3, .59, .11]); axis = np.ones(3) / np.sqrt(3); K = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    turn = np.eye(3) + sin(hue) * K + (1 - cos(hue)) * (K @ K); sat = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), lum)
-    M = np.diag(white) @ (np.eye(3) + mix) @ turn @ sat
+    lum = np.array([.3, .59, .11]); K = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3); skin = np.array([.74, .40, .24])
+    sat = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), lum)
+    for t in (1, .8, .6, .4, .2, 0): # weaker until skin stays redder than green
+        turn = np.eye(3) + sin(hue * t) * K + (1 - cos(hue * t)) * (K @ K); M = np.diag(np.asarray(white) ** t) @ (np.eye(3) + np.asarray(mix) * t) @ turn @ sat
+        r, g, b = M @ skin
+        if r > 1.12 * g and g > .8 * b: break
     return M / (M @ np.ones(3) @ lum)
 
 def draw_camera(
@@ -84,10 +87,10 @@ def draw_camera(
     "Draw a camera."
     u = rng.random; n = rng.normal; sun_angle = u() * 2 * pi; sun_height = .35 + .9 * u()
     c = dict(pitch=.05 + .25 * u(), yaw=[0., pi, pi / 2, .5, -pi / 2, pi - .6, -.7, 2.2][number % 8] + .25 * n(), two_way=bool(u() < .5), sun=(sin(sun_angle), sun_height * 1.5, .75 * cos(sun_angle) + .45), warmth=n(), ambient=.75 + .7 * u(), field=int(rng.integers(1 << 30)))
-    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .38 + .2 * u() if (number % 3 == 2) else 1.
+    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .5 + .2 * u() if number % 3 == 2 else 1.
     white = np.exp(rng.normal(0, .13, 3) * d.colour); sat, hue = .5 + .3 * u(), .5 * u() - .25; mix = rng.normal(0, .06, (3, 3))
     c |= dict(gain=gain ** d.exposure * dark ** d.dark, matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour, hue * d.colour * .8, mix * d.colour))))
-    c |= dict(veil=(.02 + .1 * u()) * d.haze, veil_rgb=tuple(np.array([.75, .82, .9]) * np.exp(rng.normal(0, .12, 3))), gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
+    c |= dict(veil=(.02 + .1 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))), gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
     c |= dict(blur=(.15 + .75 * u()) * d.blur, native=1 - (.15 + .5 * u()) * d.resolution, noise=(.008 + .02 * u()) * d.noise, quality=round(95 - (95 - 35 - 35 * u()) * d.jpeg) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
     return Camera(**c)
 
@@ -110,7 +113,7 @@ def light_field(
             tile = noise_tile(128, 3, int(rng.integers(1 << 30))); z = rng.uniform(45, 110); d = box_blur(np.clip(tile[(y * z).astype(int) % 128, (x * z).astype(int) % 128] * 3, -1, 1).astype(np.float32), max(1, h // 90)); f += rng.uniform(.4, .75) * d - .2
     f -= rng.uniform(.1, .8) * (((x - .25) / .35) ** 2 + ((y - .5) / .6) ** 2) * .8
     blue = np.exp(np.clip(-f, 0, 1.5)[..., None] * np.array([-.08, 0, .1]) * rng.uniform(.2, 1.2))
-    return (np.exp((f - .5 * f.mean())[..., None]) * blue).astype(np.float32) ** np.float32(strength)
+    return (np.exp(np.clip(f - .6 * f.mean(), -1.5, 1)[..., None]) * blue).astype(np.float32) ** np.float32(strength)
 
 # %% ../../nbs/09_data.camera.ipynb #09698116
 @lru_cache(maxsize=256)
@@ -148,8 +151,17 @@ def stream(*parts) -> np.random.Generator:
     return np.random.default_rng([int.from_bytes(p.encode(), 'little') % (1 << 62) if isinstance(p, str) else int(p) + (1 << 40) for p in parts])
 
 @lru_cache(maxsize=64)
-def place(seed: int, name: str, number: int, shape, scale: float, feet: float, pitch: float) -> np.ndarray: # a painted canvas, kept for the next picture
-    return draw_scene(stream(seed, name, 'place', number), shape, scale, feet, pitch)
+def place(seed: int, name: str, number: int, shape, scale: float, feet: float, pitch: float) -> np.ndarray: # painted canvas, kept for the next picture
+    "A background; small ones are painted at twice the size and averaged."
+    fine = 2 if shape[0] < 200 else 1
+    img = draw_scene(stream(seed, name, 'place', number), (shape[0] * fine, shape[1] * fine), scale * fine, feet * fine, pitch)
+    return halve(img) if fine == 2 else img
+
+def halve(x: np.ndarray) -> np.ndarray: # mean of 2 x 2 pixels
+    return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) * np.float32(.25)
+
+@lru_cache(maxsize=256)
+def identity(seed: int, name: str, pid: int, muted: float): return draw_person(stream(seed, name, 'person', pid), muted)
 
 @lru_cache(maxsize=64)
 def fixed_camera(seed: int, number: int, domain: Domain): return draw_camera(stream(seed, domain.name, 'camera', number), domain, number)
@@ -163,21 +175,64 @@ def camera_of(domain: Domain, seed: int, pid: int, index: int) -> int: # 0-based
     return int(stream(seed, domain.name, 'order', pid, lap).permutation(domain.n_cameras)[at])
 
 # %% ../../nbs/09_data.camera.ipynb #216859a9
-def ground_shadow(hits, joints, light: Light, pitch: float, scale: float, origin, shape) -> np.ndarray: # (H, W, 1) factor
+def ground_shadow(
+    hits, # of the finer grid
+    light: Light,
+    pitch: float, scale: float, origin, shape, # of the picture (not the finer grid)
+) -> np.ndarray: # (H, W, 1) factor for the background
     "The cast shadow (visible points moved along the light to the ground) and the dark contact below the feet."
-    h, w = shape; half = 2; hs, ws = h // half + 1, w // half + 1; d = np.array(light.direction, np.float32); cp, sp = np.float32(cos(pitch)), np.float32(sin(pitch))
-    x = (hits.pixel % w + np.float32(.5 - origin[0])) / np.float32(scale); yv = (np.float32(origin[1] - .5) - hits.pixel // w) / np.float32(scale)
-    y = yv * cp + hits.z * sp; z = -yv * sp + hits.z * cp
-    col = ((x - d[0] / d[1] * y) * scale + origin[0]) / half; row = (origin[1] + (z - d[2] / d[1] * y) * sp * scale) / half
-    ok = (col >= 0) & (col < ws) & (row >= 0) & (row < hs) & (y > -.05); buf = np.zeros(hs * ws, np.float32); buf[row[ok].astype(np.int32) * ws + col[ok].astype(np.int32)] = 1
-    cast = box_blur(box_blur(buf.reshape(hs, ws), max(1, round(.02 * scale / half))) * 1.6, max(1, round(.02 * scale / half)))
-    near = np.zeros(hs * ws, np.float32); low = ok & (y < .16); c2, r2 = (x[low] * scale + origin[0]) / half, (origin[1] + z[low] * sp * scale) / half; good = (c2 >= 0) & (c2 < ws) & (r2 >= 0) & (r2 < hs)
-    near[r2[good].astype(np.int32) * ws + c2[good].astype(np.int32)] = 1; near = box_blur(box_blur(near.reshape(hs, ws), max(1, round(.035 * scale / half))), max(1, round(.02 * scale / half)))
-    sun = sum(light.sun) / 3 * d[1] / np.linalg.norm(d); amb = sum(light.sky) / 3
-    dark = (1 - np.minimum(cast, 1) * np.float32(.85 * sun / (sun + amb))) * (1 - np.minimum(near * 1.3, .75))
-    return np.repeat(np.repeat(dark, half, 0), half, 1)[:h, :w, None]
+    h, w = shape; f = np.float32; d = np.array(light.direction, f); cp, sp, wide = f(cos(pitch)), f(sin(pitch)), 2 * w
+    x = (hits.pixel % wide + f(.5)) * f(.5 / scale) - f(origin[0] / scale); yv = f(origin[1] / scale) - (hits.pixel // wide + f(.5)) * f(.5 / scale)
+    y = yv * cp + hits.z * sp; z = hits.z * cp - yv * sp
+
+    def splat(x, z, ok, r1, r2, gain):
+        col = (x * f(scale) + f(origin[0])).astype(np.int32); row = (z * f(sp * scale) + f(origin[1])).astype(np.int32)
+        ok = ok & (col >= 0) & (col < w) & (row >= 0) & (row < h); buf = np.zeros(h * w, f); buf[row[ok] * w + col[ok]] = 1
+        return np.minimum(box_blur(box_blur(buf.reshape(h, w), max(1, round(r1 * scale))) * f(gain), max(1, round(r2 * scale))), 1)
+
+    cast = splat(x - d[0] / d[1] * y, z - d[2] / d[1] * y, y > -.05, .02, .02, 1.6)
+    near = splat(x, z, y < .16, .035, .02, 1.3)
+    sun = sum(light.sun) / 3 * d[1] / np.linalg.norm(d); sky = sum(light.sky) / 3
+    return ((1 - cast * f(.85 * sun / (sun + sky))) * (1 - .75 * near))[..., None]
 
 # %% ../../nbs/09_data.camera.ipynb #c8b0dac4
+@dataclass
+class View:
+    "How one picture looks at its person."
+    cam: Camera; yaw: float; pitch: float; scale: float # pixels per metre
+    origin: tuple # (x, y) of the point between the feet, pixels
+    canvas: np.ndarray; corner: tuple # background and the row and column of its window
+    room: tuple # size of the background
+    light: Light
+
+def draw_view(
+    domain: Domain, person, rng: np.random.Generator, size, seed: int,
+    camid: int, # 0-based
+    part: bool, # True: a badly placed box
+) -> View:
+    "Choose viewpoint, place and light of one picture."
+    H, W = size; cam = fixed_camera(seed, camid, domain) if domain.fixed else draw_camera(rng, domain, int(rng.integers(8)))
+    about = bool(rng.random() < .5); yaw = cam.yaw + rng.normal(0, .25) + pi * (cam.two_way and about) if domain.fixed else rng.uniform(0, 2 * pi)
+    number = camid if domain.fixed else int(rng.integers(domain.places)); pitch = cam.pitch if domain.fixed else .03 + .27 * (number % 9) / 8
+    j = domain.jitter; fill = np.clip(.895 + rng.normal(0, .022) * j, .8, .96); shift = rng.normal(0, .035, 2) * j; wander = rng.uniform(-1, 1)
+    scale = H * fill / (person.height * cos(pitch) + .3 * sin(pitch))
+    if part: scale *= rng.uniform(1.5, 2.3); shift = shift + np.array([rng.uniform(-.25, .25), rng.uniform(-.2, 1.)])
+    origin = (W / 2 + shift[0] * W, H * (.955 - .1 * sin(pitch)) + shift[1] * H * .35)
+    room = (round(H * 1.12), round(W * (1.35 if domain.fixed else 2.4))); canvas = place(seed, domain.name, number, room, H * .88 / 1.72, H * .955, pitch)
+    corner = (round(np.clip(H * .06 - min(shift[1], .1) * H * .35, 0, room[0] - H)), round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W)))
+    k = cam.ambient * (1 if domain.fixed else rng.uniform(.8, 1.2)); sun = np.array([2.2, 2.1, 1.95]) * .62 * (1 + .06 * cam.warmth * np.array([1, 0, -1]))
+    return View(cam, yaw, pitch, scale, origin, canvas, corner, room, Light(cam.sun, tuple(sun), (.6 * k, .65 * k, .72 * k), (.32 * k, .3 * k, .27 * k)))
+
+def company(domain: Domain, rng: np.random.Generator, alone: bool) -> list: # things for `trace`
+    "Passers-by and what stands in front; `alone`: there is no main person to hide."
+    near = not alone and rng.random() < .13 * domain.occlusion; things = []
+    if rng.random() < (.5 if alone else .14 * domain.crowd):
+        q = draw_person(rng, domain.muted); front = not alone and rng.random() < .3; side = rng.choice([-1, 1]) * rng.uniform(.3, .5) * (1.15 if front else 1)
+        things.append((person_shapes(q, draw_pose(rng, q))[0], rng.uniform(0, 2 * pi), (side, rng.uniform(.5, .9) if front else -rng.uniform(.8, 2.5))))
+    if near: things.append((occluder_shapes(rng), rng.normal(0, .15), (rng.uniform(-.38, .38), rng.uniform(.75, 1.1))))
+    return things
+
+# %% ../../nbs/09_data.camera.ipynb #ac2ea277
 def draw_image(
     domain: Domain,
     pid: int, # identity; below 0: no person, only the place and perhaps passers-by
@@ -188,30 +243,18 @@ def draw_image(
     part: bool = False, # True: a badly placed box that shows only part of the person
 ): # image (H, W, 3) uint8, mask (H, W) bool of the visible person, joints (len(JOINTS), 2) pixels (x, y), camid
     "Render one picture."
-    H, W = size[0] * 2, size[1] * 2; rng = stream(seed, domain.name, 'image', pid, index); cseed = seed if domain.camera_seed is None else domain.camera_seed
-    camid = camera_of(domain, seed, pid, index) if camid is None else camid
-    person = draw_person(stream(seed, domain.name, 'person', pid), domain.muted); pose = draw_pose(rng, person)
-    cam = fixed_camera(cseed, camid, domain) if domain.fixed else draw_camera(rng, domain, int(rng.integers(8)))
-    yaw = cam.yaw + rng.normal(0, .25) + (pi if cam.two_way and rng.random() < .5 else 0) if domain.fixed else rng.uniform(0, 2 * pi); number = camid if domain.fixed else int(rng.integers(domain.places))
-    pitch = cam.pitch if domain.fixed else .03 + .27 * (number % 9) / 8
-    j = domain.jitter; base = H * .88 / 1.72; scale = H * np.clip(.895 + rng.normal(0, .022) * j, .8, .96) / (person.height * cos(pitch) + .3 * sin(pitch)); shift = rng.normal(0, .035, 2) * j; wander = rng.uniform(-1, 1)
-    if part: scale *= rng.uniform(1.5, 2.3); shift = shift + [rng.uniform(-.25, .25), rng.uniform(-.2, 1.0)]
-    origin = (W / 2 + shift[0] * W, H * (.955 - .1 * sin(pitch)) + shift[1] * H * .35)
-    room = (round(H * 1.12), round(W * (1.35 if domain.fixed else 2.4))); canvas = place(cseed, domain.name, number, room, base, H * .955, pitch)
-    x0 = round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W)); y0 = round(np.clip(H * .06 - min(shift[1], .1) * H * .35, 0, room[0] - H))
-    sun_rgb = np.array([2.2, 2.1, 1.95]) * (1 + .06 * cam.warmth * np.array([1, 0, -1])); k = cam.ambient * (1 if domain.fixed else rng.uniform(.8, 1.2)); light = Light(cam.sun, tuple(sun_rgb * .62), tuple(np.array([.6, .65, .72]) * k), tuple(np.array([.32, .3, .27]) * k))
-    bg = canvas[y0:y0 + H, x0:x0 + W] * np.float32(light.sun[1] * .62 + light.sky[1] * .8)
-    things = []; joints = np.zeros((len(JOINTS), 3), np.float32)
-    if pid >= 0: s, joints = person_shapes(person, pose); things.append((s, yaw, (0., 0.)))
-    near = pid >= 0 and rng.random() < .13 * domain.occlusion; crowd = rng.random() < (.14 * domain.crowd if pid >= 0 else .5)
-    if crowd:
-        q = draw_person(rng, domain.muted); front = pid >= 0 and rng.random() < .3; t, _ = person_shapes(q, draw_pose(rng, q)); things.append((t, rng.uniform(0, 2 * pi), (rng.choice([-1, 1]) * rng.uniform(.3, .5) * (1.15 if front else 1), rng.uniform(.5, .9) if front else -rng.uniform(.8, 2.5))))
-    if near: things.append((occluder_shapes(rng), rng.normal(0, .15), (rng.uniform(-.38, .38), rng.uniform(.75, 1.1))))
-    fold = int(rng.integers(128)); mask = np.zeros(H * W, bool)
+    (h, w), fine = size, (size[0] * 2, size[1] * 2); rng = stream(seed, domain.name, 'image', pid, index); camid = camera_of(domain, seed, pid, index) if camid is None else camid
+    person = identity(seed, domain.name, pid, domain.muted); pose = draw_pose(rng, person)
+    v = draw_view(domain, person, rng, size, seed if domain.camera_seed is None else domain.camera_seed, camid, part)
+    things, joints = company(domain, rng, pid < 0), np.zeros((len(JOINTS), 3), np.float32)
+    if pid >= 0: body, joints = person_shapes(person, pose); things.insert(0, (body, v.yaw, (0., 0.)))
+    fold = int(rng.integers(128)); y0, x0 = v.corner; mask = np.zeros((h, w), bool)
+    img = v.canvas[y0:y0 + h, x0:x0 + w] * np.float32(v.light.sun[1] * .62 + v.light.sky[1] * .8)
     if things:
-        hits = trace(things, pitch, scale, origin, (H, W)); flat = (bg * ground_shadow(hits, joints, light, pitch, scale, origin, (H, W))).reshape(-1, 3)
-        flat[hits.pixel] = shade(hits, light, pitch, scale, (H, W), fold).T; mask[hits.pixel[hits.group == 0]] = pid >= 0; bg = flat.reshape(H, W, 3)
-    img = bg.reshape(size[0], 2, size[1], 2, 3).mean((1, 3), dtype=np.float32)
-    if domain.light: fh, fw = round(room[0] / 2), round(room[1] / 2); img *= fixed_field(cam.field, (fh, fw), domain.light)[y0 // 2:y0 // 2 + size[0], x0 // 2:x0 // 2 + size[1]]
-    xy = (view_matrix(yaw, pitch)[None] * joints[:, None]).sum(2); xy = np.stack([(xy[:, 0] * scale + origin[0]) / 2, (origin[1] - xy[:, 1] * scale) / 2], 1).astype(np.float32)
-    return respond(img * np.float32(.74), cam, rng), mask.reshape(size[0], 2, size[1], 2).mean((1, 3)) >= .5, xy, camid
+        scale, origin = 2 * v.scale, (2 * v.origin[0], 2 * v.origin[1]); hits = trace(things, v.pitch, scale, origin, fine)
+        front = np.zeros((fine[0] * fine[1], 4), np.float32); front[hits.pixel, :3] = shade(hits, v.light, v.pitch, scale, fine, fold).T; front[hits.pixel, 3] = 1; front = halve(front.reshape(*fine, 4))
+        img = img * ground_shadow(hits, v.light, v.pitch, v.scale, v.origin, size) * (1 - front[..., 3:]) + front[..., :3]
+        if pid >= 0: own = np.zeros(fine[0] * fine[1], np.float32); own[hits.pixel] = hits.group == 0; mask = halve(own.reshape(fine)) >= .5
+    if domain.light: img = img * fixed_field(v.cam.field, v.room, domain.light)[y0:y0 + h, x0:x0 + w]
+    xy = (view_matrix(v.yaw, v.pitch)[None] * joints[:, None]).sum(2); xy = np.stack([xy[:, 0] * v.scale + v.origin[0], v.origin[1] - xy[:, 1] * v.scale], 1).astype(np.float32)
+    return respond(img * np.float32(.82), v.cam, rng), mask, xy, camid

@@ -285,8 +285,8 @@ def albedo(
     "Evaluate the materials' patterns."
     m = hits.materials[hits.material].T; t0, t1, t2 = hits.tex; tube = hits.kind == 3
     level, scale, pattern = m[10], m[7], m[6].astype(np.int8)
-    height = np.where(tube, t1, t0); mix = np.zeros_like(t0)
-    around = np.where(tube, t0 * np.float32(0.16), t1)
+    height = np.where(hits.kind == 0, t0, t1); mix = np.zeros_like(t0)
+    around = np.where(tube, t0 * np.float32(0.16), np.where(hits.kind == 0, t1, t0))
     for p in np.unique(pattern):
         if p == 0: continue
         i = np.flatnonzero(pattern == p); name = PATTERNS[p]; h, a, s, l = height[i], around[i], scale[i], level[i]; front = np.abs(t0[i]) if name in ('jacket', 'logo') else None
@@ -295,11 +295,11 @@ def albedo(
         elif name == 'checks': v = 0.5 * (np.mod(h / s, 1) < 0.5) + 0.5 * (np.mod(a / s, 1) < 0.5)
         elif name == 'twotone': v = h > l
         elif name == 'band': v = np.abs(h - l) < s
-        elif name == 'logo': v = tube[i] & (front < 0.45) & (np.abs(h - l) < s) & (NOISE[(h * 400).astype(int) % 128, (a * 400).astype(int) % 128] > -0.4)
+        elif name == 'logo': v = tube[i] & ((front / 0.5) ** 2 + ((h - l) / s) ** 2 < 1) & (np.abs(np.mod(h * 30, 1) - .5) < .36)
         elif name == 'jacket': v = np.where(tube[i], np.clip((l - front) * 20, 0, 1), 0)
         elif name == 'hair': v = np.clip(0.35 + 0.3 * NOISE[((t1[i]) * 300).astype(int) % 128, (t0[i] * 1800).astype(int) % 128], 0, 1)
         elif name == 'denim': v = np.where(tube[i], 0.1, np.clip(0.55 - np.abs(h - 0.25) * 2, 0, 0.6)) * np.clip(hits.normal[2][i], 0, 1) ** 2
-        elif name == 'blotches': v = NOISE[(h * 130 / s * 0.1).astype(int) % 128, (a * 130 / s * 0.1).astype(int) % 128] > 0.2
+        elif name == 'blotches': v = NOISE[(h * 13 / s).astype(int) % 128, (a * 13 / s).astype(int) % 128] > 0.2
         else: continue
         mix[i] = v
     col = m[:3] + (m[3:6] - m[:3]) * mix
@@ -315,10 +315,10 @@ def paint_face(
     "Eyes, brows, lips, cheeks and beard as soft spots on the front of the head."
     x, y, z = np.abs(q[0]), q[1], q[2]; front = np.clip((z - 0.12) * 8, 0, 1)
     spot = lambda cx, cy, rx, ry: np.clip(1.6 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0, 1) * front
-    eye, brow, lip = spot(.145, .045, .07, .03), spot(.15, .115, .10, .022), spot(0, -.265, .11, .03)
+    eye, brow, lip = spot(.14, .04, .055, .026), spot(.145, .115, .095, .018), spot(0, -.265, .11, .03)
     socket, cheek = spot(.145, .06, .13, .085), spot(.2, -.12, .12, .1)
-    col = skin * (1 - .28 * socket) * (1 + .12 * cheek)
-    col = col * (1 - .85 * eye) + .006 * eye
+    col = skin * (1 - .2 * socket) * (1 + .12 * cheek)
+    col = col * (1 - .8 * eye) + .006 * eye
     col = col + (hair * .8 - col) * (.7 * brow)
     col = col + (skin * np.array([[.75], [.42], [.45]], np.float32) - col) * (.75 * lip)
     jaw = np.clip((-.16 - y) * 9 + np.clip((x - .2) * 3, 0, 1) * 1.2, 0, 1) * beard * (1 - .8 * lip) * np.clip((z + .05) * 8, 0, 1)
@@ -331,12 +331,11 @@ def box_blur(
 ) -> np.ndarray:
     "Mean over a (2r+1) square, edges repeated."
     if r < 1: return x
-    for axis in (0, 1):
-        pad = [(0, 0)] * x.ndim; pad[axis] = (r + 1, r)
-        c = np.cumsum(np.pad(x, pad, mode='edge'), axis, dtype=np.float32)
-        n = x.shape[axis]; d = 2 * r + 1
-        x = (c.take(range(d, d + n), axis) - c.take(range(n), axis)) * np.float32(1 / d)
-    return x
+    h, w = x.shape[:2]; d = 2 * r + 1
+    c = np.cumsum(np.concatenate([np.repeat(x[:1], r + 1, 0), x, np.repeat(x[-1:], r, 0)]), 0, dtype=np.float32)
+    x = (c[d:d + h] - c[:h]) * np.float32(1 / d)
+    c = np.cumsum(np.concatenate([np.repeat(x[:, :1], r + 1, 1), x, np.repeat(x[:, -1:], r, 1)], 1), 1, dtype=np.float32)
+    return (c[:, d:d + w] - c[:, :w]) * np.float32(1 / d)
 
 def screen_shadow(
     z: np.ndarray, # (H, W) depth in metres, -9 where nothing is
@@ -384,10 +383,10 @@ def shade(
     norm = 1 / np.sqrt(nx * nx + ny * ny + nz * nz); nx, ny, nz = nx * norm, ny * norm, nz * norm
     z = np.full(h * w, -9, np.float32); z[hits.pixel] = hits.z; z = z.reshape(h, w)
     lit = screen_shadow(z, L, scale).ravel()[hits.pixel]
-    r = max(1, round(0.035 * scale)); near = np.maximum(z, -9); inside = (z > -8).astype(np.float32)
-    mean = box_blur(np.where(z > -8, z, 0), r); cover = box_blur(inside, r)
-    hollow = (mean / np.maximum(cover, 1e-3)).ravel()[hits.pixel] - hits.z
-    ao = 1 - np.clip(hollow * 6, 0, 0.6)
+    r = max(1, round(0.018 * scale)); coarse = z[::2, ::2]; inside = coarse > -8
+    mean = box_blur(np.where(inside, coarse, 0), r) / np.maximum(box_blur(inside.astype(np.float32), r), np.float32(1e-3))
+    hollow = mean[hits.pixel // (2 * w), hits.pixel % w // 2] - hits.z
+    ao = 1 - np.minimum(np.maximum(hollow * 6, 0), np.float32(0.6))
     up = ny * cp + nz * sp # world vertical component of the normal
     lam = np.clip(nx * np.float32(L[0]) + ny * np.float32(L[1]) + nz * np.float32(L[2]), 0, 1) * lit
     half = np.clip(nx * np.float32(H[0]) + ny * np.float32(H[1]) + nz * np.float32(H[2]), 0, 1)

@@ -19,7 +19,10 @@ FINE = noise_tile(256, 6, 1) # rough surfaces
 
 def rough(u, v, per_metre: float) -> np.ndarray: # mean 0, standard deviation 1
     "Noise at metric coordinates."
-    return FINE[(v * per_metre).astype(np.int32) % 256, (u * per_metre).astype(np.int32) % 256]
+    a, b = v * per_metre, u * per_metre; i, j = np.floor(a).astype(np.int32), np.floor(b).astype(np.int32)
+    if per_metre > 20: return FINE[i % 256, j % 256]
+    s, t = a - i, b - j; at = lambda di, dj: FINE[(i + di) % 256, (j + dj) % 256]
+    return (at(0, 0) * (1 - t) + at(0, 1) * t) * (1 - s) + (at(1, 0) * (1 - t) + at(1, 1) * t) * s
 
 def cells(u, v, w: float, h: float, gap: float, bond: float = 0.0): # (joint mask, cell row, cell column)
     "Tiles of w x h metres with joints, rows shifted by `bond` of a tile."
@@ -88,7 +91,7 @@ def stand(rng, col, kind: str, x, y, at: float):
     "Paint an upright thing into `col`; x, y are metric in its plane."
     c = np.array(((.35, .03, .03), (.03, .06, .22), (.5, .5, .5), (.03, .03, .03), (.65, .65, .63), (.05, .16, .1), (.25, .27, .3))[rng.integers(7)]); u = x - at
     if kind == 'car':
-        under = (np.abs(u) < 2.0) & (y < .32) & (y > -.12); col[under] *= .25
+        under = np.clip(1.5 - (u / 2.05) ** 8 - ((y - .1) / .2) ** 2, 0, 1); col *= (1 - .8 * under)[..., None]
         body = (np.abs(u) < 2.1 - .25 * np.clip(.55 - y, 0, 1)) & (y > .25) & (y < .86 + .05 * np.cos(u * .8)); cabin = (np.abs(u + .1) < 1.25 - 1.0 * np.clip(y - .85, 0, 1)) & (y >= .85) & (y < 1.42); glass = (np.abs(u + .1) < 1.13 - 1.0 * np.clip(y - .85, 0, 1)) & (y > .9) & (y < 1.34) & (np.abs(u + .12) > .04)
         shade = .6 + .5 * np.clip((y - .2) / .6, 0, 1) - .35 * (np.abs(y - .62) < .012)
         col[body] = (c * shade[..., None])[body]; col[cabin] = c * 1.05; col[glass] = (np.array((.06, .08, .1)) + .25 * np.clip(y - .9, 0, .5)[..., None])[glass]
@@ -130,8 +133,8 @@ def occluder_shapes(
     rng: np.random.Generator,
 ) -> Shapes: # stands at its own origin
     "A thing to put in front of somebody."
-    s = Shapes(); kind = pick(rng, pole=1, bollard=.8, car=1, bench=.7, bush=.8, sign=.7); paint = ((.45, .06, .06), (.1, .15, .35), (.75, .75, .74), (.1, .1, .11), (.4, .42, .45))[rng.integers(5)]
-    metal = s.material((.35, .36, .38), gloss=.2); dark = s.material((.06, .06, .07), gloss=.3)
+    s = Shapes(); kind = pick(rng, pole=1, bollard=.8, car=1, bench=.7, bush=.8, bin=.7); paint = ((.45, .06, .06), (.1, .15, .35), (.75, .75, .74), (.1, .1, .11), (.4, .42, .45))[rng.integers(5)]
+    dark_paint = tuple(v * .4 for v in paint); metal = s.material((.35, .36, .38), gloss=.2); dark = s.material((.06, .06, .07), gloss=.3)
     if kind == 'pole': s.cone((0, -.2, 0), (0, 3, 0), .06, .05, metal); s.cone((0, -.2, 0), (0, .35, 0), .09, .08, dark)
     if kind == 'bollard': m = s.material((.75, .12, .1), (.9, .9, .9), 'stripes', .3); s.cone((0, 0, 0), (0, .85, 0), .085, .075, m); s.cone((0, .85, 0), (0, .9, 0), .09, .08, dark)
     if kind == 'car':
@@ -143,7 +146,7 @@ def occluder_shapes(
         for y, z in ((.45, .05), (.45, .2), (.66, -.1), (.82, -.13)): s.box((0, y, z), (.8, .045 if y > .5 else .025, .025 if y > .5 else .06), wood)
         for x in (-.65, .65): s.cone((x, 0, .2), (x, .44, .15), .025, .025, dark); s.cone((x, 0, -.15), (x, .85, -.14), .025, .025, dark)
     if kind == 'bush':
-        leaf = s.material((.16, .3, .1), (.3, .45, .16), 'blotches', .02, wrinkle=.9); n = rng.integers(4, 7)
-        for _ in range(n): s.ball((rng.uniform(-.4, .4), rng.uniform(.2, .55), rng.uniform(-.15, .15)), tuple(rng.uniform(.22, .36, 3)), leaf)
-    if kind == 'sign': board = s.material(paint, (.92, .9, .85), 'stripes', .13); s.box((0, .5, 0), (.3, .45, .025), board); s.cone((-.3, 0, 0), (-.3, 1, 0), .02, .02, dark); s.cone((.3, 0, 0), (.3, 1, 0), .02, .02, dark)
+        leaf = [s.material((g * .55, g, g * .3), (g * .95, g * 1.5, g * .5), 'blotches', .16, wrinkle=.8) for g in (.2, .27, .34)]
+        for _ in range(16): s.ball((rng.uniform(-.42, .42), rng.uniform(.1, .62), rng.uniform(-.15, .15)), tuple(rng.uniform(.12, .23, 3)), leaf[rng.integers(3)])
+    if kind == 'bin': m = s.material(dark_paint, (.75, .74, .7), 'band', .06, .2, level=.62); s.tube([0, .02, .9, .92, .93, 1.0, 1.01], [.2, .22, .26, .26, .28, .27, .02], [.2, .22, .26, .26, .28, .27, .02], m)
     return s
