@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
         taps=(), # layers wanted: 0 convolution, 1 its activation, 2-4 blocks, 5 verdicts
         camera=None, # int64 `(B,)`, with `n_cameras` only
     ): # the verdicts; with taps the pair (verdicts, {tap: tensor})
-        check_images(x, 8)
+        check_images(x)
         if not all(isinstance(t, int) and 0 <= t <= 5 for t in taps): raise UserError(f'expected taps between 0 and 5, got {tuple(taps)}: the activated stages are 1, 2, 3, 4')
         if bool(self.n_cameras) != (camera is not None): raise UserError('expected camera numbers exactly when the discriminator was built with n_cameras: pass camera=(B,) int64, or none')
         found = {}
@@ -71,6 +71,7 @@ def feature_match_loss(
     if kind not in ('feature', 'gram'): raise UserError(f"expected kind 'feature' or 'gram', got {kind!r}: choose one of the two")
     pairs = [(taps_a[k], taps_b[k]) for k in (taps_a if isinstance(taps_a, dict) else range(len(taps_a)))]
     if not pairs: raise UserError('expected at least one layer to compare, got none: ask the discriminator for taps=(1, 2, 3, 4)')
+    if any(a.shape != b.shape for a, b in pairs): raise UserError(f'expected layers of the same shape, got {[tuple(x.shape) for x in next((a, b) for a, b in pairs if a.shape != b.shape)]}: compare batches of equal size')
     def gram(x):
         flat = x.flatten(2) / (x.shape[1] * x.shape[2] * x.shape[3]) ** 0.25
         return flat @ flat.mT
