@@ -74,11 +74,13 @@ def colour_matrix(white, saturation: float, hue: float, mix) -> np.ndarray: # (3
     lum = np.array([.3, .59, .11]); K = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3); skin = np.array([.74, .40, .24])
     sat = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), lum)
     for t in (1, .8, .6, .4, .2, 0): # weaker until skin stays redder than green
-        turn = np.eye(3) + sin(hue * t) * K + (1 - cos(hue * t)) * (K @ K); M = np.diag(np.asarray(white) ** t) @ (np.eye(3) + np.asarray(mix) * t) @ turn @ sat
+        turn = np.eye(3) + sin(hue * t) * K + (1 - cos(hue * t)) * (K @ K)
+        M = np.diag(np.asarray(white) ** t) @ (np.eye(3) + np.asarray(mix) * t) @ turn @ sat
         r, g, b = M @ skin
         if r > 1.12 * g and g > .8 * b: break
     return M / (M @ np.ones(3) @ lum)
 
+# %% ../../nbs/09_data.camera.ipynb #04764421
 def draw_camera(
     rng: np.random.Generator,
     d: Domain, # strengths
@@ -86,12 +88,16 @@ def draw_camera(
 ) -> Camera:
     "Draw a camera."
     u = rng.random; n = rng.normal; sun_angle = u() * 2 * pi; sun_height = .35 + .9 * u()
-    c = dict(pitch=.05 + .25 * u(), yaw=[0., pi, pi / 2, .5, -pi / 2, pi - .6, -.7, 2.2][number % 8] + .25 * n(), two_way=bool(u() < .5), sun=(sin(sun_angle), sun_height * 1.5, .75 * cos(sun_angle) + .45), warmth=n(), ambient=.75 + .7 * u(), field=int(rng.integers(1 << 30)))
+    c = dict(pitch=.05 + .25 * u(), yaw=[0., pi, pi / 2, .5, -pi / 2, pi - .6, -.7, 2.2][number % 8] + .25 * n(), two_way=bool(u() < .5),
+        sun=(sin(sun_angle), sun_height * 1.5, .75 * cos(sun_angle) + .45), warmth=n(), ambient=.75 + .7 * u(), field=int(rng.integers(1 << 30)))
     gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .5 + .2 * u() if number % 3 == 2 else 1.
     white = np.exp(rng.normal(0, .13, 3) * d.colour); sat, hue = .5 + .3 * u(), .5 * u() - .25; mix = rng.normal(0, .06, (3, 3))
-    c |= dict(gain=gain ** d.exposure * dark ** d.dark, matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour, hue * d.colour * .8, mix * d.colour))))
-    c |= dict(veil=(.02 + .1 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))), gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
-    c |= dict(blur=(.15 + .75 * u()) * d.blur, native=1 - (.15 + .5 * u()) * d.resolution, noise=(.008 + .02 * u()) * d.noise, quality=round(95 - (95 - 35 - 35 * u()) * d.jpeg) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
+    c |= dict(gain=gain ** d.exposure * dark ** d.dark, matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour,
+        hue * d.colour * .8, mix * d.colour))))
+    c |= dict(veil=(.02 + .1 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))),
+        gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
+    c |= dict(blur=(.15 + .75 * u()) * d.blur, native=max(.25, 1 - (.15 + .5 * u()) * d.resolution), noise=(.008 + .02 * u()) * d.noise,
+        quality=round(95 - (95 - 35 - 35 * u()) * d.jpeg) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
     return Camera(**c)
 
 # %% ../../nbs/09_data.camera.ipynb #bca185c6
@@ -101,16 +107,22 @@ def light_field(
     strength: float = 1.0, # exponent: 0 is flat
 ) -> np.ndarray: # (H, W, 3) float32 factor
     "Light that varies across the picture."
-    rng = np.random.default_rng(seed); h, w = shape; y, x = (np.arange(h)[:, None] + .5) / h, (np.arange(w)[None] + .5 - w / 2) / h + .25; f = np.zeros((h, w))
+    rng = np.random.default_rng(seed); h, w = shape; y, x = (np.arange(h)[:, None] + .5) / h, (np.arange(w)[None] + .5 - w / 2) / h + .25
+    f = np.zeros((h, w))
     kinds = rng.permutation(['shade', 'pools', 'dapple', 'shade'])[:rng.integers(1, 3)]
     for kind in kinds:
         if kind == 'shade':
-            a = rng.uniform(0, 2 * pi); s = (x - .25 - rng.uniform(-.12, .12)) * cos(a) + (y - .5 - rng.uniform(-.2, .2)) * sin(a); f -= rng.uniform(.9, 1.7) / (1 + np.exp(-s / rng.uniform(.012, .07)))
+            a = rng.uniform(0, 2 * pi); s = (x - .25 - rng.uniform(-.12, .12)) * cos(a) + (y - .5 - rng.uniform(-.2, .2)) * sin(a)
+            f -= rng.uniform(.9, 1.7) / (1 + np.exp(-s / rng.uniform(.012, .07)))
         if kind == 'pools':
             f -= .7
-            for _ in range(rng.integers(1, 4)): f += rng.uniform(.7, 1.6) * np.exp(-((x - rng.uniform(0, .5)) / rng.uniform(.1, .25)) ** 2 - ((y - rng.uniform(0, 1)) / rng.uniform(.1, .3)) ** 2)
+            for _ in range(rng.integers(1, 4)):
+                f += rng.uniform(.7, 1.6) * np.exp(-((x - rng.uniform(0, .5)) / rng.uniform(.1, .25)) ** 2 - ((y - rng.uniform(0,
+                    1)) / rng.uniform(.1, .3)) ** 2)
         if kind == 'dapple':
-            tile = noise_tile(128, 3, int(rng.integers(1 << 30))); z = rng.uniform(45, 110); d = box_blur(np.clip(tile[(y * z).astype(int) % 128, (x * z).astype(int) % 128] * 3, -1, 1).astype(np.float32), max(1, h // 90)); f += rng.uniform(.4, .75) * d - .2
+            tile = noise_tile(128, 3, int(rng.integers(1 << 30))); z = rng.uniform(45, 110)
+            d = box_blur(np.clip(tile[(y * z).astype(int) % 128, (x * z).astype(int) % 128] * 3, -1, 1).astype(np.float32), max(1, h // 90))
+            f += rng.uniform(.4, .75) * d - .2
     f -= rng.uniform(.1, .8) * (((x - .25) / .35) ** 2 + ((y - .5) / .6) ** 2) * .8
     blue = np.exp(np.clip(-f, 0, 1.5)[..., None] * np.array([-.08, 0, .1]) * rng.uniform(.2, 1.2))
     return (np.exp(np.clip(f - .6 * f.mean(), -1.5, 1)[..., None]) * blue).astype(np.float32) ** np.float32(strength)
@@ -133,8 +145,11 @@ def respond(
     if cam.contrast: x = x + f32(cam.contrast) * (x * x * (3 - 2 * x) - x)
     if cam.blur > .02: k = f32(min(.33, cam.blur * .3 * h / 128)); x = _smooth(_smooth(x, k, 0), k, 1)
     hn, wn = resize_plan(h, w, cam.native); u8 = lambda v: (np.clip(v, 0, 1) * 255 + .5).astype(np.uint8)
-    if (hn, wn) != (h, w): x = np.asarray(Image.fromarray(u8(x)).resize((wn, hn), Image.Resampling.BOX if hn * 2 < h else Image.Resampling.BILINEAR), np.float32) / 255
-    if cam.noise: g = rng.standard_normal((hn, wn, 3), f32); x = x + g * f32(cam.noise) * (f32(1.4) - x) + f32(cam.noise * .5) * rng.standard_normal((hn, wn, 1), f32)
+    if (hn, wn) != (h, w):
+        x = np.asarray(Image.fromarray(u8(x)).resize((wn, hn), Image.Resampling.BOX if hn * 2 < h else Image.Resampling.BILINEAR), np.float32) / 255
+    if cam.noise:
+        g = rng.standard_normal((hn, wn, 3), f32)
+        x = x + g * f32(cam.noise) * (f32(1.4) - x) + f32(cam.noise * .5) * rng.standard_normal((hn, wn, 1), f32)
     if cam.sharpen > .05: x = x + f32(cam.sharpen * .5) * (x - _smooth(_smooth(x, f32(.25), 0), f32(.25), 1))
     im = Image.fromarray(u8(x))
     if cam.quality: buf = io.BytesIO(); im.save(buf, 'JPEG', quality=int(cam.quality)); im = Image.open(buf)
@@ -151,7 +166,8 @@ def stream(*parts) -> np.random.Generator:
     return np.random.default_rng([int.from_bytes(p.encode(), 'little') % (1 << 62) if isinstance(p, str) else int(p) + (1 << 40) for p in parts])
 
 @lru_cache(maxsize=64)
-def place(seed: int, name: str, number: int, shape, scale: float, feet: float, pitch: float) -> np.ndarray: # painted canvas, kept for the next picture
+def place(seed: int, name: str, number: int, shape, scale: float, feet: float,
+    pitch: float) -> np.ndarray: # painted canvas, kept for the next picture
     "A background; small ones are painted at twice the size and averaged."
     fine = 2 if shape[0] < 200 else 1
     img = draw_scene(stream(seed, name, 'place', number), (shape[0] * fine, shape[1] * fine), scale * fine, feet * fine, pitch)
@@ -218,21 +234,28 @@ def draw_view(
     scale = H * fill / (person.height * cos(pitch) + .3 * sin(pitch))
     if part: scale *= rng.uniform(1.5, 2.3); shift = shift + np.array([rng.uniform(-.25, .25), rng.uniform(-.2, 1.)])
     origin = (W / 2 + shift[0] * W, H * (.955 - .1 * sin(pitch)) + shift[1] * H * .35)
-    room = (round(H * 1.12), round(W * (1.35 if domain.fixed else 2.4))); canvas = place(seed, domain.name, number, room, H * .88 / 1.72, H * .955, pitch)
-    corner = (round(np.clip(H * .06 - min(shift[1], .1) * H * .35, 0, room[0] - H)), round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W)))
-    k = cam.ambient * (1 if domain.fixed else rng.uniform(.8, 1.2)); sun = np.array([2.2, 2.1, 1.95]) * .62 * (1 + .06 * cam.warmth * np.array([1, 0, -1]))
-    return View(cam, yaw, pitch, scale, origin, canvas, corner, room, Light(cam.sun, tuple(sun), (.6 * k, .65 * k, .72 * k), (.32 * k, .3 * k, .27 * k)))
+    room = (round(H * 1.12), round(W * (1.35 if domain.fixed else 2.4)))
+    canvas = place(seed, domain.name, number, room, H * .88 / 1.72, H * .955, pitch)
+    corner = (round(np.clip(H * .06 - min(shift[1], .1) * H * .35, 0, room[0] - H)),
+        round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W)))
+    k = cam.ambient * (1 if domain.fixed else rng.uniform(.8, 1.2))
+    sun = np.array([2.2, 2.1, 1.95]) * .62 * (1 + .06 * cam.warmth * np.array([1, 0, -1]))
+    return View(cam, yaw, pitch, scale, origin, canvas, corner, room, Light(cam.sun, tuple(sun), (.6 * k, .65 * k, .72 * k), (.32 * k, .3 * k,
+        .27 * k)))
 
+# %% ../../nbs/09_data.camera.ipynb #ac2ea277
 def company(domain: Domain, rng: np.random.Generator, alone: bool) -> list: # things for `trace`
     "Passers-by and what stands in front; `alone`: there is no main person to hide."
     near = not alone and rng.random() < .13 * domain.occlusion; things = []
     if rng.random() < (.5 if alone else .14 * domain.crowd):
-        q = draw_person(rng, domain.muted); front = not alone and rng.random() < .3; side = rng.choice([-1, 1]) * rng.uniform(.3, .5) * (1.15 if front else 1)
-        things.append((person_shapes(q, draw_pose(rng, q))[0], rng.uniform(0, 2 * pi), (side, rng.uniform(.5, .9) if front else -rng.uniform(.8, 2.5))))
+        q = draw_person(rng, domain.muted); front = not alone and rng.random() < .3
+        side = rng.choice([-1, 1]) * rng.uniform(.3, .5) * (1.15 if front else 1)
+        things.append((person_shapes(q, draw_pose(rng, q))[0], rng.uniform(0, 2 * pi), (side, rng.uniform(.5,
+            .9) if front else -rng.uniform(.8, 2.5))))
     if near: things.append((occluder_shapes(rng), rng.normal(0, .15), (rng.uniform(-.38, .38), rng.uniform(.75, 1.1))))
     return things
 
-# %% ../../nbs/09_data.camera.ipynb #ac2ea277
+# %% ../../nbs/09_data.camera.ipynb #e796c556
 def draw_image(
     domain: Domain,
     pid: int, # identity; below 0: no person, only the place and perhaps passers-by
@@ -243,7 +266,8 @@ def draw_image(
     part: bool = False, # True: a badly placed box that shows only part of the person
 ): # image (H, W, 3) uint8, mask (H, W) bool of the visible person, joints (len(JOINTS), 2) pixels (x, y), camid
     "Render one picture."
-    (h, w), fine = size, (size[0] * 2, size[1] * 2); rng = stream(seed, domain.name, 'image', pid, index); camid = camera_of(domain, seed, pid, index) if camid is None else camid
+    (h, w), fine = size, (size[0] * 2, size[1] * 2); rng = stream(seed, domain.name, 'image', pid, index)
+    camid = camera_of(domain, seed, pid, index) if camid is None else camid
     person = identity(seed, domain.name, pid, domain.muted); pose = draw_pose(rng, person)
     v = draw_view(domain, person, rng, size, seed if domain.camera_seed is None else domain.camera_seed, camid, part)
     things, joints = company(domain, rng, pid < 0), np.zeros((len(JOINTS), 3), np.float32)
@@ -252,9 +276,11 @@ def draw_image(
     img = v.canvas[y0:y0 + h, x0:x0 + w] * np.float32(v.light.sun[1] * .62 + v.light.sky[1] * .8)
     if things:
         scale, origin = 2 * v.scale, (2 * v.origin[0], 2 * v.origin[1]); hits = trace(things, v.pitch, scale, origin, fine)
-        front = np.zeros((fine[0] * fine[1], 4), np.float32); front[hits.pixel, :3] = shade(hits, v.light, v.pitch, scale, fine, fold).T; front[hits.pixel, 3] = 1; front = halve(front.reshape(*fine, 4))
+        front = np.zeros((fine[0] * fine[1], 4), np.float32); front[hits.pixel, :3] = shade(hits, v.light, v.pitch, scale, fine, fold).T
+        front[hits.pixel, 3] = 1; front = halve(front.reshape(*fine, 4))
         img = img * ground_shadow(hits, v.light, v.pitch, v.scale, v.origin, size) * (1 - front[..., 3:]) + front[..., :3]
         if pid >= 0: own = np.zeros(fine[0] * fine[1], np.float32); own[hits.pixel] = hits.group == 0; mask = halve(own.reshape(fine)) >= .5
     if domain.light: img = img * fixed_field(v.cam.field, v.room, domain.light)[y0:y0 + h, x0:x0 + w]
-    xy = (view_matrix(v.yaw, v.pitch)[None] * joints[:, None]).sum(2); xy = np.stack([xy[:, 0] * v.scale + v.origin[0], v.origin[1] - xy[:, 1] * v.scale], 1).astype(np.float32)
+    xy = (view_matrix(v.yaw, v.pitch)[None] * joints[:, None]).sum(2)
+    xy = np.stack([xy[:, 0] * v.scale + v.origin[0], v.origin[1] - xy[:, 1] * v.scale], 1).astype(np.float32)
     return respond(img * np.float32(.82), v.cam, rng), mask, xy, camid

@@ -191,7 +191,8 @@ def hit_tubes(
     norm = 1 / np.sqrt(np.maximum(gx * gx + gy * gy + gz * gz, 1e-12))
     wx, wy, wz = (c * gx + s * gz) * norm, gy * norm, (-s * gx + c * gz) * norm
     height = pos / rate + ys
-    return ok, height * f32(sp) + z * f32(cp), (wx, wy * f32(cp) - wz * f32(sp), wy * f32(sp) + wz * f32(cp)), (np.arctan2(X, Z), height, np.sqrt(X * X + Z * Z))
+    return ok, height * f32(sp) + z * f32(cp), (wx, wy * f32(cp) - wz * f32(sp), wy * f32(sp) + wz * f32(cp)), (np.arctan2(X, Z), height,
+        np.sqrt(X * X + Z * Z))
 
 # %% ../../nbs/06_data.raster.ipynb #01fa17f6
 @dataclass
@@ -206,12 +207,13 @@ class Hits:
     group: np.ndarray # which thing
     materials: np.ndarray # (n, 11) table
 
+# %% ../../nbs/06_data.raster.ipynb #33e6b225
 def view_matrix(yaw: float, pitch: float) -> np.ndarray: # (3, 3)
     "From a thing's own axes, turned by `yaw` about the vertical, to view axes."
     c, s, cp, sp = cos(yaw), sin(yaw), cos(pitch), sin(pitch)
     return np.array([[c, 0, s], [sp * s, cp, -sp * c], [-cp * s, sp, cp * c]])
 
-# %% ../../nbs/06_data.raster.ipynb #33e6b225
+# %% ../../nbs/06_data.raster.ipynb #3c3e098e
 def trace(
     things, # list of (Shapes, yaw, (x, z) on the ground)
     pitch: float, # camera looks down by this, radians
@@ -226,10 +228,12 @@ def trace(
     moves = [world @ np.array([x, 0.0, z]) for _, _, (x, z) in things]
 
     def run(kind, lo, hi, group, material, hit):
-        k, row, col = box_pixels(lo[:, 0] * scale + origin[0], hi[:, 0] * scale + origin[0], origin[1] - hi[:, 1] * scale, origin[1] - lo[:, 1] * scale, shape)
+        k, row, col = box_pixels(lo[:, 0] * scale + origin[0], hi[:, 0] * scale + origin[0], origin[1] - hi[:, 1] * scale, origin[1] - lo[:,
+            1] * scale, shape)
         x = ((col + 0.5 - origin[0]) / scale).astype(np.float32); y = ((origin[1] - row - 0.5) / scale).astype(np.float32)
         ok, z, n, t = hit(x, y, k); i = np.flatnonzero(ok); k = k[i]
-        parts.append((row[i] * w + col[i], z[i], np.stack([v[i] for v in n]), np.stack([v[i] for v in t]), material[k], np.full(len(i), kind, np.int8), group[k]))
+        parts.append((row[i] * w + col[i], z[i], np.stack([v[i] for v in n]), np.stack([v[i] for v in t]), material[k], np.full(len(i), kind,
+            np.int8), group[k]))
 
     collect = lambda name: [(g, s) for g, t in enumerate(things) for s in getattr(t[0], name)]
     if cones := collect('cones'):
@@ -252,7 +256,8 @@ def trace(
         run(kind, c - ext, c + ext, g, np.array([s[2] for _, s in items]) + base[g], lambda x, y, k: hit_balls(x, y, k, c, m, r, cut, off, kind == 2))
     if tubes := collect('tubes'):
         g = np.array([g for g, _ in tubes]); table, y0, y1 = tube_tables([s for _, s in tubes])
-        turn = np.array([things[i][1] + s[6] for i, s in tubes]); ox = np.array([things[i][2][0] for i in g]); oz = np.array([things[i][2][1] for i in g])
+        turn = np.array([things[i][1] + s[6] for i, s in tubes]); ox = np.array([things[i][2][0] for i in g])
+        oz = np.array([things[i][2][1] for i in g])
         reach = np.array([max(np.max(s[1]), np.max(s[2])) + max(np.max(np.abs(s[3])), np.max(np.abs(s[4]))) for _, s in tubes])
         cp, sp = cos(pitch), sin(pitch)
         lo = np.stack([ox - reach, y0 * cp - (oz + reach) * sp], 1); hi = np.stack([ox + reach, y1 * cp - (oz - reach) * sp], 1)
@@ -289,7 +294,8 @@ def albedo(
     around = np.where(tube, t0 * np.float32(0.16), np.where(hits.kind == 0, t1, t0))
     for p in np.unique(pattern):
         if p == 0: continue
-        i = np.flatnonzero(pattern == p); name = PATTERNS[p]; h, a, s, l = height[i], around[i], scale[i], level[i]; front = np.abs(t0[i]) if name in ('jacket', 'logo') else None
+        i = np.flatnonzero(pattern == p); name = PATTERNS[p]; h, a, s, l = height[i], around[i], scale[i], level[i]
+        front = np.abs(t0[i]) if name in ('jacket', 'logo') else None
         if name == 'stripes': v = (np.mod(h / s, 1) < 0.5)
         elif name == 'pinstripes': v = (np.mod(a / s, 1) < 0.3)
         elif name == 'checks': v = 0.5 * (np.mod(h / s, 1) < 0.5) + 0.5 * (np.mod(a / s, 1) < 0.5)
@@ -303,9 +309,11 @@ def albedo(
         else: continue
         mix[i] = v
     col = m[:3] + (m[3:6] - m[:3]) * mix
-    if (face := np.flatnonzero(pattern == PATTERNS.index('face'))).size: col[:, face] = paint_face(col[:, face], hits.tex[:, face] / scale[face], m[3:6, face], level[face])
+    if (face := np.flatnonzero(pattern == PATTERNS.index('face'))).size:
+        col[:, face] = paint_face(col[:, face], hits.tex[:, face] / scale[face], m[3:6, face], level[face])
     return col
 
+# %% ../../nbs/06_data.raster.ipynb #b915ced1
 def paint_face(
     skin, # (3, M) linear skin colour
     q, # (3, M) position on the head in units of the head's height, origin in its middle, z to the front
@@ -337,6 +345,7 @@ def box_blur(
     c = np.cumsum(np.concatenate([np.repeat(x[:, :1], r + 1, 1), x, np.repeat(x[:, -1:], r, 1)], 1), 1, dtype=np.float32)
     return (c[:, d:d + w] - c[:, :w]) * np.float32(1 / d)
 
+# %% ../../nbs/06_data.raster.ipynb #72e1d619
 def screen_shadow(
     z: np.ndarray, # (H, W) depth in metres, -9 where nothing is
     light, # unit direction to the light, view axes
@@ -355,7 +364,7 @@ def screen_shadow(
         lit[yt, xt] = np.minimum(lit[yt, xt], np.where((gap > 0) & (gap < 0.45), 0.25, 1))
     return lit
 
-# %% ../../nbs/06_data.raster.ipynb #72e1d619
+# %% ../../nbs/06_data.raster.ipynb #f2f93618
 @dataclass
 class Light:
     "Sun and sky, linear colours; `direction` points to the sun in world axes."
@@ -377,7 +386,8 @@ def shade(
     L = view_matrix(0, pitch) @ d; H = L + [0, 0, 1]; H /= np.linalg.norm(H); cp, sp = np.float32(cos(pitch)), np.float32(sin(pitch))
     m = hits.materials[hits.material]; nx, ny, nz = hits.normal
     tube = hits.kind == 3
-    u = np.where(tube, hits.tex[0] * 26, hits.tex[1] * 260).astype(np.int32) + fold_shift; v = np.where(tube, hits.tex[1] * 95, hits.tex[0] * 130).astype(np.int32) + 3 * fold_shift
+    u = np.where(tube, hits.tex[0] * 26, hits.tex[1] * 260).astype(np.int32) + fold_shift
+    v = np.where(tube, hits.tex[1] * 95, hits.tex[0] * 130).astype(np.int32) + 3 * fold_shift
     fold = m[:, 9]; i0 = v % 128; j0 = u % 128; here = NOISE[i0, j0]
     nx = nx + fold * (NOISE[i0, (j0 + 2) % 128] - here); ny = ny + fold * (NOISE[(i0 + 2) % 128, j0] - here)
     norm = 1 / np.sqrt(nx * nx + ny * ny + nz * nz); nx, ny, nz = nx * norm, ny * norm, nz * norm

@@ -38,7 +38,8 @@ def get_domain(
     if isinstance(domain, str):
         if domain not in ('game', 'camera'): raise UserError(f"expected domain 'game' or 'camera', got {domain!r}")
         domain = game_domain() if domain == 'game' else camera_domain()
-    if unknown := set(effects) - set(asdict(domain)): raise UserError(f'expected effects among {", ".join(asdict(domain))}; got {", ".join(sorted(unknown))}')
+    if unknown := set(effects) - set(asdict(domain)):
+        raise UserError(f'expected effects among {", ".join(asdict(domain))}; got {", ".join(sorted(unknown))}')
     return replace(domain, **effects)
 
 # %% ../../nbs/10_data.render.ipynb #54205299
@@ -46,6 +47,7 @@ def usable_cores() -> int:
     "Cores this process may run on."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
+# %% ../../nbs/10_data.render.ipynb #c25e1d8d
 def run_jobs(
     work, # function of one job, importable by name
     jobs: list,
@@ -55,6 +57,7 @@ def run_jobs(
 ): # yields results in the order of `jobs`
     "Run `work` over jobs, in other processes if asked; the results do not depend on how many."
     workers = usable_cores() if workers is None else workers
+    if workers < 0: raise UserError(f'expected workers of at least 0, got {workers}: 0 renders in this process')
     bar = tqdm(total=len(jobs), desc=desc, disable=not progress, unit='img')
     if workers < 2 or len(jobs) < 8:
         for job in jobs: yield work(job); bar.update()
@@ -68,6 +71,7 @@ def run_jobs(
 
 def _image(job): return draw_image(*job)
 
+# %% ../../nbs/10_data.render.ipynb #894444a0
 def render_images(
     domain, # 'game', 'camera' or a `Domain`
     pids, # (N,) identities, from 0
@@ -84,7 +88,8 @@ def render_images(
     if pids.ndim != 1: raise UserError(f'expected a list of identities and of picture numbers, got shape {pids.shape}: pass one-dimensional arrays')
     jobs = [(domain, int(p), int(i), size, seed) for p, i in zip(pids, indices)]
     out = list(run_jobs(_image, jobs, workers, progress)); h, w = size
-    return Renders(np.array([o[0] for o in out], np.uint8).reshape(-1, h, w, 3), np.array([o[1] for o in out], bool).reshape(-1, h, w), np.array([o[2] for o in out], np.float32).reshape(-1, len(JOINTS), 2), pids.copy(), np.array([o[3] for o in out], np.int64))
+    return Renders(np.array([o[0] for o in out], np.uint8).reshape(-1, h, w, 3), np.array([o[1] for o in out], bool).reshape(-1, h, w),
+        np.array([o[2] for o in out], np.float32).reshape(-1, len(JOINTS), 2), pids.copy(), np.array([o[3] for o in out], np.int64))
 
 # %% ../../nbs/10_data.render.ipynb #a6df191f
 RENDERER_VERSION = 1 # raised whenever the same settings give other pictures
@@ -104,14 +109,17 @@ def plan_folder(
     for i in range(round(test * per_id * .15)): add('bounding_box_test', 0, 1000000 + i if i % 3 else -1 - i, 0, None)
     return plan
 
+# %% ../../nbs/10_data.render.ipynb #62be9877
 def _file(job):
     root, domain, size, seed, (folder, label, pid, index, cam, part) = job
     image, mask, joints, camid = draw_image(domain, pid, index, size, seed, cam, part)
-    name = f'{label:04d}' if label >= 0 else '-1'; rel = f'{folder}/{name}_c{camid + 1}s1_{(index if label > 0 else index % 100000 + abs(pid) % 100000) * 25 + 1:06d}_{1 + (label <= 0) * (pid < 0):02d}.jpg'
-    out = Path(root) / rel; tmp = out.with_name(f'.{out.name}.{os.getpid()}'); Image.fromarray(image).save(tmp, 'JPEG', quality=95); os.replace(tmp, out)
+    name = f'{label:04d}' if label >= 0 else '-1'
+    rel = f'{folder}/{name}_c{camid + 1}s1_{(index if label > 0 else index % 100000 + abs(pid) % 100000) * 25 + 1:06d}_{1 + (label <= 0) * (pid < 0):02d}.jpg'
+    out = Path(root) / rel; tmp = out.with_name(f'.{out.name}.{os.getpid()}'); Image.fromarray(image).save(tmp, 'JPEG', quality=95)
+    os.replace(tmp, out)
     return rel, np.packbits(mask), joints
 
-# %% ../../nbs/10_data.render.ipynb #62be9877
+# %% ../../nbs/10_data.render.ipynb #80a2c521
 def render_folder(
     out, # folder to write
     domain, # 'game', 'camera' or a `Domain`
@@ -126,27 +134,34 @@ def render_folder(
 ) -> Path: # the folder
     "Render a data set in the Market-1501 layout; a finished folder with the same settings is reused."
     out, domain, size = Path(out), get_domain(domain, **effects), parse_size(size)
-    if ids < 1 or per_id < 1 or not 0 <= test_fraction <= 1: raise UserError(f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}')
+    if ids < 1 or per_id < 1 or not 0 <= test_fraction <= 1:
+        raise UserError(f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}')
     settings = dict(renderer=RENDERER_VERSION, domain=asdict(domain), ids=ids, per_id=per_id, size=list(size), seed=seed, test_fraction=test_fraction)
     started, done = out / 'render.partial.json', out / 'render.json'
     for f in (done, started):
         if f.exists():
             if json.loads(f.read_text()) != settings: raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
             if f == done: return out
-    if out.is_dir() and not started.exists() and any(out.iterdir()): raise UserError(f'expected an empty or new folder, got {out} with other files in it: choose another folder')
+    if out.is_dir() and not started.exists() and any(out.iterdir()):
+        raise UserError(f'expected an empty or new folder, got {out} with other files in it: choose another folder')
     for d in ('bounding_box_train', 'query', 'bounding_box_test'): (out / d).mkdir(parents=True, exist_ok=True)
     with atomic_write(started) as tmp: tmp.write_text(json.dumps(settings, indent=1))
     jobs = [(str(out), domain, size, seed, row) for row in plan_folder(domain, ids, per_id, test_fraction)]
     rows = list(run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
     with atomic_write(out / 'truth.npz') as tmp:
-        with open(tmp, 'wb') as f: np.savez_compressed(f, paths=np.array([r[0] for r in rows]), masks=np.array([r[1] for r in rows]), joints=np.array([r[2] for r in rows]), size=np.array(size), joint_names=np.array(JOINTS))
+        with open(tmp, 'wb') as f:
+            np.savez_compressed(f, paths=np.array([r[0] for r in rows]), masks=np.array([r[1] for r in rows]),
+                joints=np.array([r[2] for r in rows]), size=np.array(size), joint_names=np.array(JOINTS))
     os.replace(started, done)
     return out
 
+# %% ../../nbs/10_data.render.ipynb #b4979e11
 def load_truth(
     folder, # written by `render_folder`
 ) -> dict: # relative path to (mask (H, W) bool, joints (J, 2) float32)
     "Masks and joints of a rendered folder."
     f = Path(folder) / 'truth.npz'
     if not f.exists(): raise UserError(f'no truth.npz in {folder}: expected a folder written by render_folder')
-    with np.load(f) as z: size = tuple(z['size']); return {str(p): (np.unpackbits(m)[:size[0] * size[1]].reshape(size).astype(bool), j) for p, m, j in zip(z['paths'], z['masks'], z['joints'])}
+    with np.load(f) as z:
+        size = tuple(z['size'])
+        return {str(p): (np.unpackbits(m)[:size[0] * size[1]].reshape(size).astype(bool), j) for p, m, j in zip(z['paths'], z['masks'], z['joints'])}
