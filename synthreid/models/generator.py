@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['init_weights', 'ResidualBlock', 'encoder_layers', 'CameraScale', 'UpBlock', 'ConvDecoder', 'apply_field', 'soft_clip',
-           'FieldDecoder', 'colour_transfer', 'apply_colour_map', 'ColourMap', 'TappedEncoder', 'Generator']
+           'FieldDecoder', 'detail_bands', 'Sharpness', 'match_sharpness', 'colour_transfer', 'apply_colour_map',
+           'ColourMap', 'TappedEncoder', 'Generator']
 
 # %% ../../nbs/20_models.generator.ipynb #7032ce84
 import torch
@@ -154,6 +155,44 @@ class FieldDecoder(nn.Module):
         if affine.ndim == 1: self.to_field.bias.data.copy_(affine)
         else: self.camera_field.data.copy_(affine[:, :, None, None].expand_as(self.camera_field))
 
+# %% ../../nbs/20_models.generator.ipynb #2eb41d23
+def detail_bands(
+    x: torch.Tensor, # `(B, 3, H, W)`
+    n: int = 3, # bands, finest first: details of about 2, 4 and 8 pixels
+) -> list: # n tensors like x; x minus their sum is the coarse rest
+    "Split the details of images into bands of growing size."
+    bands = []
+    for d in (2 ** k for k in range(n)):
+        y = F.pad(x, (d, d, d, d), mode='replicate')
+        y = y[..., :-2 * d] / 4 + y[..., d:-d] / 2 + y[..., 2 * d:] / 4
+        y = y[..., :-2 * d, :] / 4 + y[..., d:-d, :] / 2 + y[..., 2 * d:, :] / 4
+        bands.append(x - y); x = y
+    return bands
+
+# %% ../../nbs/20_models.generator.ipynb #860be00d
+class Sharpness(nn.Module):
+    "A learned gain per detail band, one set per camera; the identity at the start."
+    def __init__(self,
+        n_cameras: int = 0, # 0: one set for all
+        n_bands: int = 3, # see `detail_bands`
+    ):
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(max(1, n_cameras), n_bands))
+
+    def forward(self, x, camera=None):
+        gains = self.log_gain.exp()[torch.zeros(len(x), dtype=torch.long, device=x.device) if camera is None else camera]
+        return x + sum((g - 1)[:, None, None, None] * band for g, band in zip(gains.T, detail_bands(x, gains.shape[1])))
+
+# %% ../../nbs/20_models.generator.ipynb #5d0ee328
+def match_sharpness(
+    source: torch.Tensor, # `(B, 3, H, W)`, colours already matched
+    target: torch.Tensor, # `(M, 3, H, W)`
+    n_bands: int = 3, # see `detail_bands`
+) -> torch.Tensor: # `(n_bands,)` logarithms of the gains, between -3 and 1
+    "Logarithmic gains that match the energy of every detail band."
+    energy = lambda x: torch.stack([b.square().mean() for b in detail_bands(x, n_bands)])
+    return ((energy(target) / energy(source).clamp(min=1e-12)).clamp(min=1e-12).log() / 2).clamp(-3, 1)
+
 # %% ../../nbs/20_models.generator.ipynb #f67f9869
 def colour_transfer(
     source_pixels: torch.Tensor, # `(N, 3)` colours, or images `(B, 3, H, W)`
@@ -253,7 +292,7 @@ class Generator(TappedEncoder):
     def __init__(self,
         dim: int = 64, # channels after the first convolution (64, CUT)
         n_blocks: int = 9, # residual blocks (9, CUT)
-        decoder: str = 'transposed', # 'transposed' (reference), 'resize' (no checkerboard), 'field' (changes light and colour only)
+        decoder: str = 'transposed', # 'transposed' (reference), 'resize' (no checkerboard), 'field' (changes light, colour and sharpness only)
         n_cameras: int = 0, # > 0: decoding depends on the target camera
         field_stride: int = 8, # pixels per cell of the light field ('field' only)
         camera_grid: tuple = (16, 8), # cells of each camera's own field ('field' with cameras only)
@@ -263,7 +302,7 @@ class Generator(TappedEncoder):
         super().__init__(dim, n_blocks)
         if decoder not in ('transposed', 'resize', 'field'): raise UserError(f"expected decoder 'transposed', 'resize' or 'field', got {decoder!r}: choose one of the three")
         self.kind, self.n_cameras = decoder, n_cameras
-        if decoder == 'field': self.decoder = FieldDecoder(4 * dim, 2 * dim, field_stride, n_cameras, camera_grid)
+        if decoder == 'field': self.decoder, self.sharpness = FieldDecoder(4 * dim, 2 * dim, field_stride, n_cameras, camera_grid), Sharpness(n_cameras)
         else: self.decoder = ConvDecoder(dim, decoder, n_cameras)
         self.colour_map = ColourMap(n_cameras)
         init_weights(self, init)
@@ -279,6 +318,7 @@ class Generator(TappedEncoder):
         if camera is not None and camera.shape != features.shape[:1]: raise UserError(f'expected one camera per image, ({len(features)},), got {tuple(camera.shape)}: pass an int64 tensor (B,)')
         if self.kind == 'field' and image is None: raise UserError("expected the input image too, got features only: the 'field' decoder changes an image, call decode(features, image)")
         y = self.colour_map(self.decoder(features, image, camera), camera)
+        if self.kind == 'field': y = self.sharpness(y, camera)
         return soft_clip(y) if self.kind == 'field' or self.colour_map.active else y
 
     def forward(self, x, camera=None): return self.decode(self.encode(x)[0], x, camera)
@@ -289,3 +329,6 @@ class Generator(TappedEncoder):
     def start_from_colour_map(self, matrix, bias): # 'field': where learning starts from; the others: `set_colour_map`
         if self.kind != 'field': self.set_colour_map(matrix, bias)
         else: self.decoder.start_from(matrix, bias)
+
+    def start_from_sharpness(self, log_gain): # 'field' only; `(3,)` or one per camera, from `match_sharpness`
+        self.sharpness.log_gain.data.copy_(log_gain.expand_as(self.sharpness.log_gain))

@@ -15,7 +15,7 @@ from ..core import UserError, pick_device, seed_everything, step_generator, to_s
 from ..data.datasets import ReidSplit
 from ..data.store import augment, photometric, random_erasing
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
-from ..models.generator import Generator, apply_colour_map, colour_transfer, soft_clip
+from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
 from ..models.reid import IdentityNet
 from .direct import LabelledBatches, reid_losses
@@ -40,16 +40,17 @@ class JointConfig:
     # nets
     dim: int = 64  # generator channels after the first convolution
     n_blocks: int = 9  # residual blocks
-    decoder: str = 'field'  # 'transposed' (reference), 'resize' (no checkerboard), 'field' (light and colour only)
+    decoder: str = 'field'  # 'transposed' (reference), 'resize' (no checkerboard), 'field' (light, colour, sharpness only)
     field_stride: int = 8  # image pixels per cell of the light field
     cameras: bool = True  # translate to a given target camera
-    colour_map: bool = True  # start from the closed-form colour map
+    colour_map: bool = True  # start from closed forms: colour map and, for 'field', sharpness
     discriminator_dim: int = 64  # channels after its first convolution
     discriminator_norm: str = 'none'  # 'instance' (reference; hides colour) or 'none'
     head: str = 'bottleneck'  # 'bottleneck' (ResNet-50 stages 2-4) or 'basic' (small)
     head_layers: tuple[int, ...] = (4, 6, 3)  # blocks per stage
     head_widths: tuple[int, ...] = (128, 256, 512)  # width per stage
     pooling: str = 'average'  # or 'gem'
+    classifier_std: float = 0.01  # standard deviation of the classifier's first weights; 0: as the rest (reference)
     # losses
     weight_gan: float = 1.0  # least-squares adversarial loss of the generator
     weight_feature_match: float = 0.0  # discriminator features, for both players
@@ -79,7 +80,7 @@ class JointConfig:
     @classmethod
     def reference(cls, **changes) -> 'JointConfig':
         "Synth-ReID's published joint configuration (`joint_test_11_bottle`, the best one for re-ID)."
-        return replace(cls(reid_batch=0, augment='plain', decoder='transposed', cameras=False, colour_map=False, discriminator_norm='instance',
+        return replace(cls(reid_batch=0, augment='plain', decoder='transposed', cameras=False, colour_map=False, discriminator_norm='instance', classifier_std=0,
                            weight_feature_match=0.5, weight_id=0.5, identity_milestones=(0.5, 2 / 3)), **changes)
 
 # %% ../../nbs/42_training.joint.ipynb #a2ca081e
@@ -126,6 +127,7 @@ class JointTransfer:
         self.colours = None
         generator = Generator(config.dim, config.n_blocks, config.decoder, self.n_cameras, config.field_stride)
         identity = IdentityNet(n_ids, generator.out_channels, config.head_layers, config.head, config.head_widths, config.pooling)
+        if config.classifier_std: torch.nn.init.normal_(identity.neck.classifier.weight, std=config.classifier_std)
         self.nets = {'generator': generator, 'identity': identity}
         if config.translation == 'gan':
             self.nce_taps = generator.nce_taps
@@ -234,15 +236,19 @@ class JointTransfer:
         source: ReidSplit, # images in memory
         target: ReidSplit, # images in memory
     ):
-        "Closed-form colour maps from the pixels: the start of a learned translation, or the whole of `translation='colour_map'`."
-        cfg = self.config
+        "Closed forms from the pixels (colours, sharpness; per camera): the start of a learned translation, or the whole of `translation='colour_map'`."
+        cfg, G = self.config, self.nets['generator']
         if cfg.translation == 'none' or (cfg.translation == 'gan' and not cfg.colour_map): return
-        pixels = lambda split: to_signed(split.images[::max(1, len(split) // 1500)]).movedim(1, -1).reshape(-1, 3)
-        cameras = range(self.n_cameras) if self.n_cameras else [None]
-        maps = [colour_transfer(pixels(source), pixels(target if c is None else target[target.camids == c])) for c in cameras]
-        matrix, bias = (torch.stack(m) if self.n_cameras else m[0] for m in zip(*maps))
-        if cfg.translation == 'gan': self.nets['generator'].start_from_colour_map(matrix.to(self.device), bias.to(self.device))
-        else: self.nets['generator'].set_colour_map(matrix.to(self.device), bias.to(self.device))
+        some = lambda split: to_signed(split.images[::max(1, len(split) // 1000)])
+        x, found = some(source), []
+        for c in range(self.n_cameras) if self.n_cameras else [None]:
+            y = some(target if c is None else target[target.camids == c])
+            matrix, bias = colour_transfer(x, y)
+            found.append((matrix, bias, match_sharpness(apply_colour_map(x, matrix, bias), y)))
+        matrix, bias, gains = ((torch.stack(m) if self.n_cameras else m[0]).to(self.device) for m in zip(*found))
+        if cfg.translation == 'colour_map': return G.set_colour_map(matrix, bias)
+        G.start_from_colour_map(matrix, bias)
+        if cfg.decoder == 'field': G.start_from_sharpness(gains)
 
     @torch.no_grad()
     def embed(self, images):

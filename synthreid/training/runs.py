@@ -6,9 +6,10 @@
 __all__ = ['METHODS', 'make_config', 'make_method', 'train_run', 'load_method']
 
 # %% ../../nbs/48_training.runs.ipynb #ec71b3f9
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
@@ -80,7 +81,10 @@ def train_run(
     folder, device = Path(folder), pick_device(device)
     fabric = Fabric(accelerator='cuda' if device.type == 'cuda' else device.type, devices=devices if devices > 1 or device.index is None else [device.index], precision=precision)
     if devices > 1: fabric.launch()
-    n_cameras = int(target.camids.max()) + 1 if target is not None else 1
+    n_cameras = 1
+    if target is not None:
+        cameras, camids = np.unique(target.camids, return_inverse=True)
+        target, n_cameras = replace(target, camids=camids), len(cameras)
     method = make_method(name, config, source.n_ids, n_cameras, seed, fabric.device)
     method.fabric, first = fabric, fabric.is_global_zero
     done = 0

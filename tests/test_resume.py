@@ -1,0 +1,59 @@
+"""A run that is killed with SIGKILL in the middle and started again ends with the same weights, log and state as one that was not."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from synthreid.data.render import render_folder
+from synthreid.training.loop import list_checkpoints, read_metrics
+
+SMALL = ('--size 32x16 --steps 60 --warmup-steps 4 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8 --head basic --head-layers [1] '
+         '--head-widths [16] --n-patches 16 --device cpu --checkpoint-every 5 --sample-every 0').split()
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    for domain in ('game', 'camera'): render_folder(root / domain, domain, ids=8, per_id=6, size='32x16', workers=1, progress=False)
+    return root
+
+
+def command(root, out): return [sys.executable, '-c', 'from synthreid.cli import main; raise SystemExit(main())', 'train', 'joint', '--source', str(root / 'game'), '--target', str(root / 'camera'), '--out', str(out), *SMALL]
+
+
+def test_kill_and_go_on(folders, tmp_path):
+    assert subprocess.run(command(folders, tmp_path / 'whole'), capture_output=True).returncode == 0
+    victim = subprocess.Popen(command(folders, tmp_path / 'cut'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(list_checkpoints(tmp_path / 'cut' / 'checkpoints')) < 3:
+        assert victim.poll() is None and time.monotonic() < deadline, 'the run ended before it could be killed'
+        time.sleep(0.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    before = list_checkpoints(tmp_path / 'cut' / 'checkpoints')[-1].name
+    assert before != 'step_00000060', 'it was killed in the middle'
+    again = subprocess.run(command(folders, tmp_path / 'cut'), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    last = [list_checkpoints(tmp_path / run / 'checkpoints')[-1] for run in ('whole', 'cut')]
+    assert last[0].name == last[1].name == 'step_00000060'
+    assert (last[0] / 'nets.safetensors').read_bytes() == (last[1] / 'nets.safetensors').read_bytes()
+    a, b = (load_file(c / 'nets.safetensors') for c in last)
+    assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+    steps = [sorted({r[0] for r in read_metrics(tmp_path / run / 'metrics.csv')}) for run in ('whole', 'cut')]
+    assert steps[0] == steps[1] == [20, 40, 60]
+
+
+def test_interrupt_saves_and_says_so(folders, tmp_path):
+    run = subprocess.Popen(command(folders, tmp_path / 'run'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not list_checkpoints(tmp_path / 'run' / 'checkpoints'):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=120)[0]
+    assert run.returncode == 0 and ('run the same command to go on' in said or '60 of 60' in said)
+    assert not list((tmp_path / 'run' / 'checkpoints').glob('.*')), 'nothing half-written is left'
