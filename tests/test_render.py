@@ -79,7 +79,7 @@ def test_interrupted_folder_is_finished(tmp_path, monkeypatch):
 
 
 def test_killed_folder_is_finished(tmp_path):
-    args = dict(ids=40, per_id=10, size='64x32', progress=False)
+    args = dict(ids=24, per_id=8, size='64x32', progress=False)
     code = f"from synthreid.data.render import render_folder\nrender_folder({str(tmp_path / 'a')!r}, 'game', workers=0, **{args!r})"
     child = subprocess.Popen([sys.executable, '-c', code])
     while len(list((tmp_path / 'a').rglob('*.jpg'))) < 20 and child.poll() is None: time.sleep(.02)

@@ -192,8 +192,8 @@ def add_legs(s: Shapes, p: Person, j: dict, m: dict):
             k, c = (.038, .0295) if style == 'trousers' else (.044, .043)
             s.cone(hip, knee, .0495 * g * f, k * g, m['bottom'], .1); s.cone(knee, cuff, k * g, c * g, m['bottom'], .35)
             s.cone(cuff, up(ankle, .0), c * g, c * g * .93, m['bottom'], .5)
-        s.cone(ankle, heel, .022 * h, .022 * h, m['shoes']); s.cone(up(heel, .004 * h), up(toe, .001 * h), .0235 * h, .0185 * h, m['shoes'])
-        s.cone(up(ankle, .004 * h), tuple(.5 * (a + b) for a, b in zip(ankle, toe)), .0225 * h, .018 * h, m['shoes'])
+        s.cone(ankle, heel, .022 * h, .022 * h, m['shoes']); s.cone(up(heel, .003 * h), up(toe, .0), .0225 * h, .0178 * h, m['shoes'])
+        s.cone(up(ankle, .004 * h), tuple(.38 * a + .62 * b for a, b in zip(ankle, toe)), .0215 * h, .0195 * h, m['shoes'])
         s.cone(up(heel, -.0125 * h), up(toe, -.0095 * h), .0115 * h, .0105 * h, m['sole']); mid = tuple(.3 * a + .7 * b for a, b in zip(heel, toe))
         s.cone((mid[0] - .006 * h, mid[1] - .0115 * h, mid[2]), (mid[0] + .006 * h, mid[1] - .0115 * h, mid[2]), .0115 * h, .0115 * h, m['sole'])
 

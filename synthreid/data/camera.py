@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OFF', 'Domain', 'game_domain', 'camera_domain', 'Camera', 'colour_matrix', 'draw_camera', 'light_field',
-           'resize_plan', 'respond', 'stream', 'place', 'halve', 'identity', 'fixed_camera', 'fixed_field', 'camera_of',
-           'ground_shadow', 'View', 'draw_view', 'company', 'draw_image']
+           'native_size', 'respond', 'stream', 'place', 'halve', 'identity', 'fixed_camera', 'fixed_field', 'one_lap',
+           'camera_of', 'ground_shadow', 'View', 'draw_view', 'company', 'draw_image']
 
 # %% ../../nbs/09_data.camera.ipynb #c05e89dd
 import io
@@ -128,8 +128,10 @@ def light_field(
     return (np.exp(np.clip(f - .6 * f.mean(), -1.5, 1)[..., None]) * blue).astype(np.float32) ** np.float32(strength)
 
 # %% ../../nbs/09_data.camera.ipynb #09698116
-@lru_cache(maxsize=256)
-def resize_plan(h: int, w: int, native: float) -> tuple: return max(16, round(h * native)), max(8, round(w * native))
+def native_size(h: int, w: int, native: float) -> tuple: # (rows, columns)
+    "What the sensor resolves: the share `native` of 128 rows, and with the square root of the picture's height beyond that; never more than the picture."
+    f = min(1., native * (128 / h) ** .5) if native < 1 else 1.
+    return max(12, round(h * f)), max(6, round(w * f))
 
 def respond(
     img: np.ndarray, # (H, W, 3) float32 linear light at final size
@@ -144,7 +146,7 @@ def respond(
     x = np.clip(x, 0, 1) ** f32(1 / 2.2 * cam.gamma)
     if cam.contrast: x = x + f32(cam.contrast) * (x * x * (3 - 2 * x) - x)
     if cam.blur > .02: k = f32(min(.33, cam.blur * .3 * h / 128)); x = _smooth(_smooth(x, k, 0), k, 1)
-    hn, wn = resize_plan(h, w, cam.native); u8 = lambda v: (np.clip(v, 0, 1) * 255 + .5).astype(np.uint8)
+    hn, wn = native_size(h, w, cam.native); u8 = lambda v: (np.clip(v, 0, 1) * 255 + .5).astype(np.uint8)
     if (hn, wn) != (h, w):
         x = np.asarray(Image.fromarray(u8(x)).resize((wn, hn), Image.Resampling.BOX if hn * 2 < h else Image.Resampling.BILINEAR), np.float32) / 255
     if cam.noise:
@@ -152,7 +154,7 @@ def respond(
         x = x + g * f32(cam.noise) * (f32(1.4) - x) + f32(cam.noise * .5) * rng.standard_normal((hn, wn, 1), f32)
     if cam.sharpen > .05: x = x + f32(cam.sharpen * .5) * (x - _smooth(_smooth(x, f32(.25), 0), f32(.25), 1))
     im = Image.fromarray(u8(x))
-    if cam.quality: buf = io.BytesIO(); im.save(buf, 'JPEG', quality=int(cam.quality)); im = Image.open(buf)
+    if cam.quality: buf = io.BytesIO(); im.save(buf, 'JPEG', quality=int(cam.quality)); im = Image.open(buf, formats=('JPEG',))
     if im.size != (w, h): im = im.resize((w, h), Image.Resampling.BICUBIC)
     return np.array(im)
 
@@ -185,10 +187,13 @@ def fixed_camera(seed: int, number: int, domain: Domain): return draw_camera(str
 @lru_cache(maxsize=64)
 def fixed_field(field: int, shape, strength: float): return light_field(field, shape, strength)
 
+@lru_cache(maxsize=256)
+def one_lap(seed: int, name: str, pid: int, lap: int, n: int): return stream(seed, name, 'order', pid, lap).permutation(n)
+
 def camera_of(domain: Domain, seed: int, pid: int, index: int) -> int: # 0-based
     "Every identity visits all cameras in a random order, again and again."
     lap, at = divmod(index, domain.n_cameras)
-    return int(stream(seed, domain.name, 'order', pid, lap).permutation(domain.n_cameras)[at])
+    return int(one_lap(seed, domain.name, pid, lap, domain.n_cameras)[at])
 
 # %% ../../nbs/09_data.camera.ipynb #216859a9
 def ground_shadow(

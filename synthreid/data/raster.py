@@ -34,9 +34,8 @@ class Shapes:
         wrinkle: float = 0.0, # strength of the folds
         level: float = 1.0, # height of two-tone and band, half-width of an open jacket (radians)
     ) -> int: # its number
-        "Add a material; colours become linear light."
-        lin = lambda c: tuple(max(float(v), 0.0) ** 2.2 for v in c)
-        self.materials.append((*lin(rgb), *lin(rgb if rgb2 is None else rgb2), PATTERNS.index(pattern), scale, gloss, wrinkle, level))
+        "Add a material."
+        self.materials.append((*rgb, *(rgb if rgb2 is None else rgb2), PATTERNS.index(pattern), scale, gloss, wrinkle, level))
         return len(self.materials) - 1
 
     def cone(self,
@@ -176,7 +175,7 @@ def hit_tubes(
     lo = np.zeros_like(base)
     for i in range(4):
         pos = (yp + z * f32(sp / cp) - ys) * rate
-        row = table[base + np.clip(pos + 0.5, 0, TUBE_STEPS - 1).astype(np.int32)]
+        row = table[base + np.minimum(np.maximum(pos + 0.5, 0), TUBE_STEPS - 1).astype(np.int32)]
         a, b, cx, cz = row[:, 0], row[:, 1], row[:, 2], row[:, 3]
         dx = x - (c * cx + s * cz + ox)
         ia, ib = 1 / np.maximum(a * a, 1e-8), 1 / np.maximum(b * b, 1e-8)
@@ -205,7 +204,7 @@ class Hits:
     material: np.ndarray # row of `materials`
     kind: np.ndarray # 0 cone, 1 ball, 2 box, 3 tube
     group: np.ndarray # which thing
-    materials: np.ndarray # (n, 11) table
+    materials: np.ndarray # (n, 11) table, colours in linear light
 
 # %% ../../nbs/06_data.raster.ipynb #33e6b225
 def view_matrix(yaw: float, pitch: float) -> np.ndarray: # (3, 3)
@@ -223,7 +222,7 @@ def trace(
 ) -> Hits:
     "Find the nearest surface at every pixel."
     h, w = shape; parts = []; mats = np.concatenate([np.array(t[0].materials, np.float32) for t in things])
-    base = np.cumsum([0] + [len(t[0].materials) for t in things])
+    mats[:, :6] **= np.float32(2.2); base = np.cumsum([0] + [len(t[0].materials) for t in things])
     views = [view_matrix(yaw, pitch) for _, yaw, _ in things]; world = view_matrix(0, pitch)
     moves = [world @ np.array([x, 0.0, z]) for _, _, (x, z) in things]
 
@@ -398,8 +397,8 @@ def shade(
     hollow = mean[hits.pixel // (2 * w), hits.pixel % w // 2] - hits.z
     ao = 1 - np.minimum(np.maximum(hollow * 6, 0), np.float32(0.6))
     up = ny * cp + nz * sp # world vertical component of the normal
-    lam = np.clip(nx * np.float32(L[0]) + ny * np.float32(L[1]) + nz * np.float32(L[2]), 0, 1) * lit
-    half = np.clip(nx * np.float32(H[0]) + ny * np.float32(H[1]) + nz * np.float32(H[2]), 0, 1)
+    lam = np.maximum(nx * np.float32(L[0]) + ny * np.float32(L[1]) + nz * np.float32(L[2]), 0) * lit
+    half = np.maximum(nx * np.float32(H[0]) + ny * np.float32(H[1]) + nz * np.float32(H[2]), 0)
     half *= half; half *= half; half *= half; half *= half; spec = half * m[:, 8] * lit
     hemi = 0.5 + 0.5 * up; col = albedo(hits); out = np.empty_like(col)
     for c in range(3):

@@ -51,7 +51,7 @@ def usable_cores() -> int:
 def run_jobs(
     work, # function of one job, importable by name
     jobs: list,
-    workers: int | None = 0, # processes; 0 works here, None takes one per usable core
+    workers: int | None = 0, # processes; 0 works here, None takes one per usable core; outside Linux, guard scripts with `__main__`
     progress: bool = False, # True shows a bar
     desc: str = 'rendering',
 ): # yields results in the order of `jobs`
@@ -59,7 +59,7 @@ def run_jobs(
     workers = usable_cores() if workers is None else workers
     if workers < 0: raise UserError(f'expected workers of at least 0, got {workers}: 0 renders in this process')
     bar = tqdm(total=len(jobs), desc=desc, disable=not progress, unit='img')
-    if workers < 2 or len(jobs) < 8:
+    if workers < 2 or len(jobs) < 8 or multiprocessing.current_process().daemon: # a daemon may have no children
         for job in jobs: yield work(job); bar.update()
     else:
         ctx = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
@@ -74,7 +74,7 @@ def _image(job): return draw_image(*job)
 # %% ../../nbs/10_data.render.ipynb #894444a0
 def render_images(
     domain, # 'game', 'camera' or a `Domain`
-    pids, # (N,) identities, from 0
+    pids, # (N,) identities, from 0; below 0 is a picture without a person
     indices, # (N,) number of the picture of that identity
     size=(128, 64), # (H, W) or 'HxW'
     seed: int = 0, # another seed: other people and, unless `camera_seed` is given, other cameras
