@@ -90,14 +90,14 @@ def draw_camera(
     u = rng.random; n = rng.normal; sun_angle = u() * 2 * pi; sun_height = .35 + .9 * u()
     c = dict(pitch=.05 + .25 * u(), yaw=[0., pi, pi / 2, .5, -pi / 2, pi - .6, -.7, 2.2][number % 8] + .25 * n(), two_way=bool(u() < .5),
         sun=(sin(sun_angle), sun_height * 1.5, .75 * cos(sun_angle) + .45), warmth=n(), ambient=.75 + .7 * u(), field=int(rng.integers(1 << 30)))
-    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .5 + .2 * u() if number % 3 == 2 else 1.
+    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .58 + .2 * u() if number % 3 == 2 else 1.
     white = np.exp(rng.normal(0, .13, 3) * d.colour); sat, hue = .5 + .3 * u(), .5 * u() - .25; mix = rng.normal(0, .06, (3, 3))
     c |= dict(gain=gain ** d.exposure * dark ** d.dark, matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour,
         hue * d.colour * .8, mix * d.colour))))
-    c |= dict(veil=(.02 + .1 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))),
+    c |= dict(veil=(.02 + .08 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))),
         gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
-    c |= dict(blur=(.15 + .75 * u()) * d.blur, native=max(.25, 1 - (.15 + .5 * u()) * d.resolution), noise=(.008 + .02 * u()) * d.noise,
-        quality=round(95 - (95 - 35 - 35 * u()) * d.jpeg) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
+    c |= dict(blur=(.1 + .6 * u()) * d.blur, native=max(.25, 1 - (.1 + .45 * u()) * d.resolution), noise=(.006 + .016 * u()) * d.noise,
+        quality=max(10, round(95 - (95 - 40 - 35 * u()) * d.jpeg)) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
     return Camera(**c)
 
 # %% ../../nbs/09_data.camera.ipynb #bca185c6
@@ -125,7 +125,7 @@ def light_field(
             f += rng.uniform(.4, .75) * d - .2
     f -= rng.uniform(.1, .8) * (((x - .25) / .35) ** 2 + ((y - .5) / .6) ** 2) * .8
     blue = np.exp(np.clip(-f, 0, 1.5)[..., None] * np.array([-.08, 0, .1]) * rng.uniform(.2, 1.2))
-    return (np.exp(np.clip(f - .6 * f.mean(), -1.5, 1)[..., None]) * blue).astype(np.float32) ** np.float32(strength)
+    return (np.exp(np.clip(f - .85 * f.mean(), -1.1, .8)[..., None]) * blue).astype(np.float32) ** np.float32(strength)
 
 # %% ../../nbs/09_data.camera.ipynb #09698116
 def native_size(h: int, w: int, native: float) -> tuple: # (rows, columns)
