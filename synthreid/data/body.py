@@ -8,7 +8,7 @@ __all__ = ['VIVID', 'MUTED', 'TROUSERS', 'SKIN', 'HAIR', 'JOINTS', 'Person', 'va
            'person_shapes']
 
 # %% ../../nbs/07_data.body.ipynb #d03c0853
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import cos, pi, sin
 
 import numpy as np
@@ -221,7 +221,6 @@ def add_torso(s: Shapes, p: Person, j: dict, m: dict, twist: float):
         .103 if not f else .09, .078, .050, .03]) * g * (.96 if f else 1)
     a[1:3] *= 1.05 if f else .97
     b = np.array([.052, .068, .068, .060, .062, .069, .067, .058, .046, .036, .027]) * g; b[3:5] += belly; b[5:7] += .008 * h if f else 0.
-    trousers = [(.3 if i == 0 else 1) for i in range(11)]
     hem = {'tshirt': -.035, 'shirt': -.05, 'jacket': -.05, 'hoodie': -.04, 'vest': -.03, 'coat': -.05, 'dress': -.03}[p.top] * h + y0
     hips = at < y0 + .06 * h
     s.tube(at[hips], a[hips] * .985, b[hips] * .985, m['skin' if p.top == 'dress' or 'skirt' in p.bottom else 'bottom'], cz=lean(at[hips]))
@@ -247,7 +246,6 @@ def add_torso(s: Shapes, p: Person, j: dict, m: dict, twist: float):
             rb = np.where(inner, wb * fit, kb + flare); ra = np.convolve(np.pad(ra, 1, mode='edge'), [.25, .5, .25], 'valid')
             rb = np.maximum(rb, np.convolve(np.pad(rb, 1, mode='edge'), [.25, .5, .25], 'valid'))
             s.tube(yy, ra, rb, m[name], cz=np.where(inner, wz - .002 * h, kz))
-    up = .5 * twist
     s.cone((0, ny - .012 * h, nz - .004 * h), (j['head'][0], j['head'][1] - .03 * h, j['head'][2] - .012 * h), .031 * h * (.9 if f else 1.05),
         .029 * h * (.9 if f else 1.05), m['skin'])
     for side in ('left', 'right'):

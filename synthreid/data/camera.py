@@ -9,14 +9,14 @@ __all__ = ['OFF', 'Domain', 'game_domain', 'camera_domain', 'Camera', 'colour_ma
 
 # %% ../../nbs/09_data.camera.ipynb #c05e89dd
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, pi, sin
 
 import numpy as np
 from PIL import Image
 
-from .body import JOINTS, draw_person, draw_pose, person_shapes, pick
+from .body import JOINTS, draw_person, draw_pose, person_shapes
 from .raster import Light, box_blur, noise_tile, shade, trace, view_matrix
 from .scene import draw_scene, occluder_shapes
 

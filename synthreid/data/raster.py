@@ -169,10 +169,9 @@ def hit_tubes(
 ): # as `hit_cones`; texture coordinates are (angle from the front, height, radius)
     "Depth, normal and texture coordinates of vertical elliptic tubes seen along z."
     cp, sp = cos(pitch), sin(pitch); f32 = np.float32
-    par = np.stack([np.cos(turn), np.sin(turn), ox, oz, y0, (TUBE_STEPS - 1) / (y1 - y0), np.asarray(k[:0].sum() * 0 + oz)]).astype(f32)
-    c, s, ox, oz, ys, rate, z = par[:, k]
+    par = np.stack([np.cos(turn), np.sin(turn), ox, oz, y0, (TUBE_STEPS - 1) / (y1 - y0)]).astype(f32)
+    c, s, ox, oz, ys, rate = par[:, k]; z = oz
     base, yp = k * TUBE_STEPS, y * f32(1 / cp)
-    lo = np.zeros_like(base)
     for i in range(4):
         pos = (yp + z * f32(sp / cp) - ys) * rate
         row = table[base + np.minimum(np.maximum(pos + 0.5, 0), TUBE_STEPS - 1).astype(np.int32)]
@@ -287,7 +286,7 @@ def albedo(
     hits: Hits,
 ) -> np.ndarray: # (3, M) linear colour of every visible pixel before light
     "Evaluate the materials' patterns."
-    m = hits.materials[hits.material].T; t0, t1, t2 = hits.tex; tube = hits.kind == 3
+    m = hits.materials[hits.material].T; t0, t1, _ = hits.tex; tube = hits.kind == 3
     level, scale, pattern = m[10], m[7], m[6].astype(np.int8)
     height = np.where(hits.kind == 0, t0, t1); mix = np.zeros_like(t0)
     around = np.where(tube, t0 * np.float32(0.16), np.where(hits.kind == 0, t1, t0))

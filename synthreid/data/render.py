@@ -7,7 +7,7 @@ __all__ = ['RENDERER_VERSION', 'Renders', 'get_domain', 'usable_cores', 'run_job
            'render_folder', 'load_truth']
 
 # %% ../../nbs/10_data.render.ipynb #5a25ce4f
-import json, multiprocessing, os, shutil, sys, warnings
+import json, multiprocessing, os, sys, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 

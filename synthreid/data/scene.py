@@ -7,12 +7,12 @@ __all__ = ['FINE', 'GROUNDS', 'WALLS', 'rough', 'cells', 'tint', 'paint_ground',
            'occluder_shapes']
 
 # %% ../../nbs/08_data.scene.ipynb #9f8b0826
-from math import cos, pi, sin, tan
+from math import pi, tan
 
 import numpy as np
 
 from .body import pick
-from .raster import NOISE, Shapes, box_blur, noise_tile
+from .raster import Shapes, box_blur, noise_tile
 
 # %% ../../nbs/08_data.scene.ipynb #3d9a1f94
 FINE = noise_tile(256, 6, 1) # rough surfaces
@@ -93,8 +93,8 @@ def paint_wall(rng, kind: str, x, y) -> np.ndarray: # (..., 3) linear
                 np.array((.6, .55, .5))), .03)
     if kind in ('shop', 'glass'):
         wx = rng.uniform(1.1, 2.2)
-        goods = np.where((rough(x, y, 26) > .55)[..., None], np.abs(np.stack([rough(x, y, 11), rough(x, y, 13), rough(x, y, 9)],
-            -1)) * .28 + .03, refl * .8)
+        lit = np.abs(rough(x, y, 12))[..., None] * .16 + np.abs(np.stack([rough(x, y, 11), rough(x, y, 10), rough(x, y, 9)], -1)) * .07
+        goods = np.where((np.mod(y, .45) < .3)[..., None] & (rough(x, y, 26) > -.2)[..., None], lit * np.array((1.1, 1, .85)) + .03, refl * .6)
         window(col, np.mod(x, wx), y, 0, wx, .35 if kind == 'shop' else -.2, 2.35 if kind == 'shop' else 6, np.array((.1, .1,
             .1)) * rng.uniform(.4, 4), goods if kind == 'shop' else refl * 1.2)
         if kind == 'shop':
