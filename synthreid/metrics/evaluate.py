@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'SHARES', 'LabelledImages', 'flip_average', 'extract_features', 'evaluate_reid', 'EdgeHistograms',
-           'edge_features', 'source_retrieval', 'srgb_to_lab', 'colour_change', 'translate_images',
-           'evaluate_translation', 'result_row', 'results_table', 'format_table', 'table_markdown', 'table_html']
+           'source_retrieval', 'srgb_to_lab', 'colour_change', 'translate_images', 'evaluate_translation', 'result_row',
+           'results_table', 'format_table', 'table_markdown', 'table_html']
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #76ccee9d
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ from torch import nn
 import torch.nn.functional as F
 
 from ..core import UserError, to_uint8
-from .frechet import FeatureExtractor, as_signed, distribution_distance, random_features
-from .ranking import RankingResult, drop_junk, evaluate_ranking, top_k
+from .frechet import as_signed, distribution_distance, random_features
+from .ranking import RankingResult, drop_junk, evaluate_ranking
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #59d59776
 @dataclass
@@ -98,15 +98,18 @@ def evaluate_reid(
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #6ad8e4af
 class EdgeHistograms(nn.Module):
-    "Orientation histograms of gradients in cells, normalised per cell neighbourhood (HOG): (B, 3, H, W) -> (B, D)."
+    "Orientation histograms of gradients in cells, normalised with the 3x3 cells around (HOG)."
     def __init__(self,
-        cell: int = 8, # side of a cell in pixels
-        n_angles: int = 9, # orientation bins over half a turn
+        cell: int = 4, # side of a cell in pixels
+        n_angles: int = 9, # orientation bins over half a turn (9, Dalal and Triggs)
     ):
         super().__init__()
         self.cell, self.n_angles = cell, n_angles
 
-    def forward(self, x):
+    def forward(self,
+        x: torch.Tensor, # (B, 3, H, W)
+    ): # (B, n_angles, H / cell, W / cell)
+        "Histograms per cell, non-negative."
         x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), 'replicate'), 3, 1)
         x = F.pad(x, (1, 1, 1, 1), 'replicate')
         gx, gy = x[..., 1:-1, 2:] - x[..., 1:-1, :-2], x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
@@ -117,26 +120,38 @@ class EdgeHistograms(nn.Module):
         near[:, :1] += (1 - (angle - self.n_angles).abs()).clamp_min(0) # half a turn is no turn
         cells = F.avg_pool2d(near * size, self.cell)
         energy = F.avg_pool2d(F.pad(cells.square().sum(1, True), (1, 1, 1, 1), 'replicate'), 3, 1)
-        return (cells / (energy.sqrt() + 1e-3)).flatten(1)
-
-def edge_features(
-    cell: int = 8, # side of a cell in pixels
-    device='cpu', # where it computes
-) -> FeatureExtractor: # named 'edge histograms'
-    "The extractor of the identity check."
-    return FeatureExtractor(EdgeHistograms(cell), 'edge histograms', device=device)
+        return cells / (energy.sqrt() + 1e-3)
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #c41532e1
+def _mask_weights(masks, n: int) -> torch.Tensor:
+    "Masks (bool, [0, 1] or uint8 0..255) as a float tensor (N, H, W)."
+    masks = np.asarray(masks)
+    if masks.ndim != 3 or len(masks) != n: raise UserError(f'expected masks (N, H, W) for {n} images, got {masks.shape}')
+    return torch.from_numpy(masks.astype(np.float32)) / (255 if masks.dtype == np.uint8 and masks.max() > 1 else 1)
+
 def source_retrieval(
-    source, # (N, ...) source images, uint8 or float in [-1, 1]
-    translated, # (N, ...) their translations, in the same order
-    extractor=None, # features of the space in which sources are sought; None: `edge_features()`
-) -> np.ndarray: # (N,) bool: the nearest source image is the image's own
-    "Look for every translated image among all source images (cosine; a tie goes to the earlier image)."
+    source, # (N, H, W, 3) uint8 or (N, 3, H, W) in [-1, 1]
+    translated, # their translations, in the same order
+    masks=None, # (N, H, W) person in the source images; None: whole images, where the background alone may suffice
+    cell: int | None = None, # side of an edge cell in pixels; None: a sixteenth of the height
+    chunk: int = 256, # images at a time
+) -> np.ndarray: # (N,) bool: the nearest of all source images is the image's own
+    "Look for every translated image among all source images by the edges of the person (ties go to the earlier image)."
     if len(source) != len(translated): raise UserError(f'expected one translation per source image, got {len(source)} and {len(translated)}')
-    extractor = extractor or edge_features()
-    nearest, _ = top_k(extractor(translated), extractor(source), k=1)
-    return nearest[:, 0] == np.arange(len(source))
+    weights = None if masks is None else _mask_weights(masks, len(source))
+    def histograms(x, start):
+        x = as_signed(x[start:start + chunk])
+        size = cell or max(2, x.shape[2] // 16)
+        f = EdgeHistograms(size)(x).flatten(2)
+        w = torch.ones(len(x), f.shape[2]) if weights is None else F.avg_pool2d(weights[start:start + chunk, None], size).flatten(1)
+        return f, w
+    g = torch.cat([histograms(source, s)[0] for s in range(0, len(source), chunk)])
+    flat, energy, found = g.flatten(1), g.square().sum(1), []
+    for s in range(0, len(source), chunk):
+        f, w = histograms(translated, s)
+        dots = (f * w[:, None]).flatten(1) @ flat.T # the norm of f is the same for all candidates
+        found.append((dots / (w @ energy.T).sqrt().clamp_min(1e-9)).argmax(1).numpy())
+    return np.concatenate(found) == np.arange(len(source))
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #da6b331b
 def srgb_to_lab(
@@ -159,14 +174,14 @@ def colour_change(
     chunk: int = 256, # images at a time
 ) -> tuple[float, float]: # mean delta E 1976 of foreground and of background pixels
     "Mean colour difference in CIELAB inside and outside the masks."
-    if not len(source) == len(translated) == len(masks) or masks[0].shape != source[0].shape[:2]:
-        raise UserError(f'expected masks and images of the same number and size, got {np.shape(source)}, {np.shape(translated)} and masks {np.shape(masks)}')
-    scale = 255 if masks.dtype == np.uint8 and masks.max() > 1 else 1
+    weights = _mask_weights(masks, len(source)).numpy()
+    if np.shape(source) != np.shape(translated) or weights.shape != np.shape(source)[:3]:
+        raise UserError(f'expected masks and images of the same number and size, got {np.shape(source)}, {np.shape(translated)} and masks {weights.shape}')
     sums = np.zeros((2, 2))
     for i in range(0, len(source), chunk):
         delta = np.linalg.norm(srgb_to_lab(source[i:i + chunk]) - srgb_to_lab(translated[i:i + chunk]), axis=-1)
-        weight = masks[i:i + chunk] / scale
-        sums += [[(delta * w).sum(), w.sum()] for w in (weight, 1 - weight)]
+        weight = weights[i:i + chunk]
+        sums += [[(delta * w).sum(dtype=np.float64), w.sum(dtype=np.float64)] for w in (weight, 1 - weight)]
     fore, back = sums[:, 0] / np.maximum(sums[:, 1], 1e-9)
     return float(fore), float(back)
 
@@ -188,9 +203,8 @@ def evaluate_translation(
     translate, # (B, 3, H, W) in [-1, 1] -> the same shape
     source_images, # (N, H, W, 3) uint8
     target_images, # (M, H, W, 3) uint8
-    masks=None, # (N, H, W) foreground of the source images; None: no colour figures
+    masks=None, # (N, H, W) person in the source images; None: no colour figures, identity judged on whole images
     extractor=None, # features of the distances; None: `random_features` calibrated on source and target
-    identity_extractor=None, # features of the identity check; None: `edge_features`
     batch_size: int = 64, # images at a time
     seed: int = 0, # of the stand-in extractor, the floor and the subsets
     device='cpu', # where `translate` wants its batch
@@ -198,10 +212,9 @@ def evaluate_translation(
     "Does the translation look like the target, and is everybody still themselves?"
     translated = translate_images(translate, source_images, batch_size, device)
     extractor = extractor or random_features([source_images, target_images], seed, device=device)
-    identity_extractor = identity_extractor or edge_features()
     out = distribution_distance(source_images, target_images, translated, extractor, seed)
-    out['identity_features'] = identity_extractor.name
-    out['source_retrieval_rank1'] = float(source_retrieval(source_images, translated, identity_extractor).mean())
+    out['source_retrieval_rank1'] = float(source_retrieval(source_images, translated, masks).mean())
+    out['source_retrieval_features'] = 'edges of the ' + ('whole image' if masks is None else 'person')
     if masks is not None: out['foreground_colour_change'], out['background_colour_change'] = colour_change(source_images, translated, masks)
     return out
 
