@@ -90,8 +90,8 @@ def draw_camera(
     u = rng.random; n = rng.normal; sun_angle = u() * 2 * pi; sun_height = .35 + .9 * u()
     c = dict(pitch=.05 + .25 * u(), yaw=[0., pi, pi / 2, .5, -pi / 2, pi - .6, -.7, 2.2][number % 8] + .25 * n(), two_way=bool(u() < .5),
         sun=(sin(sun_angle), sun_height * 1.5, .75 * cos(sun_angle) + .45), warmth=n(), ambient=.75 + .7 * u(), field=int(rng.integers(1 << 30)))
-    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .58 + .2 * u() if number % 3 == 2 else 1.
-    white = np.exp(rng.normal(0, .13, 3) * d.colour); sat, hue = .5 + .3 * u(), .5 * u() - .25; mix = rng.normal(0, .06, (3, 3))
+    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .66 + .2 * u() if number % 3 == 2 else 1.
+    white = np.exp(rng.normal(0, .13, 3) * d.colour); sat, hue = .55 + .3 * u(), .5 * u() - .25; mix = rng.normal(0, .06, (3, 3))
     c |= dict(gain=gain ** d.exposure * dark ** d.dark, matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour,
         hue * d.colour * .8, mix * d.colour))))
     c |= dict(veil=(.02 + .08 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))),
