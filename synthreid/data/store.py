@@ -137,9 +137,13 @@ def augment(
     x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
     generator: torch.Generator, # on x's device
     kind: str = 'plain', # 'none'; 'plain': flip, shift; 'strong': plain + photometric + erasing
+    strength: float = 1.0, # of photometric
+    light: float = 0.0, # strength of its light fields
+    erasing: float = 0.5, # probability of random erasing
+    between=None, # applied between geometry and photometry: where the joint method translates
 ) -> torch.Tensor: # same shape
     "Augment a batch by one of the named mixtures."
     if kind not in AUGMENTATIONS: raise UserError(f'expected an augmentation of {AUGMENTATIONS}, got {kind!r}: choose one of these')
-    if kind == 'none': return x
-    x = random_shift(random_flip(x, generator), generator)
-    return x if kind == 'plain' else random_erasing(photometric(x, generator), generator)
+    if kind != 'none': x = random_shift(random_flip(x, generator), generator)
+    if between is not None: x = between(x)
+    return random_erasing(photometric(x, generator, strength, light), generator, erasing) if kind == 'strong' else x

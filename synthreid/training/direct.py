@@ -31,6 +31,8 @@ class DirectConfig:
     batch_size: int = 32  # images per step
     images_per_id: int = 0  # 0: shuffled images; K: identity batches with K images each
     augment: str = 'plain'  # 'none', 'plain' (flip, shift), 'strong' (+ photometric, erasing)
+    strength: float = 1.0  # of the photometric augmentation
+    erasing: float = 0.5  # probability of random erasing in 'strong'
     lr: float = 2e-4  # Adam
     weight_decay: float = 5e-4  # L2 inside Adam
     warmup: int = 0  # linear warm-up steps
@@ -102,7 +104,7 @@ class DirectTransfer:
         cfg, net = self.config, self.nets['embedder'].train()
         set_rate(self.opts['embedder'], cfg.lr * rate_at(i, cfg.steps, cfg.warmup, cfg.milestones, flat=cfg.flat))
         g = step_generator(self.seed, i, 1, device=self.device)
-        logits, features = net(augment(batch['images'], g, cfg.augment))
+        logits, features = net(augment(batch['images'], g, cfg.augment, cfg.strength, erasing=cfg.erasing))
         return update(reid_losses(logits, features, batch['pids'], cfg), self.opts['embedder'], fabric=self.fabric)
 
     @torch.no_grad()

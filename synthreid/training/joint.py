@@ -13,7 +13,7 @@ import torch
 
 from ..core import UserError, pick_device, seed_everything, step_generator, to_signed
 from ..data.datasets import ReidSplit
-from ..data.store import augment, photometric, random_erasing
+from ..data.store import augment
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
@@ -27,7 +27,7 @@ class JointConfig:
     "Joint translation and re-ID. The defaults are ours; `JointConfig.reference()` gives the published ones."
     size: str = '256x128'  # H x W of the images
     mode: str = 'joint'  # 'joint': identity loss trains the encoder; 'disjoint': it trains the head alone
-    translation: str = 'gan'  # 'gan' (learned), 'colour_map' (closed form, no GAN), 'none' (source only)
+    translation: str = 'gan'  # 'gan' (learned); without a GAN: 'closed_form' (what 'gan' starts from), 'colour_map' (one for all cameras); 'none' (source only)
     steps: int = 80_700  # optimiser steps
     warmup_steps: int = 0  # first steps on source identities alone
     batch_size: int = 8  # source images and target images per GAN batch
@@ -36,6 +36,8 @@ class JointConfig:
     reid_images_per_id: int = 4  # K of that batch
     translated_share: float = 0.5  # share of each identity's images that are translated in that batch
     augment: str = 'strong'  # of the re-ID batch: 'none', 'plain' (flip, shift), 'strong' (+ photometric, erasing)
+    strength: float = 1.0  # of the photometric augmentation
+    erasing: float = 0.5  # probability of random erasing in 'strong'
     light: float = 0.0  # strength of random light fields inside 'strong'
     # nets
     dim: int = 64  # generator channels after the first convolution
@@ -118,11 +120,11 @@ class JointTransfer:
         seed: int = 0, # of initialisation and training
         device='cpu', # where the nets live
     ):
-        for field, allowed in dict(mode=('joint', 'disjoint'), translation=('gan', 'colour_map', 'none')).items():
+        for field, allowed in dict(mode=('joint', 'disjoint'), translation=('gan', 'closed_form', 'colour_map', 'none')).items():
             if getattr(config, field) not in allowed: raise UserError(f'expected {field} of {allowed}, got {getattr(config, field)!r}: choose one of these')
         seed_everything(seed, -1)
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
-        self.n_cameras = n_cameras if config.cameras and config.translation == 'gan' else 0
+        self.n_cameras = n_cameras if config.cameras and config.translation in ('gan', 'closed_form') else 0
         self.extra = dict(n_ids=n_ids, n_cameras=n_cameras, seed=seed)
         self.colours = None
         generator = Generator(config.dim, config.n_blocks, config.decoder, self.n_cameras, config.field_stride)
@@ -225,12 +227,13 @@ class JointTransfer:
     @torch.no_grad()
     def reid_images(self, images, translating): # a part of each identity's images is translated, all are augmented
         cfg = self.config
-        x = augment(images, self.random, 'plain' if cfg.augment != 'none' else 'none')
-        if translating or cfg.translation == 'colour_map':
+        def translate_some(x):
+            if not (translating or cfg.translation in ('closed_form', 'colour_map')): return x
             k = cfg.reid_images_per_id or len(x)
             chosen = torch.arange(len(x), device=x.device) % k < round(cfg.translated_share * k)
-            x[chosen] = self.translate(x[chosen], self.draw_cameras(int(chosen.sum())))
-        return random_erasing(photometric(x, self.random, light=cfg.light), self.random) if cfg.augment == 'strong' else x
+            if chosen.any(): x[chosen] = self.translate(x[chosen], self.draw_cameras(int(chosen.sum())))
+            return x
+        return augment(images, self.random, cfg.augment, cfg.strength, cfg.light, cfg.erasing, translate_some)
 
     def prepare(self,
         source: ReidSplit, # images in memory

@@ -222,13 +222,16 @@ class MetricsLog:
 
     def __call__(self, method, done, losses):
         for k, v in losses.items(): self.sums.setdefault(k, []).append(float(v))
-        if done % self.every: return
+        if done % self.every == 0: self.write(done)
+
+    def write(self, done):
         means = {k: sum(v) / len(v) for k, v in self.sums.items()}
         self.sums = {}
         with open(self.path, 'a', newline='') as f: csv.writer(f).writerows((done, k, repr(v)) for k, v in means.items())
         if self.board: [self.board.add_scalar(k, v, done) for k, v in means.items()]
 
     def close(self, method, done):
+        if self.sums: self.write(done)
         if self.board: self.board.close()
 
 def read_metrics(
