@@ -202,26 +202,28 @@ def inception_features(
 def random_features(
     calibration_images, # uint8 (N, H, W, 3) or float (N, 3, H, W) in [-1, 1], or a list of such sets: source and target
     seed: int = 0, # of the weights and of the order of the images
+    stages: int = 2, # of the ResNet-18: 1 to 4 give 64, 128, 256, 512 features
     max_images: int = 1024, # images used per set
     batch_size: int = 64, # images per BatchNorm batch, all sets mixed
     device='cpu', # where it computes
-) -> FeatureExtractor: # 512-d, named 'random ResNet-18'
-    "A ResNet-18 with fixed random weights whose BatchNorm statistics are calibrated on the images at hand."
+) -> FeatureExtractor: # named 'random ResNet-18 (stage 2)'
+    "The first stages of a ResNet-18 with fixed random weights whose BatchNorm statistics are calibrated on the images at hand."
     from torchvision.models import resnet18
+    if stages not in (1, 2, 3, 4): raise UserError(f'expected 1 to 4 stages, got {stages}')
     sets = calibration_images if isinstance(calibration_images, (list, tuple)) else [calibration_images]
     rng = np.random.default_rng(step_seed(seed))
     x = torch.cat([as_signed(s[np.sort(rng.permutation(len(s))[:max_images])]) for s in sets])
     if len(x) < 16: raise UserError(f'expected at least 16 calibration images, got {len(x)}: pass images of both domains')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed))
-        net = resnet18(weights=None)
-    net.fc = nn.Identity()
+        r = resnet18(weights=None)
+    net = nn.Sequential(r.conv1, r.bn1, r.relu, r.maxpool, *[r.layer1, r.layer2, r.layer3, r.layer4][:stages], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d): m.momentum = None # average over all batches
     net.train().to(device)
     with torch.no_grad():
         for part in np.array_split(rng.permutation(len(x)), max(1, round(len(x) / batch_size))): net(x[part].to(device))
-    return FeatureExtractor(net, 'random ResNet-18', device=device)
+    return FeatureExtractor(net, f'random ResNet-18 (stage {stages})', device=device)
 
 # %% ../../nbs/32_metrics.frechet.ipynb #437a9c6e
 def distribution_distance(
