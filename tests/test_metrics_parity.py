@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from synthreid.core import UserError
+from synthreid.metrics.evaluate import extract_features, source_retrieval
 from synthreid.metrics.frechet import (_fid_inception, feature_statistics, frechet_between, frechet_distance, inception_features, kernel_distance,
-                                       kernel_distance_subsets, precision_recall)
+                                       kernel_distance_subsets, precision_recall, random_features)
 from synthreid.metrics.ranking import distance_matrix, drop_junk, evaluate_ranking, rank_metrics, top_k
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -183,3 +184,39 @@ def test_only_the_original_weights_are_called_fid(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     assert module.find_fid_weights() is None
     with pytest.raises(UserError, match='random_features'): inception_features()
+
+
+# ---- what the notebooks do not show ----
+def test_read_only_memory_maps(tmp_path):
+    r = np.random.default_rng(0)
+    images = r.integers(0, 256, (40, 16, 8, 3), np.uint8)
+    features = r.standard_normal((40, 5)).astype(np.float32)
+    np.save(tmp_path / 'i.npy', images); np.save(tmp_path / 'f.npy', features)
+    mapped = np.load(tmp_path / 'i.npy', mmap_mode='r')
+    embed = lambda x: x.mean((2, 3))
+    assert torch.equal(extract_features(embed, mapped, batch_size=7), extract_features(embed, images))
+    assert np.array_equal(distance_matrix(features, np.load(tmp_path / 'f.npy', mmap_mode='r')), distance_matrix(features, features))
+    assert np.array_equal(codes := random_features(mapped)(mapped), random_features(images)(images)) and codes.shape == (40, 128)
+
+
+def test_random_features_depend_on_their_seed_and_leave_the_global_one_alone():
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 8, 3), np.uint8)
+    torch.manual_seed(3); want = torch.rand(2); torch.manual_seed(3)
+    a, b, c = (random_features(images, seed)(images) for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(2), want) and np.array_equal(a, b) and not np.allclose(a, c)
+    assert 'FID' not in random_features(images).distance_name
+
+
+def test_the_mask_alone_does_not_give_the_source_away():
+    r = np.random.default_rng(0)
+    source = r.integers(0, 256, (60, 64, 32, 3), np.uint8)
+    masks = r.random((60, 64, 32)) < .5
+    assert source_retrieval(source, source, masks).all()
+    assert source_retrieval(source, r.integers(0, 256, source.shape, np.uint8), masks).mean() < .15
+    assert source_retrieval(source, np.full_like(source, 90), masks).mean() < .15
+
+
+def test_umap_is_not_imported_before_it_is_wanted():
+    import subprocess, sys
+    code = 'import sys, synthreid.visual.plots, synthreid.metrics.evaluate; sys.exit("umap" in sys.modules or "numba" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parents[1]).returncode == 0
