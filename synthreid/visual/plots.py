@@ -255,7 +255,7 @@ def plot_embedding(
     keys = [] if shaped is groups and colour_by == 'camera' else [Line2D([], [], ls='', marker=MARKERS[i % 8], color=OKABE_ITO[i % 8] if colour_by == 'domain' else '0.35', label=f'{k} ({count[k]})') for i, k in enumerate(names)]
     if colour_by == 'camera': keys += [Line2D([], [], ls='', marker=MARKERS[i % 8] if shaped is groups else 's', color=OKABE_ITO[i % 8], label=f'camera {k} ({int((groups == k).sum())})') for i, k in enumerate(kinds)]
     ax.legend(handles=keys, loc='center left', bbox_to_anchor=(1, .5)); ax.set(xticks=[], yticks=[], title=title)
-    ax.set_xlabel(f'{method}: neighbourhoods mean something, distances between groups do not' if method.lower() == 'umap' else method, fontsize=8, color='0.3')
+    ax.set_xlabel(f'{method} (distances between groups mean nothing)' if method.lower() == 'umap' else method, fontsize=8, color='0.3')
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #e5482945
