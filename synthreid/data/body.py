@@ -65,7 +65,8 @@ def vary(rng, rgb, sd: float = 0.035) -> tuple: # sRGB
     gain = 1 + rng.normal(0, 0.08)
     return tuple(float(np.clip(v * gain + rng.normal(0, sd), 0.02, 0.97)) for v in rgb)
 
-def pick(rng, **weights): # one name, with probability proportional to its weight
+def pick(rng, **weights): # one name
+    "One of the names, with probability proportional to its weight."
     names = list(weights); p = np.cumsum(list(weights.values()))
     return names[int(np.searchsorted(p, rng.random() * p[-1]))]
 

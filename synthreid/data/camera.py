@@ -96,8 +96,9 @@ def draw_camera(
         hue * d.colour * .8, mix * d.colour))))
     c |= dict(veil=(.02 + .08 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))),
         gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
-    c |= dict(blur=(.1 + .6 * u()) * d.blur, native=max(.25, 1 - (.1 + .45 * u()) * d.resolution), noise=(.006 + .016 * u()) * d.noise,
-        quality=max(10, round(95 - (95 - 40 - 35 * u()) * d.jpeg)) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
+    c |= dict(blur=(.1 + .6 * u()) * d.blur, native=max(.25, 1 - (.1 + .45 * u()) * d.resolution), noise=(.006 + .016 * u()) * d.noise)
+    quality = 95 - (55 - 35 * u()) * d.jpeg # drawn in any case: no strength may move the draws that follow
+    c |= dict(quality=max(10, round(quality)) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
     return Camera(**c)
 
 # %% ../../nbs/09_data.camera.ipynb #bca185c6
@@ -176,19 +177,28 @@ def place(seed: int, name: str, number: int, shape, scale: float, feet: float,
     return halve(img) if fine == 2 else img
 
 def halve(x: np.ndarray) -> np.ndarray: # mean of 2 x 2 pixels
+    "Half the size, every pixel the mean of four."
     return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) * np.float32(.25)
 
 @lru_cache(maxsize=256)
-def identity(seed: int, name: str, pid: int, muted: float): return draw_person(stream(seed, name, 'person', pid), muted)
+def identity(seed: int, name: str, pid: int, muted: float): # -> Person
+    "Who identity `pid` of a domain is."
+    return draw_person(stream(seed, name, 'person', pid), muted)
 
 @lru_cache(maxsize=64)
-def fixed_camera(seed: int, number: int, domain: Domain): return draw_camera(stream(seed, domain.name, 'camera', number), domain, number)
+def fixed_camera(seed: int, number: int, domain: Domain): # -> Camera
+    "Camera `number` of a domain."
+    return draw_camera(stream(seed, domain.name, 'camera', number), domain, number)
 
 @lru_cache(maxsize=64)
-def fixed_field(field: int, shape, strength: float): return light_field(field, shape, strength)
+def fixed_field(field: int, shape, strength: float): # -> (H, W, 3) factor
+    "A camera's light field at one picture size."
+    return light_field(field, shape, strength)
 
 @lru_cache(maxsize=256)
-def one_lap(seed: int, name: str, pid: int, lap: int, n: int): return stream(seed, name, 'order', pid, lap).permutation(n)
+def one_lap(seed: int, name: str, pid: int, lap: int, n: int): # -> (n,) order
+    "In which order an identity visits the cameras on one round."
+    return stream(seed, name, 'order', pid, lap).permutation(n)
 
 def camera_of(domain: Domain, seed: int, pid: int, index: int) -> int: # 0-based
     "Every identity visits all cameras in a random order, again and again."
