@@ -7,7 +7,7 @@ __all__ = ['UserError', 'expect_fail', 'step_seed', 'step_generator', 'seed_ever
            'parse_size', 'atomic_write', 'pick_device']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
-import os, random, time
+import os, random
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def to_signed(
     device='cpu', # where the result lives
 ) -> torch.Tensor: # float32 `(..., 3, H, W)` in [-1, 1]
     "uint8 channels-last images to float channels-first images in [-1, 1]."
+    if isinstance(images, np.ndarray) and not images.flags.writeable: images = np.array(images)  # a read-only memory map
     x = torch.as_tensor(images).to(device)
     if x.dtype != torch.uint8: raise UserError(f'expected uint8 images, got {x.dtype}: pass the stored pixels (0..255)')
     return x.movedim(-1, -3).float().div_(127.5).sub_(1).contiguous()
