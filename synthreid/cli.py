@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'comments_of', 'demo', 'render', 'train', '
            'main']
 
 # %% ../nbs/60_cli.ipynb #78959e43
-import inspect, os, re, sys
+import inspect, re, sys
 from pathlib import Path
 
 from . import __version__
@@ -19,7 +19,8 @@ def comments_of(
 ) -> dict: # {parameter: comment}
     "The docments of a function's parameters or a dataclass's fields."
     pattern = re.compile(r'^\s+(\w+)\s*(?::[^#]*|=[^#]*)?,?\s*#\s*(.+?)\s*$', re.M)
-    return {name: text for name, text in pattern.findall(inspect.getsource(thing))}
+    sources = [c for c in reversed(thing.__mro__) if c is not object] if inspect.isclass(thing) else [thing]
+    return {name: text for source in sources for name, text in pattern.findall(inspect.getsource(source))}
 
 # %% ../nbs/60_cli.ipynb #c7ff1607
 def demo(

@@ -35,7 +35,7 @@ def demo_rows(
     oracle: bool = False, # True: add a net trained on target labels, the ceiling
 ) -> dict: # {row: (method, config)}
     "The rows of the demo's table."
-    direct = DirectConfig(backbone='resnet_small', last_stride=1, steps=steps, images_per_id=4, lr=1e-3, milestones=(), flat=0.75, label_smoothing=0.1)
+    direct = DirectConfig(backbone='resnet_small', last_stride=1, classifier_std=0.01, steps=steps, images_per_id=4, lr=1e-2, milestones=(), flat=0.75, label_smoothing=0.1)
     joint = JointConfig(steps=steps, warmup_steps=steps // 6, dim=16, n_blocks=3, discriminator_dim=32, head='basic', head_layers=(1, 1), head_widths=(96, 160),
                         n_patches=48, lr=1e-3, lr_discriminator=5e-4, milestones=(), flat=0.75)
     source_only = replace(joint, translation='none')
@@ -181,7 +181,9 @@ def demo_report(
         maps = {r: m for r, m in methods.items() if m.name == 'joint' and m.config.translation != 'none'}
         labels = {'colour_map': 'one colour\nmap', 'closed_form': 'closed form\nper camera', 'gan': 'joint'}
         shown = {labels[m.config.translation]: translate_images(m.translate, source.images[few], device=m.device) for m in maps.values()}
-        real = [np.flatnonzero(target.train.camids == c)[i] for i in range(2) for c in np.unique(target.train.camids)][:12]
+        cameras = np.unique(target.train.camids)
+        views = [np.flatnonzero(target.train.camids == c) for c in cameras]
+        real = [(own := views[j % len(views)])[7 * j % len(own)] for j in range(len(few))]
         losses = plot_losses(Path(out) / 'runs' / slug('joint', 0) / 'metrics.csv')
         sections += [('Translations', [(plot_translations(source.images[few], shown, target.train.images[real], n=12), 'Source, its translations (one target camera after the other), real images of the same cameras (other people)')]),
                      ('Ranked lists', [(ranked_lists(joint, target), 'Queries from the best to the worst: right, wrong, junk (same person, same camera)')]),

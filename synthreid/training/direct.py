@@ -27,12 +27,13 @@ class DirectConfig:
     weights: str | None = None  # 'imagenet' (downloads), or a local file; None starts at random
     last_stride: int = 2  # stride of the last stage; 1 keeps more detail
     pooling: str = 'average'  # or 'gem'
+    classifier_std: float = 0.0  # standard deviation of the classifier's first weights; 0: Kaiming (reference)
     steps: int = 41_000  # optimiser steps
     batch_size: int = 32  # images per step
     images_per_id: int = 0  # 0: shuffled images; K: identity batches with K images each
-    augment: str = 'plain'  # 'none', 'plain' (flip, shift), 'strong' (+ photometric, erasing)
-    strength: float = 1.0  # of the photometric augmentation
-    erasing: float = 0.5  # probability of random erasing in 'strong'
+    augment: str = 'plain'  # 'none', 'plain' (flip, shift), 'strong' (+ photometric)
+    strength: float = 0.5  # of the photometric part of 'strong'
+    erasing: float = 0.0  # probability of random erasing in 'strong' (0.5 in long runs)
     lr: float = 2e-4  # Adam
     weight_decay: float = 5e-4  # L2 inside Adam
     warmup: int = 0  # linear warm-up steps
@@ -96,6 +97,7 @@ class DirectTransfer:
         self.config, self.seed, self.device = config, seed, pick_device(str(device))
         self.extra = dict(n_ids=n_ids, seed=seed)
         net = Embedder(backbone(config.backbone, config.weights, config.last_stride), n_ids, config.pooling).to(self.device)
+        if config.classifier_std: torch.nn.init.normal_(net.neck.classifier.weight, std=config.classifier_std)
         self.nets = {'embedder': net}
         self.opts = {'embedder': torch.optim.Adam((p for p in net.parameters() if p.requires_grad), config.lr, weight_decay=config.weight_decay)}
         self.fabric = None
