@@ -50,8 +50,11 @@ def render(
     workers: int = 0, # processes; 0: all cores
 ):
     "Render pedestrians into a folder that reads like a real dataset."
+    from synthreid.core import check_positive
     from synthreid.data.datasets import load_dataset
     from synthreid.data.render import render_folder
+    check_positive(ids=ids, per_id=per_id)
+    if not 0 < round(ids * test_fraction) < ids: raise UserError(f'expected people for training and for the test, got --ids {ids} --test-fraction {test_fraction}: use a fraction between 0 and 1')
     print(load_dataset('market1501', render_folder(out, domain, ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction, workers=workers or None)))
 
 # %% ../nbs/60_cli.ipynb #4d9773af
@@ -64,9 +67,8 @@ def train(
     layout: str = 'market1501', # layout of both folders
     seed: int = 0, # of initialisation, order and augmentation
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
-    devices: int = 1, # processes that train together
     precision: str = '32-true', # or 'bf16-mixed'
-    checkpoint_every: int = 500, # steps between checkpoints
+    checkpoint_every: int = 0, # steps between checkpoints; 0: twenty in the run
     sample_every: int = 500, # steps between translation grids; 0 none
     cache: str | None = None, # folder for decoded images, reused by later runs
 ):
@@ -76,14 +78,17 @@ def train(
     from synthreid.training.runs import train_run
     labelled = load_images(load_dataset(layout, source).labelled(), config.size, cache)
     unlabelled = load_images(load_dataset(layout, target).train, config.size, cache) if target else None
-    done = train_run(out, method, config, labelled, unlabelled, seed, device, devices, precision, checkpoint_every, sample_every)[1]
-    print(f'{done} of {config.steps} steps done in {out}' + ('' if done >= config.steps else ': run the same command to go on'))
+    done = train_run(out, method, config, labelled, unlabelled, seed, device, precision, checkpoint_every or max(1, config.steps // 20), sample_every)[1]
+    if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on')
+    print(f'{done} of {config.steps} steps done in {out}')
 
 # %% ../nbs/60_cli.ipynb #1d3c4cd9
 def evaluate(
     run: str, # run folder or checkpoint
     target: str, # folder of the dataset with query and gallery
-    layout: str = 'market1501', # its layout
+    source: str | None = None, # folder of the synthetic dataset: judge the translation too (distance to the target, identity)
+    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
+    layout: str = 'market1501', # layout of both folders
     flip: bool = True, # average with the mirror image
     metric: str = 'cosine', # or 'euclidean'
     batch_size: int = 100, # images at a time
@@ -93,11 +98,20 @@ def evaluate(
     "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
     from synthreid.data.datasets import load_dataset
     from synthreid.data.store import load_images
-    from synthreid.metrics.evaluate import evaluate_reid
+    from synthreid.core import check_positive
+    from synthreid.metrics.evaluate import evaluate_reid, evaluate_translation
+    from synthreid.metrics.frechet import find_fid_weights, inception_features
     from synthreid.training.runs import load_method
+    check_positive(batch_size=batch_size)
+    weights = find_fid_weights(fid_weights)
     method, dataset = load_method(run, device), load_dataset(layout, target)
     query, gallery = (load_images(s, method.config.size, cache) for s in (dataset.query, dataset.gallery))
     print(evaluate_reid(method.embed, query, gallery, flip=flip, metric=metric, batch_size=batch_size, device=method.device))
+    if source is None: return
+    if not hasattr(method, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
+    images = [load_images(s, method.config.size, cache).images for s in (load_dataset(layout, source).labelled(), dataset.train)]
+    judged = evaluate_translation(method.translate, *images, extractor=inception_features(weights, method.device) if weights else None, device=method.device)
+    for k, v in judged.items(): print(f'{k:24} {v:.4g}' if isinstance(v, float) else f'{k:24} {v}')
 
 # %% ../nbs/60_cli.ipynb #e13565dd
 def _plain_folder(folder, size):
@@ -119,19 +133,22 @@ def translate(
     import torch
     from PIL import Image
     from tqdm.auto import tqdm
-    from synthreid.core import atomic_write, to_signed, to_uint8
+    from synthreid.core import atomic_write, check_positive, to_signed, to_uint8
     from synthreid.training.runs import load_method
+    check_positive(batch_size=batch_size)
     method = load_method(run, device)
     if not hasattr(method, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: give a joint run')
     cameras = getattr(method, 'n_cameras', 0)
     if camera >= 0 and camera >= cameras: raise UserError(f'expected a camera below {cameras}, got {camera}: use -1 for all in turn')
     if Path(out).exists() and any(Path(out).iterdir()): raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
     split = _plain_folder(folder, method.config.size)
+    names = [Path(p).relative_to(folder).with_suffix('.png') for p in split.paths]
+    if len(set(names)) < len(names): raise UserError(f'expected names that differ before the suffix, got {next(n for n in names if names.count(n) > 1).with_suffix("")} twice in {folder}: rename one')
     for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
         x = to_signed(split.images[start:start + batch_size], method.device)
         which = (torch.arange(start, start + len(x), device=x.device) % cameras if camera < 0 else torch.full((len(x),), camera, device=x.device)) if cameras else None
-        for path, image in zip(split.paths[start:], to_uint8(method.translate(x, which))):
-            with atomic_write(Path(out) / Path(path).relative_to(folder).with_suffix('.png')) as tmp: Image.fromarray(image).save(tmp, format='PNG')
+        for name, image in zip(names[start:], to_uint8(method.translate(x, which))):
+            with atomic_write(Path(out) / name) as tmp: Image.fromarray(image).save(tmp, format='PNG')
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/60_cli.ipynb #b14c34f8
@@ -145,9 +162,10 @@ def embed(
 ):
     "Embed a folder of images: one feature vector each."
     import numpy as np
-    from synthreid.core import atomic_write
+    from synthreid.core import atomic_write, check_positive
     from synthreid.metrics.evaluate import extract_features
     from synthreid.training.runs import load_method
+    check_positive(batch_size=batch_size)
     if Path(out).suffix != '.npz': raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
     if Path(out).exists(): raise UserError(f'expected a new file, {out} is there already: choose another --out')
     method = load_method(run, device)
@@ -173,7 +191,7 @@ def _parser(name: str, function, config=None):
     from jsonargparse import ArgumentParser
     class OneLine(ArgumentParser):
         def format_help(self): return re.sub(r'--\w+', lambda m: m[0].replace('_', '-'), super().format_help())
-        def error(self, message, ex=None): raise UserError(f'{str(message).strip().splitlines()[0]}: see synthreid {name} --help')
+        def error(self, message, ex=None): raise UserError(f'{" ".join(str(message).split())}: see synthreid {name} --help')
     parameters = inspect.signature(function).parameters.values()
     needed = ' '.join(f'--{p.name} {p.name.upper()}' for p in parameters if p.default is p.empty and p.name not in ('method', 'config', *POSITIONAL.get(name, [])))
     parser = OneLine(prog=f'synthreid {name}', usage=' '.join(['%(prog)s', *(p.upper() for p in POSITIONAL.get(name, [])), needed, '[options]']), description=function.__doc__)
@@ -196,11 +214,14 @@ def _show(name: str, argv: list):
     if name == 'train':
         from synthreid.training.runs import METHODS, make_config
         if not argv or argv[0] in ('-h', '--help'):
-            print(f'usage: synthreid train METHOD [options]\n\n{function.__doc__}\n\n' + '\n'.join(f'  {k:8} {m[1].__doc__}' for k, m in METHODS.items()) + '\n\nsynthreid train METHOD --help tells its options.'); return
+            print(f'usage: synthreid train METHOD [options]\n\n{function.__doc__}\n\n' + '\n'.join(f'  {k:8} {m[1].__doc__}' for k, m in METHODS.items()) + '\n\nsynthreid train METHOD --help tells its options; train joint --reference starts from the published settings.'); return
         method, argv = argv[0], argv[1:]
         if method not in METHODS: raise UserError(f'expected a method of {sorted(METHODS)}, got {method!r}: see synthreid train --help')
         config = METHODS[method][1]
-        given = vars(_parser(f'train {method}', function, config).parse_args(argv).clone())
+        parser = _parser(f'train {method}', function, config)
+        if '--reference' in argv and hasattr(config, 'reference'):
+            parser.set_defaults({f: getattr(config.reference(), f) for f in config.__dataclass_fields__}); argv = [a for a in argv if a != '--reference']
+        given = vars(parser.parse_args(argv).clone())
         given.pop('config', None)
         own = {f: given.pop(f) for f in config.__dataclass_fields__ if f in given}
         return function(method, make_config(method, own), **given)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UserError', 'expect_fail', 'step_seed', 'step_generator', 'seed_everything', 'to_signed', 'to_uint8', 'check_images',
-           'parse_size', 'atomic_write', 'pick_device']
+           'parse_size', 'check_positive', 'atomic_write', 'pick_device']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
 import os, random
@@ -102,6 +102,14 @@ def parse_size(
     if h <= 0 or w <= 0 or h % divisor or w % divisor:
         raise UserError(f'expected H and W to be positive multiples of {divisor}, got {h}x{w}: try {max(1, round(h / divisor)) * divisor}x{max(1, round(w / divisor)) * divisor}')
     return h, w
+
+# %% ../nbs/00_core.ipynb #651b0c18
+def check_positive(
+    **values, # name=number
+):
+    "Raise a `UserError` naming the first value that is not a positive number."
+    for name, value in values.items():
+        if not value > 0: raise UserError(f'expected {name} of at least 1, got {value}: give a positive number')
 
 # %% ../nbs/00_core.ipynb #04e945dc
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import UserError, atomic_write, parse_size, step_seed
+from .core import UserError, atomic_write, check_positive, parse_size, pick_device, step_seed
 from .data.datasets import load_dataset
 from .data.render import load_truth, render_folder
 from .data.store import load_images
@@ -23,6 +23,7 @@ from .metrics.frechet import find_fid_weights, inception_features, random_featur
 from .metrics.ranking import label_matches, top_k
 from .training.direct import DirectConfig
 from .training.joint import JointConfig
+from .training.loop import list_checkpoints
 from .training.runs import train_run
 from .visual.plots import embed_2d, plot_embedding, plot_losses, plot_ranked_lists, plot_results, plot_translations
 from .visual.report import Table, write_report
@@ -63,8 +64,8 @@ def demo_data(
     "Render (or reuse) both domains and load them."
     folder = Path(folder)
     options = dict(size=parse_size(size), seed=seed, progress=progress)
-    game = render_folder(folder / f'game_{size}_seed{seed}', 'game', ids=source_ids, per_id=10, test_fraction=0.2, **options)
-    camera = render_folder(folder / f'camera_{size}_seed{seed}', 'camera', ids=target_ids, per_id=12, test_fraction=5 / 9, **options)
+    game = render_folder(folder / f'game_{size}_{source_ids}_draw{seed}', 'game', ids=source_ids, per_id=10, test_fraction=0.2, **options)
+    camera = render_folder(folder / f'camera_{size}_{target_ids}_draw{seed}', 'camera', ids=target_ids, per_id=12, test_fraction=5 / 9, **options)
     load = lambda split: load_images(split, size, cache=folder / 'cache', progress=progress)
     source = load(load_dataset('market1501', game).labelled())
     truth = load_truth(game)
@@ -88,13 +89,15 @@ def run_row(
 ) -> tuple: # (result dict, method)
     "One method, one seed: train, evaluate, remember."
     folder, oracle = Path(folder), row.startswith('oracle')
-    began = time.perf_counter()
+    fresh, began = not list_checkpoints(folder / 'checkpoints'), time.perf_counter()
     method, done = train_run(folder, name, config, target.train if oracle else source, None if oracle else target.train, seed=seed, device=device,
                              checkpoint_every=max(50, config.steps // 4), sample_every=max(50, config.steps // 4), tensorboard=False, progress=progress)
     if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}: run the same command to go on')
     path = folder / 'result.json'
-    if path.exists(): return json.loads(path.read_text()), method
-    seconds = time.perf_counter() - began
+    if path.exists():
+        result = json.loads(path.read_text())
+        if result.get('distance', extractor.distance_name) == extractor.distance_name: return result, method
+    seconds = time.perf_counter() - began if fresh else float('nan') # unknown for a run that went on
     ranking = evaluate_reid(method.embed, target.query, target.gallery, device=method.device)
     more = {}
     if name == 'joint' and config.translation != 'none':
@@ -170,6 +173,7 @@ def demo_report(
     source, # labelled split
     target, # dataset
     data: str, # what was tested on
+    metrics, # metrics.csv of the joint run
     how: str = 'umap', # or 'pca'
 ) -> Path: # report.html
     "Table and pictures in one file; every picture also in figures/."
@@ -184,7 +188,7 @@ def demo_report(
         cameras = np.unique(target.train.camids)
         views = [np.flatnonzero(target.train.camids == c) for c in cameras]
         real = [(own := views[j % len(views)])[7 * j % len(own)] for j in range(len(few))]
-        losses = plot_losses(Path(out) / 'runs' / slug('joint', 0) / 'metrics.csv')
+        losses = plot_losses(metrics)
         sections += [('Translations', [(plot_translations(source.images[few], shown, target.train.images[real], n=12), 'Source, its translations (one target camera after the other), real images of the same cameras (other people)')]),
                      ('Ranked lists', [(ranked_lists(joint, target), 'Queries from the best to the worst: right, wrong, junk (same person, same camera)')]),
                      ('Features', [(embedding_map(joint, source, target, how=how), 'Source, translated and target images as the joint model embeds them; distances on such a map are not metric')]),
@@ -216,9 +220,11 @@ def run_demo(
     progress: bool = True, # show bars
 ) -> Path: # report.html
     "The main job from nothing to a report; the same call goes on where it stopped."
-    if seeds < 1: raise UserError(f'expected at least one seed, got {seeds}: use --seeds 1')
-    out, began = Path(out), time.perf_counter()
     people, steps = (dict(source_ids=40, target_ids=54) if quick else {}), steps or (60 if quick else STEPS)
+    check_positive(seeds=seeds, steps=steps); pick_device(device); parse_size(size)
+    out, began = Path(out), time.perf_counter()
+    if out.exists() and any(out.iterdir()) and not (out / 'data').is_dir(): raise UserError(f'expected a new folder or that of a demo, {out} holds other files: choose another --out')
+    runs = out / 'runs' / f'{size}_draw{draw}_steps{steps}{"_quick" if quick else ""}'
     weights = find_fid_weights(fid_weights)
     source, target, masks = demo_data(out / 'data', size, seed=draw, progress=progress, **people)
     extractor = inception_features(weights) if weights else random_features([source.images, target.train.images])
@@ -229,10 +235,10 @@ def run_demo(
     rows = demo_rows(steps, oracle)
     for seed in range(seeds):
         for row, (name, config) in rows.items():
-            result, method = run_row(out / 'runs' / slug(row, seed), row, name, replace(config, size=size), source, target, masks, extractor, seed, device, progress)
+            result, method = run_row(runs / slug(row, seed), row, name, replace(config, size=size), source, target, masks, extractor, seed, device, progress)
             results.append(result); methods.setdefault(row, method)
             print(f'  {row}, seed {seed}: rank-1 {100 * result["rank1"]:.1f}, mAP {100 * result["mAP"]:.1f}', flush=True)
-        report = demo_report(out, results, methods, source, target, data, 'pca' if quick else 'umap')
+        report = demo_report(out, results, methods, source, target, data, runs / slug('joint', 0) / 'metrics.csv', 'pca' if quick else 'umap')
         with atomic_write(out / 'table.md') as tmp: tmp.write_text(show_table(results) + '\n\n' + notes(results, data) + '\n')
     print(f'\n{show_table(results)}\n\n{notes(results, data)}\n\n{time.perf_counter() - began:.0f} s. Report: {report}')
     return report

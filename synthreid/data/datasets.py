@@ -106,6 +106,7 @@ def read_market1501(
     if not root.is_dir(): raise UserError(f'expected a dataset folder, found nothing at {root}: check the path')
     if not (root / 'bounding_box_train').is_dir():
         inner = [d.parent for d in sorted(root.glob('*/bounding_box_train'))]
+        if len(inner) > 1: raise UserError(f'expected one dataset in {root}, got {len(inner)} ({", ".join(p.name for p in inner[:4])}): give the folder of one of them')
         if not inner: raise UserError(f'expected the Market-1501 layout (bounding_box_train, query, bounding_box_test) in {root}, got {sorted(p.name for p in root.iterdir())[:6]}: give the folder that holds these three')
         root = inner[0]
     train, query, gallery = (read_split(root / d) for d in ('bounding_box_train', 'query', 'bounding_box_test'))

@@ -54,13 +54,14 @@ def load_images(
     missing = [p for p in split.paths if not Path(p).exists()]
     if missing: raise UserError(f'expected an image at {missing[0]}, found nothing ({len(missing)} missing): read the dataset again')
     file = None if cache is None else Path(cache) / f'{_cache_key(split.paths, size)}.npy'
-    if file is None or not file.exists():
+    shape = (len(split), *size, 3)
+    def fill(images):
         with ThreadPoolExecutor() as pool:
-            decode = tqdm(pool.map(lambda p: read_image(p, size), split.paths), total=len(split), desc='decode', disable=not progress, leave=False)
-            images = np.stack(list(decode))
-        if file is None: return replace(split, images=images)
-        with atomic_write(file) as tmp:
-            with open(tmp, 'wb') as f: np.save(f, images)
+            for i, image in enumerate(tqdm(pool.map(lambda p: read_image(p, size), split.paths), total=len(split), desc='decode', disable=not progress, leave=False)): images[i] = image
+        return images
+    if file is None: return replace(split, images=fill(np.empty(shape, np.uint8)))
+    if not file.exists():
+        with atomic_write(file) as tmp: fill(np.lib.format.open_memmap(tmp, 'w+', np.uint8, shape)).flush()
     return replace(split, images=np.load(file, mmap_mode='r'))
 
 # %% ../../nbs/12_data.store.ipynb #c5f9a9dd
@@ -136,10 +137,10 @@ AUGMENTATIONS = ('none', 'plain', 'strong')
 def augment(
     x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
     generator: torch.Generator, # on x's device
-    kind: str = 'plain', # 'none'; 'plain': flip, shift; 'strong': plain + photometric + erasing
-    strength: float = 1.0, # of photometric
+    kind: str = 'plain', # 'none'; 'plain': flip, shift; 'strong': plain + photometric (+ erasing)
+    strength: float = 0.5, # of photometric
     light: float = 0.0, # strength of its light fields
-    erasing: float = 0.5, # probability of random erasing
+    erasing: float = 0.0, # probability of random erasing
     between=None, # applied between geometry and photometry: where the joint method translates
 ) -> torch.Tensor: # same shape
     "Augment a batch by one of the named mixtures."

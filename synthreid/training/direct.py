@@ -79,6 +79,7 @@ def reid_losses(
     "The supervised losses of a re-ID head."
     losses = {}
     if config.weight_id: losses['id'] = config.weight_id * identity_loss(logits, pids, config.label_smoothing)
+    if not (config.weight_id or config.weight_triplet): raise UserError('expected weight_id or weight_triplet above 0, got neither: nothing would be learned')
     if config.weight_triplet: losses['triplet'] = config.weight_triplet * batch_hard_triplet(features, pids, config.margin)
     return losses
 
@@ -93,6 +94,7 @@ class DirectTransfer:
         seed: int = 0, # of initialisation and training
         device='cpu', # where the net lives
     ):
+        if config.weight_triplet and not config.images_per_id: raise UserError('expected identity batches for the triplet loss, got shuffled ones: set images_per_id, e.g. to 4')
         seed_everything(seed, -1)
         self.config, self.seed, self.device = config, seed, pick_device(str(device))
         self.extra = dict(n_ids=n_ids, seed=seed)

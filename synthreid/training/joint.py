@@ -168,7 +168,9 @@ class ClosedForms(Translation):
         "Closed forms from the pixels (colours, sharpness; per camera): the start of a learned translation, or the whole of `translation='colour_map'`."
         cfg, G = self.config, self.nets['generator']
         if cfg.translation == 'none' or (cfg.translation == 'gan' and not cfg.colour_map): return
-        some = lambda split: to_signed(split.images[::max(1, len(split) // 1000)])
+        if target is None: raise UserError("expected target images to translate towards, got none: give a target, or set translation='none'")
+        limit = max(64, 1000 * 64 * 32 // (target.images.shape[1] * target.images.shape[2]))
+        some = lambda split: to_signed(split.images[::max(1, len(split) // limit)])
         x, found = some(source), []
         for c in range(self.n_cameras) if self.n_cameras else [None]:
             y = some(target if c is None else target[target.camids == c])
@@ -219,6 +221,7 @@ class Recognition(ClosedForms):
         target: ReidSplit | None = None, # unlabelled images in memory, with cameras
     ) -> JointBatches: # what `fit` needs
         "The streams of batches this method trains on."
+        if self.n_cameras and target is not None and target.camids.max() >= self.n_cameras: raise UserError(f'expected camids below n_cameras={self.n_cameras}, got {target.camids.max()}: count the distinct cameras of the target')
         return JointBatches(source, target, self.config, self.seed, self.device)
 
 # %% ../../nbs/42_training.joint.ipynb #20555c01
@@ -258,6 +261,8 @@ class JointTransfer(Recognition):
     ):
         for field, allowed in dict(mode=('joint', 'disjoint'), translation=('gan', 'closed_form', 'colour_map', 'none')).items():
             if getattr(config, field) not in allowed: raise UserError(f'expected {field} of {allowed}, got {getattr(config, field)!r}: choose one of these')
+        if config.weight_triplet and not (config.reid_images_per_id if config.reid_batch else config.images_per_id): raise UserError('expected identity batches for the triplet loss, got shuffled ones: set images_per_id (or reid_images_per_id), e.g. to 4')
+        if config.translation == 'closed_form' and config.decoder != 'field': raise UserError(f"expected decoder 'field' for translation='closed_form', got {config.decoder!r}: the others have to be trained")
         seed_everything(seed, -1)
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
         self.n_cameras = n_cameras if config.cameras and config.translation in ('gan', 'closed_form') else 0
@@ -274,7 +279,7 @@ class JointTransfer(Recognition):
         self.opts = {k: joint_optimiser(config, k, net) for k, net in self.nets.items()}
 
     def step(self, batch, i):
-        cfg, nets, opts = self.config, self.nets, self.opts
+        cfg, nets, opts, batch = self.config, self.nets, self.opts, dict(batch)
         for net in nets.values(): net.train()
         set_joint_rates(cfg, opts, i)
         self.random = step_generator(self.seed, i, 1, device=self.device)

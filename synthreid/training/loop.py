@@ -8,7 +8,7 @@ __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged',
            'read_metrics', 'Checkpointer', 'draw_pairs', 'SampleGrid', 'check_method']
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
-import csv, json, shutil, signal, tempfile, threading
+import csv, json, os, shutil, signal, tempfile, threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +65,7 @@ def rate_at(
     t = step / max(1, steps)
     factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
     factor *= gamma ** sum(t >= m for m in milestones)
-    return factor * (1.0 if t < flat else final + (1 - final) * (1 - t) / (1 - flat))
+    return factor * (1.0 if flat >= 1 or t < flat else final + (1 - final) * (1 - t) / (1 - flat))
 
 def set_rate(
     opt: torch.optim.Optimizer, # its groups get this rate
@@ -111,20 +111,24 @@ def fit(
     batches, # `batches(i)` gives the batch of step i
     steps: int, # run until this step
     start: int = 0, # first step to run (the number of steps already done)
-    hooks=(), # callables (method, steps done, losses); `close(method, steps done)` if they have one
+    hooks=(), # callables (method, steps done, losses); `close(method, steps done, failed)` if they have one
     fabric=None, # lightning_fabric.Fabric: precision, several processes
 ) -> int: # steps done: `steps`, or fewer after an interrupt
     "Train. Every step is seeded from (seed, step, rank); hooks look, and change nothing."
     done, rank = start, fabric.global_rank if fabric else 0
-    with deferred_interrupt() as interrupted:
-        for i in range(start, steps):
-            seed_everything(method.seed, i, rank)
-            with fabric.autocast() if fabric else nullcontext(): losses = method.step(batches(i), i)
-            check_finite(losses, i, next((h.last_good for h in hooks if hasattr(h, 'last_good')), 'none yet'))
-            done = i + 1
-            for hook in hooks: hook(method, done, losses)
-            if interrupted(): break
-    for hook in hooks: getattr(hook, 'close', lambda *_: None)(method, done)
+    failed = True
+    try:
+        with deferred_interrupt() as interrupted:
+            for i in range(start, steps):
+                seed_everything(method.seed, i, rank)
+                with fabric.autocast() if fabric else nullcontext(): losses = method.step(batches(i), i)
+                check_finite(losses, i, next((h.last_good for h in hooks if hasattr(h, 'last_good')), 'none yet'))
+                done = i + 1
+                for hook in hooks: hook(method, done, losses)
+                if interrupted(): break
+        failed = False
+    finally:
+        for hook in hooks: getattr(hook, 'close', lambda *_: None)(method, done, failed)
     return done
 
 # %% ../../nbs/40_training.loop.ipynb #0b500dcb
@@ -145,7 +149,10 @@ def save_checkpoint(
     config = getattr(method, 'config', None)
     meta = dict(step=step, method=getattr(method, 'name', type(method).__name__), config=asdict(config) if config else {}, **getattr(method, 'extra', {}))
     (tmp / 'meta.json').write_text(json.dumps(meta, indent=1))
-    shutil.rmtree(final, ignore_errors=True); tmp.rename(final)
+    for file in tmp.iterdir():
+        with open(file, 'rb') as f: os.fsync(f.fileno())
+    if final.exists(): final.rename(old := folder / f'.step_{step:08d}.old'); tmp.rename(final); shutil.rmtree(old)
+    else: tmp.rename(final)
     return final
 
 # %% ../../nbs/40_training.loop.ipynb #dc0a55fc
@@ -159,8 +166,10 @@ def read_meta(
     checkpoint, # a checkpoint folder
 ) -> dict: # step, method, config, ...
     "The readable part of a checkpoint."
-    try: return json.loads((Path(checkpoint) / 'meta.json').read_text())
-    except (OSError, ValueError) as e: raise UserError(f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): give a folder checkpoints/step_... of a run') from None
+    try:
+        meta = json.loads((Path(checkpoint) / 'meta.json').read_text())
+        return {'step': meta['step'], 'method': meta['method'], 'config': meta['config'], **meta}
+    except (OSError, ValueError, KeyError, TypeError) as e: raise UserError(f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): give a folder checkpoints/step_... of a run') from None
 
 # %% ../../nbs/40_training.loop.ipynb #a6b5bcb8
 def load_checkpoint(
@@ -171,6 +180,7 @@ def load_checkpoint(
     "Restore a method strictly. A damaged file or other shapes are a `UserError`; the method is unchanged then."
     checkpoint = Path(checkpoint)
     step = read_meta(checkpoint)['step']
+    if optimisers and not (checkpoint / 'opts.pt').exists(): raise UserError(f'expected optimiser states in {checkpoint}, found weights only (older checkpoints keep no more): use it to evaluate, or go on from a later one')
     remedy = f'remove {checkpoint} to go on from the checkpoint before it'
     try:
         weights = load_file(checkpoint / 'nets.safetensors')
@@ -180,8 +190,10 @@ def load_checkpoint(
     own = {f'{n}.{k}': v.shape for n, net in method.nets.items() for k, v in net.state_dict().items()}
     wrong = [k for k in own.keys() ^ weights.keys()] + [k for k in own.keys() & weights.keys() if own[k] != weights[k].shape]
     if wrong: raise UserError(f'expected weights that fit the configuration, got {len(wrong)} that do not, such as {sorted(wrong)[0]}: use the configuration in {checkpoint / "meta.json"}')
+    try:
+        for k, state in opts.items(): method.opts[k].load_state_dict(state)
+    except (KeyError, ValueError) as e: raise UserError(f'expected optimiser states that fit the configuration, got others ({e}): use the configuration in {checkpoint / "meta.json"}') from None
     for n, net in method.nets.items(): net.load_state_dict({k.removeprefix(n + '.'): v for k, v in weights.items() if k.startswith(n + '.')})
-    for k, state in opts.items(): method.opts[k].load_state_dict(state)
     return step
 
 # %% ../../nbs/40_training.loop.ipynb #c30aeda2
@@ -200,7 +212,7 @@ class ProgressBar:
         self.bar.update(done - self.bar.n)
         if done % 10 == 0: self.bar.set_postfix_str(' '.join(f'{k} {v:.3g}' for k, v in self.mean.items()))
 
-    def close(self, method, done): self.bar.close()
+    def close(self, method, done, failed=False): self.bar.close()
 
 # %% ../../nbs/40_training.loop.ipynb #7b1098fd
 class MetricsLog:
@@ -230,7 +242,7 @@ class MetricsLog:
         with open(self.path, 'a', newline='') as f: csv.writer(f).writerows((done, k, repr(v)) for k, v in means.items())
         if self.board: [self.board.add_scalar(k, v, done) for k, v in means.items()]
 
-    def close(self, method, done):
+    def close(self, method, done, failed=False):
         if self.sums: self.write(done)
         if self.board: self.board.close()
 
@@ -263,8 +275,8 @@ class Checkpointer:
         self.last_good, self.saved = str(save_checkpoint(method, self.folder, done)), done
         for old in list_checkpoints(self.folder)[:-2]: (old / 'opts.pt').unlink(missing_ok=True)
 
-    def close(self, method, done):
-        if self.saved != done and done: self.save(method, done)
+    def close(self, method, done, failed=False):
+        if not failed and self.saved != done and done: self.save(method, done)
 
 # %% ../../nbs/40_training.loop.ipynb #e5f7e3a3
 def draw_pairs(
