@@ -39,7 +39,7 @@ h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin: 
 p { max-width: 46rem; } .note { color: var(--soft); } nav a { color: var(--mark); margin-right: 1rem; }
 figure { margin: .8rem 0; overflow-x: auto; } img { max-width: 100%; background: #fff; border-radius: 4px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 '''
 
 # %% ../../nbs/52_visual.report.ipynb #b3232658
