@@ -1,27 +1,15 @@
 """Three steps of the Synth-ReID engine, recomputed: losses, gradients and final weights against the reference's own numbers."""
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from reference import fill, load
 from synthreid.core import seed_everything
 from synthreid.training.joint import JointConfig, JointTransfer
 
-FIXTURES = Path(__file__).parent / 'fixtures'
 NETS = {'generator': 'generator', 'discriminator': 'discriminator', 'id_net': 'identity', 'mlp': 'projector'}  # fixture: ours
 LOSSES = {'r_gen_loss': 'gan', 'gen_sim_loss': 'feature_match', 'nce_loss': 'nce', 'idt_nce_loss': 'nce_identity', 'reid_loss': 'id',
           'r_dis_real_loss': 'd_real', 'r_dis_fake_loss': 'd_fake', 'dis_sim_loss': 'd_feature_match'}
-
-
-def fill(net, specs, seed, scale):
-    "The fixtures' weight formula, by parameter order."
-    rng, parameters = np.random.RandomState(seed), list(net.parameters())
-    assert [list(p.shape) for p in parameters] == [shape for _, shape, _ in specs]
-    for p, (_, shape, kind) in zip(parameters, specs):
-        r = rng.standard_normal(shape).astype(np.float32)
-        p.data.copy_(torch.from_numpy(np.asarray(1 + np.float32(0.05) * r if kind == 'norm_w' else r * np.float32(scale), np.float32)))
 
 
 def make(case, dtype):
@@ -53,13 +41,9 @@ def batch_at(case, arrays, step, dtype):
 def gradient_norm(net): return torch.sqrt(sum(p.grad.double().square().sum() for p in net.parameters() if p.grad is not None)).item()
 
 
-def load(name):
-    return json.loads((FIXTURES / f'synthreid_step_{name}.json').read_text()), np.load(FIXTURES / f'synthreid_step_{name}.npz')
-
-
 @pytest.mark.parametrize('name', ['joint', 'joint_idt', 'disjoint'])
 def test_three_steps_in_float64(name):
-    case, arrays = load(name)
+    case, arrays = load(f'synthreid_step_{name}')
     method = make(case, torch.float64)
     for step in range(case['steps']):
         seed_everything(0, step)
@@ -78,7 +62,7 @@ def test_three_steps_in_float64(name):
 
 @pytest.mark.parametrize('name', ['joint', 'joint_idt', 'disjoint'])
 def test_first_step_in_float32(name):
-    case, arrays = load(name)
+    case, arrays = load(f'synthreid_step_{name}')
     method = make(case, torch.float32)
     losses = method.step(batch_at(case, arrays, 0, torch.float32), 0)
     for k, v in case['loss_f32'][0].items():

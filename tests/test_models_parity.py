@@ -1,40 +1,23 @@
 """The networks and losses of Synth-ReID against numbers its own code produced (tests/fixtures)."""
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
+from reference import FIXTURES, fill, load
+from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss
 from synthreid.models.generator import Generator
-from synthreid.models.patchnce import PatchProjector, patch_nce, sample_patches
-from synthreid.models.reid import IdentityNet, identity_loss
+from synthreid.models.patchnce import patch_nce
+from synthreid.models.reid import IdentityNet
 
-FIXTURES = Path(__file__).parent / 'fixtures'
-NCE_TAPS, DIS_TAPS = (0, 2, 3, 4, 8), (1, 2, 3, 4)
-
-
-def load(name): return json.loads((FIXTURES / f'{name}.json').read_text()), np.load(FIXTURES / f'{name}.npz')
-
-def fill(net, specs, seed, scale):
-    "The fixtures' weights: drawn in the order of the parameters."
-    rng, parameters = np.random.RandomState(seed), list(net.parameters())
-    assert [list(p.shape) for p in parameters] == [shape for _, shape, _ in specs]
-    for p, (_, shape, kind) in zip(parameters, specs):
-        r = rng.standard_normal(shape).astype(np.float32)
-        p.data.copy_(torch.tensor(1 + 0.05 * r if kind == 'norm_w' else r * scale))
-    return net
 
 def sample(x, k=256):
     x = x.detach().numpy().ravel()
     return x[::max(1, x.size // k)]
 
-def nets_of(info, names=('generator', 'discriminator', 'id_net')):
-    make = dict(generator=Generator, discriminator=PatchDiscriminator, id_net=lambda: IdentityNet(17),
-                mlp=lambda: PatchProjector([3, 128, 256, 256, 256]))
-    offsets = dict(generator=0, discriminator=1, id_net=2, mlp=3)
-    return [fill(make[n](), info['specs'][n], info['seed'] + offsets[n], info['scale'][n]) for n in names]
+
+def nets_of(info):
+    made = dict(generator=Generator(), discriminator=PatchDiscriminator(), id_net=IdentityNet(17))
+    return [fill(net, info['specs'][n], info['seed'] + i, info['scale'][n]) for i, (n, net) in enumerate(made.items())]
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +59,7 @@ def test_networks(dtype):
         image = generator.decode(features)
         check(image, 'G.image', exact if suffix else 2e-5, 1024)
         assert torch.equal(generator(x), image)
-        verdicts, taps = discriminator(x, DIS_TAPS)
+        verdicts, taps = discriminator(x, (1, 2, 3, 4))
         for t, value in taps.items(): check(value, f'D.tap{t}', exact if suffix else 1e-5)
         check(verdicts, 'D.out', exact if suffix else 1e-5)
         check(id_net.eval()(features), 'I.eval_embedding', exact if suffix else 1e-5, 512, relative=True)
@@ -119,54 +102,3 @@ def test_feature_matching(case, kind, key):
         assert np.isclose(a.grad.norm().item(), z[f'{case}/{key}_grad_a_norm'], rtol=1e-5)
         assert np.isclose(b.grad.norm().item(), z[f'{case}/{key}_grad_b_norm'], rtol=1e-5)
         assert np.allclose(sample(a.grad), z[f'{case}/{key}_grad_a_sample'], rtol=1e-4, atol=1e-7)
-
-
-def step_inputs(info, step=0):
-    r, (b, c, h, w) = np.random.RandomState(info['seed'] + 1000 + step), info['shape']
-    images = []
-    for _ in range(2):
-        blocks = np.kron(r.uniform(-1, 1, (b, c, h // 8, w // 8)), np.ones((1, 1, 8, 8)))
-        images.append(torch.tensor((0.75 * blocks + 0.25 * r.uniform(-1, 1, (b, c, h, w))).astype(np.float32)).double())
-    return images
-
-
-@pytest.mark.parametrize('variant', ['joint', 'disjoint', 'joint_idt'])
-def test_first_step(variant):
-    "All losses of the first step of the reference's engine, and the norms of their gradients, in float64."
-    info, z = load(f'synthreid_step_{variant}')
-    cfg, want, norms = info['loss_cfg'], info['loss_f64'][0], info['grad_norm_f64'][0]
-    generator, discriminator, id_net, projector = (n.double() for n in nets_of(info, ('generator', 'discriminator', 'id_net', 'mlp')))
-    source, target = step_inputs(info)
-    pids = torch.tensor(info['labels'][0])
-
-    def nce(query, key, call):
-        ids = [z[f'patch_ids/call{call}/layer{t}'] for t in NCE_TAPS]
-        q, k = (projector([sample_patches(x[t], ids=i)[0] for t, i in zip(NCE_TAPS, ids)]) for x in (query, key))
-        return torch.stack([patch_nce(a, b, len(source)).mean() for a, b in zip(q, k)]).mean()
-    def norm(net): return torch.sqrt(sum(p.grad.square().sum() for p in net.parameters() if p.grad is not None)).item()
-
-    features, source_taps = generator.encode(source, NCE_TAPS)
-    translated = generator.decode(features)
-    verdicts, fake_taps = discriminator(translated, DIS_TAPS)
-    losses = dict(r_gen_loss=cfg['weight_gen'] * gan_loss(verdicts, True),
-                  gen_sim_loss=cfg['weight_sim'] * feature_match_loss(discriminator(target, DIS_TAPS)[1], fake_taps),
-                  nce_loss=cfg['weight_nce'] * nce(generator.encode(translated, NCE_TAPS, only_taps=True)[1], source_taps, 0))
-    if cfg['weight_idt']: # the reference multiplies the image, and the loss by nothing
-        same = generator(target) * cfg['weight_idt']
-        losses['idt_nce_loss'] = nce(generator.encode(same, NCE_TAPS, only_taps=True)[1], generator.encode(target, NCE_TAPS, only_taps=True)[1], 1)
-    reid = cfg['weight_x'] * identity_loss(id_net(features if cfg['guide_gen'] else features.detach())[0], pids, info['label_smoothing'])
-    (sum(losses.values()) + reid).backward()
-    got = {'generator': norm(generator), 'mlp': norm(projector), 'id_net': norm(id_net)}
-
-    discriminator.zero_grad()
-    (real, _), (fake, fake_taps), (_, source_taps) = (discriminator(x, DIS_TAPS) for x in (target, translated.detach(), source))
-    judged = dict(r_dis_real_loss=cfg['weight_dis'] * gan_loss(real, True), r_dis_fake_loss=cfg['weight_dis'] * gan_loss(fake, False),
-                  dis_sim_loss=cfg['weight_sim'] * feature_match_loss(source_taps, fake_taps))
-    sum(judged.values()).backward()
-    got['discriminator'] = norm(discriminator)
-
-    names = [k for k in want if k != 'acc']
-    losses = losses | judged | {'reid_loss': reid}
-    assert set(losses) == set(names)
-    for name in names: assert np.isclose(losses[name].item(), want[name], rtol=1e-6), name
-    for name, value in norms.items(): assert np.isclose(got[name], value, rtol=1e-6), name
