@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged', 'check_finite', 'deferred_interrupt', 'fit',
-           'save_checkpoint', 'list_checkpoints', 'read_meta', 'load_checkpoint', 'ProgressBar', 'MetricsLog',
-           'read_metrics', 'Checkpointer', 'draw_pairs', 'SampleGrid', 'check_method']
+           'describe', 'save_checkpoint', 'list_checkpoints', 'read_meta', 'load_checkpoint', 'ProgressBar',
+           'MetricsLog', 'read_metrics', 'Checkpointer', 'draw_pairs', 'SampleGrid', 'check_method']
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
 import csv, json, os, shutil, signal, tempfile, threading
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from .. import __version__
 from ..core import UserError, atomic_write, seed_everything, to_uint8
 
 # %% ../../nbs/40_training.loop.ipynb #eff653b0
@@ -132,6 +133,15 @@ def fit(
     return done
 
 # %% ../../nbs/40_training.loop.ipynb #0b500dcb
+def describe(
+    method, # `config` (a dataclass) and `extra` (dict) are recorded when it has them
+    step: int, # steps done
+) -> dict: # what goes into meta.json
+    "What must be known to use a method again; the size is that of its config, and images in nets are always RGB in [-1, 1]."
+    config = getattr(method, 'config', None)
+    images = dict(size=getattr(config, 'size', None), channels='RGB', range=[-1, 1], mean=[0.5] * 3, std=[0.5] * 3) # (x - mean) / std of colours in [0, 1]
+    return dict(step=step, method=getattr(method, 'name', type(method).__name__), version=__version__, images=images, config=asdict(config) if config else {}, **getattr(method, 'extra', {}))
+
 def save_checkpoint(
     method, # nets, opts; `config` and `extra` (dict) are recorded when it has them
     folder, # where checkpoints live
@@ -146,9 +156,7 @@ def save_checkpoint(
     shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir()
     save_file(weights, tmp / 'nets.safetensors')
     torch.save({k: opt.state_dict() for k, opt in method.opts.items()}, tmp / 'opts.pt')
-    config = getattr(method, 'config', None)
-    meta = dict(step=step, method=getattr(method, 'name', type(method).__name__), config=asdict(config) if config else {}, **getattr(method, 'extra', {}))
-    (tmp / 'meta.json').write_text(json.dumps(meta, indent=1))
+    (tmp / 'meta.json').write_text(json.dumps(describe(method, step), indent=1))
     for file in tmp.iterdir():
         with open(file, 'rb') as f: os.fsync(f.fileno())
     if final.exists(): final.rename(old := folder / f'.step_{step:08d}.old'); tmp.rename(final); shutil.rmtree(old)
@@ -179,7 +187,7 @@ def load_checkpoint(
 ) -> int: # steps done
     "Restore a method strictly. A damaged file or other shapes are a `UserError`; the method is unchanged then."
     checkpoint = Path(checkpoint)
-    step = read_meta(checkpoint)['step']
+    meta = read_meta(checkpoint)
     if optimisers and not (checkpoint / 'opts.pt').exists(): raise UserError(f'expected optimiser states in {checkpoint}, found weights only (older checkpoints keep no more): use it to evaluate, or go on from a later one')
     remedy = f'remove {checkpoint} to go on from the checkpoint before it'
     try:
@@ -194,7 +202,8 @@ def load_checkpoint(
         for k, state in opts.items(): method.opts[k].load_state_dict(state)
     except (KeyError, ValueError) as e: raise UserError(f'expected optimiser states that fit the configuration, got others ({e}): use the configuration in {checkpoint / "meta.json"}') from None
     for n, net in method.nets.items(): net.load_state_dict({k.removeprefix(n + '.'): v for k, v in weights.items() if k.startswith(n + '.')})
-    return step
+    if hasattr(method, 'extra'): method.extra |= {k: meta[k] for k in ('recipe', 'data') if k in meta and k not in method.extra}
+    return meta['step']
 
 # %% ../../nbs/40_training.loop.ipynb #c30aeda2
 class ProgressBar:
