@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Normalise', 'Backbone', 'keep_last_resolution', 'small_resnet', 'backbone', 'LoadReport', 'compare_weights',
-           'read_weights', 'load_weights']
+           'read_torch_file', 'read_weights', 'imagenet_weights', 'load_weights']
 
 # %% ../../nbs/23_models.backbones.ipynb #85654ea1
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -73,7 +74,7 @@ def small_resnet(
 # %% ../../nbs/23_models.backbones.ipynb #c4740a56
 def backbone(
     name: str = 'resnet50', # a timm name, or 'resnet_small'
-    weights=None, # None: random; 'imagenet': timm's, downloaded; or a file, see `load_weights`
+    weights=None, # None: random; 'imagenet': timm's, downloaded; or a file, see `load_weights`. What fitted is printed
     last_stride: int = 2, # 2, or 1: the last stage keeps its resolution ('resnet_small': always 1)
     **options, # to timm, e.g. `drop_path_rate=0.1`; for 'resnet_small' `width=32`
 ) -> Backbone:
@@ -87,7 +88,7 @@ def backbone(
         body = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', **options)
         if last_stride == 1: keep_last_resolution(body)
         net = Backbone(body, name, body.pretrained_cfg['mean'], body.pretrained_cfg['std'])
-    if weights is not None: load_weights(net, weights)
+    if weights is not None: print(f'{name}, weights {Path(weights).name}: {load_weights(net, weights)}')
     return net
 
 # %% ../../nbs/23_models.backbones.ipynb #0593b19a
@@ -97,12 +98,16 @@ class LoadReport(NamedTuple):
     missing: list # the network has them, the checkpoint does not
     unexpected: list # the checkpoint has them, the network does not
     mismatched: list # 'name: shape in the checkpoint, shape in the network'
+    left_out: list # the checkpoint's classifier
+
+    @property
+    def complete(self) -> bool: return bool(self.loaded) and not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self): # one line
         parts = [f'{len(self.loaded)} tensors fit']
-        for label in ('missing', 'unexpected', 'mismatched'):
+        for label in self._fields[1:]:
             names = getattr(self, label)
-            if names: parts.append(f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+            if names: parts.append(f"{len(names)} {label.replace('_', ' ')} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
         return '; '.join(parts)
 
 # %% ../../nbs/23_models.backbones.ipynb #5fdc41d4
@@ -113,47 +118,62 @@ def compare_weights(
 ) -> LoadReport:
     "Which tensors of a checkpoint fit a network."
     own = {k: v for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
-    given = {k: v for k, v in state.items() if not k.endswith('num_batches_tracked') and (k in own or not k.startswith(ignore))}
+    given = {k: v for k, v in state.items() if not k.endswith('num_batches_tracked')}
+    extra = [k for k in given if k not in own]
     both = [k for k in own if k in given]
     fits = [k for k in both if own[k].shape == given[k].shape]
-    wrong = [f'{k}: {tuple(given[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the network' for k in both if k not in set(fits)]
-    return LoadReport(fits, [k for k in own if k not in given], [k for k in given if k not in own], wrong)
+    wrong = [f'{k}: {tuple(given[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the network' for k in both if own[k].shape != given[k].shape]
+    return LoadReport(fits, [k for k in own if k not in given], [k for k in extra if not k.startswith(ignore)], wrong, [k for k in extra if k.startswith(ignore)])
 
 # %% ../../nbs/23_models.backbones.ipynb #9bc582b8
-def read_weights(
-    path, # a .safetensors, .pth or .pt file
-) -> dict: # name -> tensor on the CPU
-    "Read a checkpoint; no code in the file is ever executed, and the usual wrappings ('state_dict', 'module.') are removed."
-    path = Path(path)
-    if not path.is_file(): raise UserError(f"expected a file of weights, got no file at {path}: check the path, or write 'imagenet' to download")
+def read_torch_file(
+    path, # written by torch.save
+): # what was saved, tensors on the CPU
+    "Read a file of `torch.save`; no code in it is ever executed. Tensors, plain Python and NumPy numbers are allowed."
+    if not Path(path).is_file(): raise UserError(f'expected a file of weights, got no file at {path}: check the path')
+    scalar = np.core.multiarray.scalar if int(np.__version__.split('.')[0]) < 2 else np._core.multiarray.scalar
+    numbers = [np.dtype, *{type(np.dtype(c)) for c in ('?', 'i4', 'i8', 'f2', 'f4', 'f8')}, *((scalar, f'numpy.{m}.multiarray.scalar') for m in ('core', '_core'))]
     try:
-        if path.suffix == '.safetensors':
-            from safetensors.torch import load_file
-            state = load_file(path)
-        else: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}: {str(e).splitlines()[0][:120]}): fetch or save it again, as .safetensors or with torch.save(net.state_dict(), ...)') from None
+        with torch.serialization.safe_globals(numbers): return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e: # a cut file can raise nearly anything inside the unpickler
+        raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}: {(str(e).splitlines() or [""])[0][:120]}): fetch or save it again, as .safetensors or with torch.save(net.state_dict(), ...)') from None
+
+def read_weights(
+    path, # a .safetensors file, or one of torch.save (.pth, .pt, .pth.tar, ...)
+) -> dict: # name -> tensor on the CPU
+    "The named tensors of a checkpoint, without the usual wrappings ('state_dict'; 'module.' of DataParallel, '_orig_mod.' of torch.compile)."
+    if Path(path).suffix == '.safetensors' and Path(path).is_file():
+        from safetensors.torch import load_file
+        try: state = load_file(path)
+        except Exception as e: raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}): fetch or save it again') from None
+    else: state = read_torch_file(path)
     for key in ('state_dict', 'model', 'net'):
         if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f'expected a table of named tensors in {path}, got something else: save net.state_dict()')
-    return {k.removeprefix('module.'): v for k, v in state.items()}
+    return {str(k).removeprefix('_orig_mod.').removeprefix('module.'): v for k, v in state.items()}
 
 # %% ../../nbs/23_models.backbones.ipynb #f3cabff3
+def imagenet_weights(
+    net: Backbone, # of timm
+) -> dict: # name -> tensor on the CPU
+    "timm's published weights of a backbone, from its cache or downloaded; never a random network."
+    if not isinstance(net, Backbone) or net.name == 'resnet_small': raise UserError(f'expected a backbone of timm, got {getattr(net, "name", type(net).__name__)}: it has no published weights, give a file')
+    import timm
+    try: return timm.create_model(net.name, pretrained=True, num_classes=0, global_pool='').state_dict()
+    except Exception as e: # no network, no such weights, a broken download
+        raise UserError(f"expected published weights of {net.name}, could not get them ({type(e).__name__}: {' '.join(str(e).split())[:160]}): without a network fetch the file on another machine (https://huggingface.co/timm, or torchvision's .pth for resnet50.tv_in1k) and use weights=FILE; weights=None starts at random") from None
+
 def load_weights(
     net: nn.Module, # changed in place, all or nothing
-    source, # a .safetensors, .pth or .pt file; 'imagenet' or 'hub' downloads timm's weights of that backbone
+    source, # a file, see `read_weights`; 'imagenet' or 'hub': timm's weights of that backbone, downloaded once
     strict: bool = True, # True: everything must fit; False: take what fits, and say what did not
 ) -> LoadReport: # what fitted and what did not
     "Load weights into a network. A checkpoint of which nothing fits is always an error."
-    if str(source) in ('imagenet', 'hub'):
-        if not isinstance(net, Backbone) or net.name == 'resnet_small': raise UserError(f'expected a backbone of timm, got {getattr(net, "name", type(net).__name__)}: it has no published weights, give a file')
-        import timm
-        state = timm.create_model(net.name, pretrained=True, num_classes=0, global_pool='').state_dict()
-    else: state = read_weights(source)
+    state = imagenet_weights(net) if str(source) in ('imagenet', 'hub') else read_weights(source)
     if isinstance(net, Backbone) and not any(k.startswith('body.') for k in state): net = net.body
     report = compare_weights(net, state)
-    if not report.loaded or (strict and any(report[1:])):
+    if not report.loaded or (strict and not report.complete):
         raise UserError(f'expected weights of {type(net).__name__} in {source}, got another network: {report}; ' + ('load_weights(..., strict=False) takes what fits' if report.loaded else 'nothing fits'))
     net.load_state_dict({k: state[k] for k in report.loaded}, strict=False)
     return report

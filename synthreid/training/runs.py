@@ -101,8 +101,8 @@ def train_run(
     method = make_method(name, config, source.n_ids, n_cameras, seed, fabric.device)
     method.fabric, done = fabric, 0
     plain = lambda d: {k: list(v) if isinstance(v, tuple) else v for k, v in d.items()}
-    data = dict(source=fingerprint(source), target=fingerprint(target) if target is not None else None)
-    _claim(folder, dict(method=name, seed=seed, precision=precision, **data, **{k: v for k, v in method.extra.items() if k != 'seed'}, config=plain(asdict(config))))
+    prints = dict(source=fingerprint(source), target=fingerprint(target) if target is not None else None)
+    _claim(folder, dict(method=name, seed=seed, precision=precision, **prints, **{k: v for k, v in method.extra.items() if k != 'seed'}, config=plain(asdict(config))))
     method.extra |= {k: v for k, v in dict(recipe=recipe, data=data).items() if v is not None}
     saved = list_checkpoints(folder / 'checkpoints')
     if saved: done = load_checkpoint(method, saved[-1])
