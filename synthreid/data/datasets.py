@@ -9,14 +9,13 @@ __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'SIGNS', 'Reid
            'read_two_views', 'read_prid', 'read_grid', 'take_subset', 'detect_layout', 'load_dataset', 'merge_sources']
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
-import inspect, itertools, json, os, random, re
+import csv, inspect, itertools, json, os, random, re, warnings
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ..core import UserError, atomic_write
 
@@ -111,6 +110,13 @@ def _scan(folder, recursive=True) -> list[str]: # relative names with /, sorted
     return sorted(found)
 
 # %% ../../nbs/11_data.datasets.ipynb #2398fe48
+def _folders(folder) -> list[Path]:
+    "Sub-folders, linked ones too unless they lead back; none where they may not be listed."
+    linked = lambda e: e.is_symlink() and os.path.isdir(e.path) and not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(e.path))
+    try:
+        with os.scandir(folder) as it: return sorted(Path(e.path) for e in it if e.name[0] != '.' and (e.is_dir(follow_symlinks=False) or linked(e)))
+    except OSError: return []
+
 def list_images(
     folder, # a folder that must exist
     recursive: bool = True, # look into sub-folders too
@@ -175,8 +181,8 @@ def compile_pattern(
     return compiled
 
 # %% ../../nbs/11_data.datasets.ipynb #c5e83c90
-def _matched_rows(root, names, pattern, split=None, strict=True):
-    "Rows for relative names; those that do not fit are an error with an example."
+def _matched_rows(root, names, pattern, split=None, strict=True, suffix=None):
+    "Rows for relative names; those that do not fit are an error with an example (a warning, where the dataset has no files of that suffix)."
     groups = [sorted(g for g in pattern.groupindex if g.startswith(k)) for k in ('pid', 'cam')]
     rows, bad, keys, root = [], [], {}, str(root)
     for name in names:
@@ -186,6 +192,8 @@ def _matched_rows(root, names, pattern, split=None, strict=True):
         if m is None: bad.append(name); continue
         pid, cam = (tuple(m[g] for g in gs) for gs in groups)
         rows.append((f'{root}/{name}', s, keys.setdefault(pid, pid), keys.setdefault(cam, cam)))
+    other = [n for n in bad if suffix and not n.lower().endswith(suffix)]
+    if rows and other: warnings.warn(f'left out {len(other)} of {len(names)} files in {root} that are no part of the dataset: {other[:3]}'); bad = [n for n in bad if n not in set(other)]
     if bad and strict: raise UserError(f'expected names that fit {pattern.pattern} in {root}, got {bad[0]!r} ({len(bad)} of {len(names)} do not fit): rename or move them, or give another pattern')
     return rows
 
@@ -202,8 +210,8 @@ def read_pattern(
     root, regex, rows = _check_folder(root), compile_pattern(pattern), []
     parts = [('', None)] if 'split' in regex.groupindex else [(f, s) for f, s in ((train, 'train'), (query, 'query'), (gallery, 'gallery')) if f is not None]
     for sub, split in parts:
-        names = [str(p.relative_to(root).as_posix()) for p in list_images(root / sub)]
-        rows += _matched_rows(root, names, regex, split, strict)
+        names = _scan(_check_folder(root / sub))
+        rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], regex, split, strict)
     if not rows: raise UserError(f'expected names that fit {pattern} in {root}, none does: give another pattern')
     return build_dataset(root.name, rows, 'market1501' if any(g.startswith('cam') for g in regex.groupindex) else 'no_cameras', first_cam)
 
@@ -214,7 +222,7 @@ def read_folders(
 ) -> ReidDataset:
     "Read one folder per identity; its name is the identity. All is training data unless the top folders name the splits."
     root = _check_folder(root)
-    splits = any(d.lower() in SPLIT_WORDS for d in _entries(root)[1])
+    splits = any(d.name.lower() in SPLIT_WORDS for d in _folders(root))
     return read_pattern(root, ('{split}/' if splits else '') + '{pid}/' + file)
 
 # %% ../../nbs/11_data.datasets.ipynb #12aa9efa
@@ -224,16 +232,35 @@ def write_manifest(
     root=None, # folder that the paths are written relative to; None: the folder of `file`
 ) -> Path:
     "Write path, pid, camid, split (domain) and protocol of every picture; the table moves together with the pictures."
-    file = Path(file); root = os.path.abspath(file.parent if root is None else root); parts = []
-    for name in ('train', 'query', 'gallery'):
-        s = getattr(dataset, name)
-        if s.paths is None: raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
-        columns = dict(path=[Path(os.path.relpath(p, root)).as_posix() for p in s.paths], pid=s.pids, camid=s.camids, split=name, protocol=dataset.protocol)
-        parts.append(pd.DataFrame(columns | ({} if s.domains is None else {'domain': s.domains})))
-    with atomic_write(file) as tmp: pd.concat(parts).to_csv(tmp, index=False, errors='surrogateescape')
+    file = Path(file); root = os.path.abspath(file.parent if root is None else root)
+    splits = {k: getattr(dataset, k) for k in ('train', 'query', 'gallery')}
+    domains = any(s.domains is not None for s in splits.values())
+    if any(s.paths is None for s in splits.values()): raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
+    with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
+        table = csv.writer(f, lineterminator='\n')
+        folder = lru_cache(None)(lambda d: os.path.relpath(d, root)) # slow, and the same for many pictures
+        table.writerow(['path', 'pid', 'camid', 'split', 'protocol'] + ['domain'] * domains)
+        for k, s in splits.items():
+            for path, pid, cam, d in zip(s.paths, s.pids, s.camids, itertools.repeat(0) if s.domains is None else s.domains):
+                table.writerow([Path(folder(os.path.dirname(path)), os.path.basename(path)).as_posix(), pid, cam, k, dataset.protocol] + [d] * domains)
     return file
 
 # %% ../../nbs/11_data.datasets.ipynb #37d815e9
+def _read_table(file) -> dict: # column name -> list of strings
+    "The columns of a CSV or Parquet file."
+    try:
+        if file.suffix.lower() in ('.parquet', '.pq'):
+            from pyarrow.parquet import read_table
+            return {k: ['' if v is None else str(v) for v in column] for k, column in read_table(file).to_pydict().items()}
+        with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as f:
+            header, *rows = [row for row in csv.reader(f) if row] or [[]]
+    except ImportError: raise UserError(f'expected pyarrow to read {file}: pip install pyarrow, or save the table as CSV') from None
+    except (ValueError, OSError, csv.Error) as e: raise UserError(f'expected a table in {file}, could not read it ({e}): mend or replace it') from None
+    for i, row in enumerate(rows, 2):
+        if len(row) != len(header): raise UserError(f'expected {len(header)} values ({", ".join(header)}) in every row of {file}, row {i} has {len(row)}: put names with commas in quotes')
+    return {h.strip(): list(c) for h, c in zip(header, zip(*rows) if rows else [()] * len(header))}
+
+# %% ../../nbs/11_data.datasets.ipynb #cc20118c
 def read_manifest(
     file, # CSV or Parquet with columns path, pid and optionally camid, split, domain, protocol
     root=None, # folder that the paths are relative to; None: the folder of `file`
@@ -241,21 +268,18 @@ def read_manifest(
     "Read a table of pictures. Identities may be words; numbers stay as written."
     file = Path(file)
     if not file.is_file(): raise UserError(f'expected a CSV or Parquet file, found none at {file}: check the path')
-    text = dict(dtype=str, keep_default_na=False, encoding_errors='surrogateescape')
-    try: table = pd.read_parquet(file).astype(str) if file.suffix.lower() in ('.parquet', '.pq') else pd.read_csv(file, **text)
-    except ImportError: raise UserError(f'expected pyarrow to read {file}: pip install pyarrow, or save the table as CSV') from None
-    except (ValueError, OSError) as e: raise UserError(f'expected a table with a header line in {file}, could not read it ({str(e).splitlines()[0]}): mend or replace it') from None
-    if missing := {'path', 'pid'} - set(table): raise UserError(f'expected the columns path, pid, camid, split in {file}, got {", ".join(table)}: add {", ".join(sorted(missing))}')
+    table = _read_table(file)
+    if missing := {'path', 'pid'} - set(table): raise UserError(f'expected the columns path, pid, camid, split in {file}, got {", ".join(table) or "nothing"}: add {", ".join(sorted(missing))}')
     for c in ('path', 'pid', 'camid'):
-        empty = np.flatnonzero(table[c].str.strip().isin(['', 'nan', 'None'])) if c in table else []
-        if len(empty): raise UserError(f'expected a value in every row of column {c} of {file}, row {empty[0] + 2} has none ({len(empty)} in all): fill it in or remove the row')
-    splits = table['split'].str.lower().map(SPLIT_WORDS) if 'split' in table else pd.Series('train', table.index)
-    if splits.isna().any(): raise UserError(f'expected train, query or gallery in column split of {file}, got {table["split"][splits.isna()].iloc[0]!r}: rename it')
+        empty = [i for i, v in enumerate(table.get(c, []), 2) if v.strip() in ('', 'nan', 'None')]
+        if empty: raise UserError(f'expected a value in every row of column {c} of {file}, row {empty[0]} has none ({len(empty)} in all): fill it in or remove the row')
+    n = len(table['path']); splits = [SPLIT_WORDS.get(s.strip().lower()) for s in table.get('split', ['train'] * n)]
+    if None in splits: raise UserError(f'expected train, query or gallery in column split of {file}, got {table["split"][splits.index(None)]!r}: rename it')
     paths = [os.path.join(file.parent if root is None else root, p) for p in table['path']]
     if paths and not os.path.lexists(paths[0]): raise UserError(f'expected the first picture of {file} at {paths[0]}, found nothing: give the folder of the pictures as root')
-    cams = table['camid'].map(lambda c: (c.removesuffix('.0'),)) if 'camid' in table else [()] * len(table)
-    protocol = table['protocol'].iloc[0] if 'protocol' in table and len(table) else 'market1501' if 'camid' in table else 'no_cameras'
-    dataset = build_dataset(file.stem, list(zip(paths, splits, ((p.removesuffix('.0'),) for p in table['pid']), cams)), protocol, first_cam=0)
+    pids, cams = ([(v.strip().removesuffix('.0'),) for v in table[c]] if c in table else [()] * n for c in ('pid', 'camid'))
+    protocol = table.get('protocol', ['market1501' if 'camid' in table else 'no_cameras'])[:1]
+    dataset = build_dataset(file.stem, list(zip(paths, splits, pids, cams)), *protocol, first_cam=0)
     if 'domain' in table:
         number = _numbers({(d,) for d in table['domain']}, 0); domain = {p: number[d,] for p, d in zip(paths, table['domain'])}
         for s in (dataset.train, dataset.query, dataset.gallery): s.domains = np.array([domain[p] for p in s.paths], np.int64)
@@ -273,6 +297,7 @@ class Layout:
     kind: str  # 'real', 'synthetic', 'vehicles'
     checked: str  # what the layout was checked against
     note: str = ''
+    suffix: str = '.jpg'  # of the dataset's own files; others that do not fit are left out with a warning
 
     @property
     def regex(self): return re.compile(self.pattern)
@@ -286,10 +311,10 @@ _withdrawn = 'withdrawn by its authors in 2019 (people were recorded without con
 
 # %% ../../nbs/11_data.datasets.ipynb #fd90ab13
 LAYOUTS = { # more specific patterns first: `detect_layout` takes the first that fits
-    'gta_synthreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_s[dn]\d+c(?P<cam>\d\d)_[^/]*$', kind='synthetic', checked='reader of Synth-ReID'),
+    'gta_synthreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_s[dn]\d+c(?P<cam>\d\d)_[^/]*$', kind='synthetic', checked='reader of Synth-ReID', suffix='.jpeg'),
     'occluded_duke': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='README of Occluded-DukeMTMC: same names as DukeMTMC-reID', note='made of DukeMTMC-reID: ' + _withdrawn),
     'dukemtmcreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='reader of torchreid', note=_withdrawn),
-    'cuhk03_np': Layout(**_market, pattern=r'/(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.[^/.]+$', kind='real', checked='README of person-re-ranking; names from READMEs of users', note='new protocol: give the folder detected or labeled, or use the reader cuhk03'),
+    'cuhk03_np': Layout(**_market, pattern=r'/(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.[^/.]+$', kind='real', checked='README of person-re-ranking; names from READMEs of users', note='new protocol: give the folder detected or labeled, or use the reader cuhk03', suffix='.png'),
     'market1501_500k': Layout(**(_market | dict(gallery=('bounding_box_test', 'images'))), pattern=_plain, kind='real', checked='reader of torchreid', note='Market-1501 with the 500k distractors in images'),
     'market1501': Layout(**_market, pattern=_plain, kind='real', checked='reader of torchreid', note='also what synthreid renders, and any set in this layout'),
     'personx': Layout(('#/bounding_box_train',), ('#/query',), ('#/bounding_box_test',), _plain, 1, 'synthetic', 'three readers of users; plain or one folder per background'),
@@ -297,7 +322,7 @@ LAYOUTS = { # more specific patterns first: `detect_layout` takes the first that
     'clonedperson': Layout(('train',), ('test/query',), ('test/gallery',), _scene, None, 'synthetic', 'README of ClonedPerson', 'a camera is a pair of scene and camera; QAConv reads the camera alone'),
     'unrealperson': Layout(('unreal_v*/images',), (), (), r'/unreal_v(?P<cam1>\d+)\.(?P<pid1>\d+)/images/(?P<pid2>\d+)_c(?P<cam2>\d+)_[^/]*$', None, 'synthetic', 'Download.md of UnrealPerson', 'a person is (model version, number), a camera (scene, number)'),
     'randperson': Layout(('',), (), (), _scene, None, 'synthetic', 'README of RandPerson and the reader of QAConv', 'a camera is a pair of scene and camera'),
-    'cuhk02': Layout(('P1/*', 'P2/*', 'P3/*', 'P4/*'), ('P5/cam1',), ('P5/cam2',), r'/(?=P(?P<cam1>\d))P(?P<pid1>\d)/cam(?P<cam2>\d)/(?P<pid2>\d+)_[^/]*$', None, 'real', 'reader of torchreid', 'P1 to P4 train, P5 is the test'),
+    'cuhk02': Layout(('P1/*', 'P2/*', 'P3/*', 'P4/*'), ('P5/cam1',), ('P5/cam2',), r'/(?=P(?P<cam1>\d))P(?P<pid1>\d)/cam(?P<cam2>\d)/(?P<pid2>\d+)_[^/]*$', None, 'real', 'reader of torchreid', 'P1 to P4 train, P5 is the test', '.png'),
     'syri': Layout(('',), (), (), r'/(?P<pid>\d+)_(?P<cam>\d+)_[^/]*$', None, 'synthetic', 'one reader of a user: UNVERIFIED', 'the lighting number stands for the camera'),
 }
 
@@ -317,11 +342,12 @@ def _peek(folder, n=50) -> list[str]:
         with os.scandir(folder) as it: return list(itertools.islice((e.name for e in it if e.name[0] != '.' and '.' + e.name.rpartition('.')[2].lower() in IMAGE_SUFFIXES), n))
     except OSError: return []
 
-def _around(root: Path) -> list[list[Path]]:
-    "Where a dataset's folder may be: here, one and two levels down, or above if this is one of its splits."
-    down = [root / d for d in _entries(root)[1]]
-    below = [d / e for d in down if os.access(d, os.R_OK | os.X_OK) for e in _entries(d)[1]] if len(down) < 200 else []
-    return [[root], down, below, [root.resolve().parent] if root.resolve().name.lower() in SPLIT_WORDS else []]
+def _around(root: Path):
+    "Where a dataset's folder may be, level by level: here, one and two levels down, or above if this is one of its splits."
+    yield [root]
+    yield (down := _folders(root))
+    if len(down) < 200: yield [e for d in down for e in _folders(d)]
+    if root.resolve().name.lower() in SPLIT_WORDS: yield [root.resolve().parent]
 
 # %% ../../nbs/11_data.datasets.ipynb #37d823a5
 def find_root(
@@ -335,8 +361,8 @@ def find_root(
         found = [d for d in level if is_it(d)]
         if len(found) > 1: raise UserError(f'expected one dataset in {root}, got {len(found)} ({", ".join(p.name for p in found[:4])}): give the folder of one of them')
         if found: return found[0]
-    images, folders, _ = _entries(root)
-    raise UserError(f'expected {expected} in {root}, got {len(folders)} folders {folders[:6]} and {len(images)} pictures {images[:2]}: give the folder that holds these, or another reader')
+    folders = [d.name for d in _folders(root)]
+    raise UserError(f'expected {expected} in {root}, got {len(folders)} folders {folders[:6]} and pictures {_peek(root, 3)}: give the folder that holds these, or another reader')
 
 def _fits(layout, folder, names=False) -> bool:
     "Whether the folders of a layout are here (and a few names fit)."
@@ -357,7 +383,7 @@ def read_layout(
     for split in ('train', 'query', 'gallery'):
         for sub in _expand(root, getattr(layout, split)):
             names = _scan(root / sub, recursive=False)
-            rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], layout.regex, split)
+            rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], layout.regex, split, suffix=layout.suffix)
         if getattr(layout, split) and not (rows and rows[-1][1] == split): raise UserError(f'expected images in {", ".join(getattr(layout, split))} of {root}, found none: check that the download is complete')
     return build_dataset(root.name, rows, layout.protocol, layout.first_cam, junk)
 
@@ -559,18 +585,18 @@ def detect_layout(
     "Guess which reader fits; a `UserError` shows what is there when none does."
     root = Path(root)
     if root.is_file() and root.suffix.lower() in ('.csv', '.parquet', '.pq'): return 'manifest'
-    root = _check_folder(root); levels = _around(root)
-    for level in levels:
+    root = _check_folder(root)
+    for level in _around(root):
         for d in level:
             if any((d / s).exists() for s in _cuhk03_signs): return 'cuhk03'
             for name, signs in SIGNS.items():
                 if all((d / s).exists() for s in signs): return 'prid' if name == 'viper' and any(n.startswith('person_') for n in _peek(d / 'cam_a', 3)) else name
             for name, layout in LAYOUTS.items():
                 if _fits(layout, d, names=True): return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
-    images, folders, _ = _entries(root); splits = [f for f in folders if f.lower() in SPLIT_WORDS]
-    people = [root / splits[0] / p for p in _entries(root / splits[0])[1]] if splits else [root / f for f in folders]
-    if len(people) > 1 and all(_peek(p, 1) for p in people[:20]): return 'folders'
-    raise UserError(f'expected a known layout in {root}, got folders {folders[:6]} and {len(images)} pictures {images[:2]}: name the layout, or describe the names (layout pattern)')
+    folders = _folders(root); splits = [f for f in folders if f.name.lower() in SPLIT_WORDS]
+    people = _folders(splits[0]) if splits else folders
+    if len(people) > 1 and not _peek(root, 1) and all(_peek(p, 1) for p in people[:20]): return 'folders'
+    raise UserError(f'expected a known layout in {root}, got folders {[f.name for f in folders[:6]]} and pictures {_peek(root, 3)}: name the layout, or describe the names (layout pattern)')
 
 # %% ../../nbs/11_data.datasets.ipynb #f73327cb
 def _reader(name: str):
