@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'average_precision', 'inverse_negative_penalty', 'count_before', 'RankingResult', 'single_shot_cmc',
-           'rank_metrics', 'drop_junk', 'evaluate_ranking', 'pool_queries', 'label_matches']
+           'rank_metrics', 'drop_junk', 'evaluate_ranking', 'pool_queries', 'label_matches', 'METRICS',
+           'distance_matrix', 'distance_rows', 'top_k']
 
 # %% ../../nbs/30_metrics.ranking.ipynb #4b8dce38
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,10 @@ import numpy as np
 import torch
 
 from ..core import UserError
-from .distances import METRICS, _check_pair, _features, _gallery_block, _pad, distance_matrix, distance_rows, top_k
+from .distances import METRICS, _check_pair, _features, _gallery_block, distance_matrix, distance_rows, top_k
+
+# %% ../../nbs/30_metrics.ranking.ipynb #3aa7f74b
+_all_ = ['METRICS', 'distance_matrix', 'distance_rows', 'top_k'] # found here, too
 
 # %% ../../nbs/30_metrics.ranking.ipynb #bbd4ceb8
 def average_precision(
@@ -123,8 +127,8 @@ def _sort_rows(x: torch.Tensor) -> torch.Tensor:
     "A copy with every row sorted, on the device of `x`."
     if x.device.type != 'cpu': return x.sort(dim=1).values
     rows = x.numpy(); out = np.empty_like(rows, order='C')
-    def work(start): part = slice(start, start + 16); out[part] = rows[part]; out[part].sort(axis=1)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, range(0, len(rows), 16)))
+    def work(part): out[part] = rows[part]; out[part].sort(axis=1)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, [slice(i, i + 32) for i in range(0, len(rows), 32)]))
     return torch.from_numpy(out)
 
 def count_before(
@@ -318,8 +322,8 @@ def rank_metrics(
     labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, *x.shape, protocol)
     def load(columns): return lambda rows: _as_float(x[rows][:, columns])
     slabs = [(s, slice(s, s + 64)) for s in range(0, len(x), 64)]
-    bad = sum(int((~torch.isfinite(_as_float(x[here]))).sum()) for _, here in slabs)
-    if bad: raise UserError(f'expected finite distances, got {bad} NaN or infinite ones: check the features they come from')
+    doubtful = [x[here] for _, here in slabs if not torch.isfinite(_as_float(x[here]).sum())]
+    if bad := sum(int((~torch.isfinite(torch.as_tensor(rows))).sum()) for rows in doubtful): raise UserError(f'expected finite distances, got {bad} NaN or infinite ones: check the features they come from')
     result = _summarise(_places(load, labels, _BLOCK), labels, max_rank)
     if protocol == 'cuhk03_old': result.cmc = _single_shot(((s, _as_float(x[here]).cpu().numpy().copy()) for s, here in slabs), labels, max_rank)
     return result
