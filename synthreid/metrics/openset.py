@@ -192,7 +192,8 @@ def evaluate_roc(
     "ROC from features without ever holding the full distance matrix."
     labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, junk, len(query_features), len(gallery_features))
     wide = np.float64 if any(str(x.dtype).endswith('float64') for x in (query_features, gallery_features) if hasattr(x, 'dtype')) else np.float32
-    return _collect_roc(distance_rows(query_features, gallery_features, metric, block, device=device), *labels, junk, max_fpr, wide, metric)
+    rows = max(1, min(256, 2 ** 25 // len(gallery_features))) # at most 128 MB of distances at a time
+    return _collect_roc(distance_rows(query_features, gallery_features, metric, block, rows, device), *labels, junk, max_fpr, wide, metric)
 
 # %% ../../nbs/34_metrics.openset.ipynb #670d42f1
 def fastreid_tpr(
@@ -269,7 +270,7 @@ class Calibration:
 
     def __repr__(self) -> str:
         (a, b), (c, d) = self.false_match_interval, self.true_match_interval
-        return (f'Calibration(same person below {self.metric + " " if self.metric else ""}distance {self.threshold:.4g}: false matches {self.false_match:.2g} ({a:.2g} to {b:.2g}), '
+        return (f'Calibration(same person below {self.metric + " " if self.metric else ""}distance {self.threshold:.4g}: false matches {self.false_match:.2g} ({a:.3g} to {b:.3g}), '
                 f'true matches {self.true_match:.3f} ({c:.3f} to {d:.3f}), {self.confidence:.0%} intervals over {self.n_people:,} people; {self.protocol})')
 
 # %% ../../nbs/34_metrics.openset.ipynb #1d7cd5f0
