@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from hypothesis import given, settings, strategies as st
 
 from synthreid.core import UserError
 from synthreid.metrics.evaluate import extract_features, source_retrieval
-from synthreid.metrics.frechet import (_fid_inception, feature_statistics, frechet_between, frechet_distance, inception_features, kernel_distance,
-                                       kernel_distance_subsets, precision_recall, random_features)
+from synthreid.metrics.features import _fid_inception, cache_folder
+from synthreid.metrics.frechet import (FeatureExtractor, compare_folders, density_coverage, feature_statistics, folder_features, frechet_between, frechet_distance,
+                                       inception_features, kernel_distance, kernel_distance_subsets, precision_recall, random_features)
 from synthreid.metrics.ranking import distance_matrix, drop_junk, evaluate_ranking, rank_metrics, top_k
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -147,6 +149,31 @@ def test_frechet_from_statistics(name):
     assert np.isclose(value, frechet[f'pair_{name}/pytorch_fid'], rtol=1e-6, atol=1e-9)
 
 
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60), m=st.integers(2, 60), d=st.integers(1, 40), offset=st.sampled_from([0., 1000.]), constant=st.booleans())
+def test_frechet_of_singular_covariances(seed, n, m, d, offset, constant):
+    r = np.random.default_rng(seed)
+    x, y = r.standard_normal((n, d)) * np.geomspace(1, 1e-3, d) + offset, r.standard_normal((m, d)) @ r.standard_normal((d, d)) + offset
+    if constant: x[:, -1] = 7  # a feature that never changes
+    (m1, s1), (m2, s2) = feature_statistics(x), feature_statistics(y)
+    centred = [(a - a.mean(0)) / np.sqrt(len(a) - 1) for a in (x, y)]  # the trace without any covariance: exact for every rank
+    exact = np.sum((m1 - m2) ** 2) + np.trace(s1) + np.trace(s2) - 2 * np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    for value in (frechet_distance(m1, s1, m2, s2), frechet_between(x, y), frechet_between(y, x)): assert np.isclose(value, exact, rtol=1e-6, atol=1e-9)
+    assert abs(frechet_between(x, x)) < 1e-9 * np.trace(s1) + 1e-12
+
+
+def test_statistics_need_no_second_copy_of_the_features():
+    import tracemalloc
+    x = np.random.default_rng(0).standard_normal((100_000, 64), np.float32)
+    tracemalloc.start()
+    try:
+        mu, sigma = feature_statistics(x, block=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert peak < x.nbytes / 4
+    assert np.allclose(mu, x.mean(0, dtype=np.float64), atol=1e-12) and np.allclose(sigma, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-12)
+
+
 def test_kernel_distance():
     x, y = frechet['kid_small/x'], frechet['kid_small/y']
     for chunk in (7, 2048): assert abs(kernel_distance(x, y, chunk) / frechet['kid_small/kid_f64'] - 1) < 1e-9
@@ -160,6 +187,78 @@ def test_precision_recall(k):
     for chunk in (7, 2048):
         p = precision_recall(frechet['prc_small/generated'], frechet['prc_small/real'], k, chunk)
         assert np.allclose((*p, p.f_score), [frechet[f'prc_small/k{k}_{n}'] for n in ('precision', 'recall', 'f_score')], atol=1e-6)
+
+
+def plain_prdc(generated, real, k):
+    "Precision, recall, density, coverage as Naeem et al. 2020 write them, on full distance matrices."
+    from scipy.spatial.distance import cdist
+    radius = lambda a: np.sort(cdist(a, a), 1)[:, k]
+    d = cdist(generated, real)
+    near = d < radius(real)
+    return near.any(1).mean(), (d < radius(generated)[:, None]).any(0).mean(), near.sum(1).mean() / k, near.any(0).mean()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(7, 60), m=st.integers(7, 60), d=st.integers(1, 20), k=st.integers(1, 6), chunk=st.integers(3, 70))
+def test_density_and_coverage(seed, n, m, d, k, chunk):
+    r = np.random.default_rng(seed)
+    x, y = r.standard_normal((n, d)) + .3, r.standard_normal((m, d))
+    assert np.allclose((*precision_recall(x, y, k, chunk), *density_coverage(x, y, k, chunk)), plain_prdc(x, y, k))
+
+
+def pictures(folder, seed, strength, n=16, sizes=((64, 32), (40, 60), (350, 310))):
+    r = np.random.default_rng(seed)
+    folder.mkdir()
+    for i in range(n):
+        h, w = sizes[i % len(sizes)]
+        pixels = r.integers(0, 200, (h // 8 + 1, w // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)[:h, :w] + r.integers(0, strength, (h, w, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f'{i:03}.{"png" if i % 2 else "jpg"}')
+    return folder
+
+
+def random_inception(path):
+    "A weight file of pytorch-fid's shape whose features vary as trained ones do."
+    torch.manual_seed(0)
+    state = _fid_inception().state_dict()
+    for k, v in state.items():
+        if k.endswith('conv.weight'): v.normal_(0, (2 / v[0].numel()) ** .5)
+        elif 'running_mean' in k: v.normal_(0, .1)
+        elif 'running_var' in k: v.uniform_(.5, 1.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+
+
+@pytest.mark.long
+def test_folders_against_the_code_of_pytorch_fid(tmp_path, monkeypatch):
+    "From image files to the distance, images of several sizes; pytorch-fid loads the same weights from its own place."
+    from pytorch_fid.fid_score import calculate_frechet_distance, get_activations
+    from pytorch_fid.inception import InceptionV3
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    random_inception(tmp_path / 'hub' / 'checkpoints' / 'pt_inception-2015-12-05-6726825d.pth')
+    a, b = pictures(tmp_path / 'a', 0, 50), pictures(tmp_path / 'b', 1, 120)
+    net = InceptionV3()
+    x, y = (get_activations(sorted(f.iterdir()), net, batch_size=1, num_workers=0) for f in (a, b))
+    span = np.linalg.qr(np.concatenate([x, y]).T)[0]  # turning the space into the span of these images changes no distance, and the 2048-d square root takes a minute
+    want = calculate_frechet_distance(*(s for f in (x @ span, y @ span) for s in (f.mean(0), np.cov(f, rowvar=False))))
+    extractor = inception_features()
+    got = compare_folders(a, b, extractor, cache=tmp_path / 'cache', progress=False)
+    assert abs(got['frechet'] / want - 1) < 1e-5 and got['resizer'] == 'bilinear' and got['n_a'] == got['n_b'] == 16
+    kept = folder_features(a, extractor, tmp_path / 'cache', progress=False)
+    assert kept.cached and np.abs(kept.features - x).max() < 1e-5 * np.abs(x).max()
+
+
+def test_features_go_to_the_cache_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'home'))
+    folder, extractor = pictures(tmp_path / 'a', 0, 50), FeatureExtractor(torch.nn.AdaptiveAvgPool2d(2), 'mean colours', size=(32, 32))
+    assert not folder_features(folder, extractor, progress=False).cached and folder_features(folder, extractor, progress=False).cached
+    assert cache_folder() == tmp_path / 'home' / 'synthreid' / 'features' and len(list(cache_folder().iterdir())) == 1
+    paths = sorted(folder.iterdir())
+    turned = folder_features(paths[::-1], extractor, progress=False)
+    assert not turned.cached and np.array_equal(turned.features[::-1], folder_features(folder, extractor, progress=False).features)
+    assert not folder_features(paths[:5], extractor, cache=None, progress=False).cached and len(list(cache_folder().iterdir())) == 2
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.warns(UserWarning, match='could not be kept'): folder_features(folder, extractor, tmp_path / 'file', progress=False)
+    with pytest.raises(UserError, match='gone.png'): folder_features([*paths, folder / 'gone.png'], extractor, progress=False)
 
 
 def test_inception_is_the_network_of_pytorch_fid(tmp_path, monkeypatch):
@@ -176,11 +275,12 @@ def test_inception_is_the_network_of_pytorch_fid(tmp_path, monkeypatch):
 
 
 def test_only_the_original_weights_are_called_fid(tmp_path, monkeypatch):
-    import synthreid.metrics.frechet as module
+    import synthreid.metrics.features as module
     torch.save(_fid_inception().state_dict(), tmp_path / 'w.pth')
     digest = hashlib.sha256((tmp_path / 'w.pth').read_bytes()).hexdigest()
     monkeypatch.setattr(module, 'FID_WEIGHTS', f'pt_inception-2015-12-05-{digest[:8]}.pth')
     assert inception_features(tmp_path / 'w.pth').distance_name == 'FID'
+    assert inception_features(tmp_path / 'w.pth', resize='antialiased bicubic').distance_name == 'FID, antialiased bicubic'
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     assert module.find_fid_weights() is None
     with pytest.raises(UserError, match='random_features'): inception_features()
