@@ -158,6 +158,8 @@ def test_cuhk03_mat(tmp_path):
         f.create_dataset('testsets', data=cells([store(np.array([[1, 2]], float)), store(np.array([[1, 1]], float))], (1, 2)), dtype=h5py.ref_dtype)
     d = read_cuhk03(tmp_path, 'labeled', 'old', split_id=1)
     assert [Path(p).name for p in d.query.paths] == ['1_001_1_01.png', '1_001_1_02.png', '1_001_2_06.png'] and d.query.camids.tolist() == [0, 0, 1]
+    first = next((tmp_path / 'images_labeled').iterdir()); first.unlink(); (tmp_path / 'testsets.json').unlink() # as after an interruption
+    assert len(read_cuhk03(tmp_path, 'labeled', 'old').train) == 3 and first.exists()
     for (p, k), image in pictures.items():
         assert (np.asarray(Image.open(tmp_path / 'images_detected' / f'1_{p + 1:03d}_{1 + k // 5}_{k + 1:02d}.png')) == image).all()
 
@@ -208,8 +210,8 @@ def test_grid(tmp_path):
 
 @pytest.mark.parametrize('name', LAYOUT_NAMES)
 def test_every_layout_is_read_as_written(name, tmp_path):
-    if name == 'pattern': written, d = make_layout(name, tmp_path, ids=8), load_dataset('pattern', tmp_path, pattern='{split}/{pid}-cam{cam}-{*}.png')
-    else: written, d = make_layout(name, tmp_path, ids=8), load_dataset('auto', tmp_path)
+    options = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': {}}
+    written, d = make_layout(name, tmp_path, ids=8), load_dataset(name if name in options else 'auto', tmp_path, **options.get(name, {}))
     person = {str(tmp_path / p): (person, cam) for p, _, person, cam in written}
     for split in ('train', 'query', 'gallery'):
         s = getattr(d, split); known = [i for i, p in enumerate(s.paths) if p in person]
@@ -368,3 +370,11 @@ def test_pattern_sub_folders(tmp_path):
     with pytest.raises(UserError, match='notes_c.jpg'): read_pattern(tmp_path, **options)
     d = read_pattern(tmp_path, **options, strict=False)
     assert [len(s) for s in (d.train, d.query, d.gallery)] == [1, 1, 1] and d.gallery.camids.tolist() == [1]
+
+
+@pytest.mark.parametrize('name, file', [('msmt17', 'MSMT17_V1/list_query.txt'), ('grid', 'features_and_partitions.mat'), ('cuhk03', 'cuhk03_new_protocol_config_detected.mat'), ('cuhk03', 'testsets.json')])
+@pytest.mark.parametrize('content', [b'', b'nonsense\n', b'\xff\x00' * 500, b'[[1]]'])
+def test_damaged_split_files_are_named(name, file, content, tmp_path):
+    make_layout(name, tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=Path(file).name): load_dataset(name, tmp_path, **({'protocol': 'old'} if 'json' in file else {}))

@@ -128,7 +128,7 @@ def list_images(
     return [folder / n for n in found]
 
 def _check_folder(folder) -> Path:
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.exists(): raise UserError(f'expected a folder of images, found nothing at {folder}: check the path')
     if not folder.is_dir(): raise UserError(f'expected a folder of images, got the file {folder}: give the folder that holds it')
     return folder
@@ -229,20 +229,20 @@ def read_folders(
 def write_manifest(
     dataset: ReidDataset, # with paths
     file, # CSV to write
-    root=None, # folder that the paths are written relative to; None: the folder of `file`
+    folder=None, # folder that the paths are written relative to; None: the folder of `file`
 ) -> Path:
     "Write path, pid, camid, split (domain) and protocol of every picture; the table moves together with the pictures."
-    file = Path(file); root = os.path.abspath(file.parent if root is None else root)
+    file = Path(file); root = os.path.abspath(file.parent if folder is None else folder)
     splits = {k: getattr(dataset, k) for k in ('train', 'query', 'gallery')}
     domains = any(s.domains is not None for s in splits.values())
     if any(s.paths is None for s in splits.values()): raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
     with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
         table = csv.writer(f, lineterminator='\n')
-        folder = lru_cache(None)(lambda d: os.path.relpath(d, root)) # slow, and the same for many pictures
+        relative = lru_cache(None)(lambda d: os.path.relpath(d, root)) # slow, and the same for many pictures
         table.writerow(['path', 'pid', 'camid', 'split', 'protocol'] + ['domain'] * domains)
         for k, s in splits.items():
             for path, pid, cam, d in zip(s.paths, s.pids, s.camids, itertools.repeat(0) if s.domains is None else s.domains):
-                table.writerow([Path(folder(os.path.dirname(path)), os.path.basename(path)).as_posix(), pid, cam, k, dataset.protocol] + [d] * domains)
+                table.writerow([Path(relative(os.path.dirname(path)), os.path.basename(path)).as_posix(), pid, cam, k, dataset.protocol] + [d] * domains)
     return file
 
 # %% ../../nbs/11_data.datasets.ipynb #37d815e9
@@ -263,7 +263,7 @@ def _read_table(file) -> dict: # column name -> list of strings
 # %% ../../nbs/11_data.datasets.ipynb #cc20118c
 def read_manifest(
     file, # CSV or Parquet with columns path, pid and optionally camid, split, domain, protocol
-    root=None, # folder that the paths are relative to; None: the folder of `file`
+    folder=None, # folder that the paths are relative to; None: the folder of `file`
 ) -> ReidDataset:
     "Read a table of pictures. Identities may be words; numbers stay as written."
     file = Path(file)
@@ -275,8 +275,8 @@ def read_manifest(
         if empty: raise UserError(f'expected a value in every row of column {c} of {file}, row {empty[0]} has none ({len(empty)} in all): fill it in or remove the row')
     n = len(table['path']); splits = [SPLIT_WORDS.get(s.strip().lower()) for s in table.get('split', ['train'] * n)]
     if None in splits: raise UserError(f'expected train, query or gallery in column split of {file}, got {table["split"][splits.index(None)]!r}: rename it')
-    paths = [os.path.join(file.parent if root is None else root, p) for p in table['path']]
-    if paths and not os.path.lexists(paths[0]): raise UserError(f'expected the first picture of {file} at {paths[0]}, found nothing: give the folder of the pictures as root')
+    paths = [os.path.join(file.parent if folder is None else folder, p) for p in table['path']]
+    if paths and not os.path.lexists(paths[0]): raise UserError(f'expected the first picture of {file} at {paths[0]}, found nothing: give the folder of the pictures as folder')
     pids, cams = ([(v.strip().removesuffix('.0'),) for v in table[c]] if c in table else [()] * n for c in ('pid', 'camid'))
     protocol = table.get('protocol', ['market1501' if 'camid' in table else 'no_cameras'])[:1]
     dataset = build_dataset(file.stem, list(zip(paths, splits, pids, cams)), *protocol, first_cam=0)
@@ -398,6 +398,13 @@ def read_market1501(
 # %% ../../nbs/11_data.datasets.ipynb #9b636b1c
 _msmt17 = {1: ('train', 'test'), 2: ('mask_train_v2', 'mask_test_v2')}
 
+def _msmt17_list(file) -> list: # one match per line, with path, cam and pid
+    if not file.is_file(): raise UserError(f'expected the list {file.name} in {file.parent}, found none: check that the download is complete')
+    lines = [line.strip() for line in file.read_text(errors='replace').splitlines() if line.strip()]
+    found = [re.fullmatch(r'(?P<path>[^_]*_[^_]*_(?P<cam>\d+)_.*\S)\s+(?P<pid>\d+)', line) for line in lines]
+    if not found or None in found: raise UserError(f'expected lines like 0000/0000_000_01_0303morning_0008_0.jpg 0 in {file}, got {lines[found.index(None)] if found else "an empty file"!r}: download it again')
+    return found
+
 def read_msmt17(
     root, # MSMT17_V1 or MSMT17_V2, or the folder around them
     version: int | None = None, # 1, 2; None: the one that is there, 1 if both are
@@ -410,16 +417,11 @@ def read_msmt17(
         try: root = find_root(root, is_it, f'list_train.txt and the folder {_msmt17[v][0]} (MSMT17 version {v})'); break
         except UserError:
             if v == (version or 2): raise
-    folders, lists, rows = _msmt17[v], {}, []
-    for part in ('train', 'val', 'query', 'gallery'):
-        file = root / f'list_{part}.txt'
-        if not file.is_file(): raise UserError(f'expected the list {file.name} in {root}, found none: check that the download is complete')
-        lists[part] = [line.rsplit(maxsplit=1) for line in file.read_text().splitlines() if line.strip()]
-    shift = 1 + max(int(pid) for part in ('train', 'val') for _, pid in lists[part])
+    lists, rows = {part: _msmt17_list(root / f'list_{part}.txt') for part in ('train', 'val', 'query', 'gallery')}, []
+    shift = 1 + max(int(m['pid']) for part in ('train', 'val') for m in lists[part])
     for part in ('train', *(['val'] if val else []), 'query', 'gallery'):
         split, test = {'val': 'train'}.get(part, part), part in ('query', 'gallery')
-        for path, pid in lists[part]:
-            rows.append((f'{root}/{folders[test]}/{path}', split, (int(pid) + 1 + shift * test,), (path.split('_')[2],)))
+        rows += [(f'{root}/{_msmt17[v][test]}/{m["path"]}', split, (int(m['pid']) + 1 + shift * test,), (m['cam'],)) for m in lists[part]]
     return build_dataset(root.name, rows, first_cam=1)
 
 # %% ../../nbs/11_data.datasets.ipynb #01f9773b
@@ -448,18 +450,25 @@ def unpack_cuhk03(
     return out
 
 # %% ../../nbs/11_data.datasets.ipynb #86ee4068
+def _load_mat(file, *keys) -> list: # the arrays called `keys`
+    from scipy.io import loadmat
+    try: return [loadmat(file)[k] for k in keys]
+    except Exception as e: raise UserError(f'expected a MATLAB file with {", ".join(keys)} at {file}, could not read it ({e}): download it again') from None
+
 def _cuhk03_test_sets(root, kind) -> list: # per split the test people as (pair, person)
-    if (f := root / 'testsets.json').is_file(): return [{tuple(p) for p in t} for t in json.loads(f.read_text())]
-    if (f := root / f'splits_classic_{kind}.json').is_file(): # written by torchreid
-        return [{tuple(map(int, re.split(r'[\\/]', path)[-1].split('_')[:2])) for path, *_ in s['query']} for s in json.loads(f.read_text())]
+    try:
+        if (f := root / 'testsets.json').is_file(): return [{tuple(p) for p in t} for t in json.loads(f.read_text())]
+        if (f := root / f'splits_classic_{kind}.json').is_file(): # written by torchreid
+            return [{tuple(map(int, re.split(r'[\\/]', path)[-1].split('_')[:2])) for path, *_ in s['query']} for s in json.loads(f.read_text())]
+    except (ValueError, TypeError, KeyError) as e: raise UserError(f'expected the test sets of CUHK03 in {f}, could not read it ({e}): delete it and unpack cuhk-03.mat again') from None
     raise UserError(f'expected testsets.json or splits_classic_{kind}.json in {root}, found neither: unpack cuhk-03.mat there with unpack_cuhk03')
 
 def _cuhk03_new(root, kind, images) -> list: # (name, split, file label, view)
-    from scipy.io import loadmat
     file = next((d / f'cuhk03_new_protocol_config_{kind}.mat' for d in (root, root.parent, images.parent) if (d / f'cuhk03_new_protocol_config_{kind}.mat').is_file()), None)
     if file is None: raise UserError(f'expected cuhk03_new_protocol_config_{kind}.mat in {root}, found none: take it from github.com/zhunzhong07/person-re-ranking (evaluation/data/CUHK03), or use protocol="old"')
-    m = loadmat(file); names, labels = [str(n[0]) for n in m['filelist'].ravel()], m['labels'].ravel()
-    return [(names[i], s, (int(labels[i]),), (names[i].split('_')[2],)) for s in ('train', 'query', 'gallery') for i in m[f'{s}_idx'].ravel().astype(int) - 1]
+    names, labels, *parts = (a.ravel() for a in _load_mat(file, 'filelist', 'labels', 'train_idx', 'query_idx', 'gallery_idx'))
+    names = [str(n[0]) for n in names]
+    return [(names[i], s, (int(labels[i]),), (names[i].split('_')[2],)) for s, part in zip(('train', 'query', 'gallery'), parts) for i in part.astype(int) - 1]
 
 # %% ../../nbs/11_data.datasets.ipynb #b0b9c25d
 def read_cuhk03(
@@ -478,12 +487,13 @@ def read_cuhk03(
         if protocol == 'old': raise UserError(f'expected cuhk-03.mat for the old protocol, {root} holds the new one only: use protocol="new"')
         return replace(read_layout(root / images, LAYOUTS['cuhk03_np']), name=name, protocol='cuhk03_new')
     home = root if (root / f'images_{images}').is_dir() else Path(unpack_to or root)
-    if not (home / f'images_{images}').is_dir(): unpack_cuhk03(mats(root)[0], home)
+    if mats(root) and not (home / 'testsets.json').is_file() and not any(home.glob('splits_*.json')): unpack_cuhk03(mats(root)[0], home)
     folder = home / f'images_{images}'
     if protocol == 'new': return build_dataset(name, [(folder / n, *r) for n, *r in _cuhk03_new(root, images, folder)], 'cuhk03_new', first_cam=1)
     tests = _cuhk03_test_sets(home, images)
     if not 0 <= split_id < len(tests): raise UserError(f'expected split_id 0 to {len(tests) - 1}, got {split_id}: choose one of the {len(tests)} splits')
     parts = [(n, n.split('_')) for n in _scan(folder, recursive=False)]
+    if odd := [n for n, p in parts if len(p) != 4 or not all(c.isdecimal() for c in p[:3])]: raise UserError(f'expected names like 1_001_1_01.png in {folder}, got {odd[0]!r}: move it away')
     rows = [(folder / n, s, tuple(p[:2]), (p[2],)) for n, p in parts
             for s in (('query', 'gallery') if (int(p[0]), int(p[1])) in tests[split_id] else ('train',))]
     return build_dataset(name, rows, f'cuhk03_old, split {split_id}', first_cam=1)
@@ -536,9 +546,8 @@ def read_grid(
     split_id: int = 0, # 0 to 9
 ) -> ReidDataset: # checked against torchreid's reader
     "QMUL GRID: 125 people train, 125 are searched among themselves and 775 distractors (pid 0)."
-    from scipy.io import loadmat
     root = find_root(root, lambda d: (d / 'probe').is_dir() and (d / 'features_and_partitions.mat').is_file(), 'probe, gallery and features_and_partitions.mat')
-    splits, rows = loadmat(root / 'features_and_partitions.mat')['trainIdxAll'][0], []
+    splits, rows = _load_mat(root / 'features_and_partitions.mat', 'trainIdxAll')[0][0], []
     if not 0 <= split_id < len(splits): raise UserError(f'expected split_id 0 to {len(splits) - 1}, got {split_id}: choose one of the {len(splits)} splits')
     train = set(splits[split_id][0][0][2].ravel().tolist())
     for sub, split in (('probe', 'query'), ('gallery', 'gallery')):
@@ -592,7 +601,7 @@ def detect_layout(
             for name, signs in SIGNS.items():
                 if all((d / s).exists() for s in signs): return 'prid' if name == 'viper' and any(n.startswith('person_') for n in _peek(d / 'cam_a', 3)) else name
             for name, layout in LAYOUTS.items():
-                if _fits(layout, d, names=True): return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
+                if 'UNVERIFIED' not in layout.checked and _fits(layout, d, names=True): return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
     folders = _folders(root); splits = [f for f in folders if f.name.lower() in SPLIT_WORDS]
     people = _folders(splits[0]) if splits else folders
     if len(people) > 1 and not _peek(root, 1) and all(_peek(p, 1) for p in people[:20]): return 'folders'
@@ -632,7 +641,7 @@ def load_dataset(
 def merge_sources(
     sources, # `ReidSplit`s (for instance `dataset.labelled()`) or `ReidDataset`s, of which train is taken
 ) -> ReidSplit: # identities 0..n-1, cameras 0..m-1, `domains` the number of the source
-    "Put sources together: no identity and no camera is shared. Junk and distractors are left out unless a split is already numbered from 0."
+    "Put sources together: no identity and no camera is shared. Junk (pid -1) is left out; for a gallery with distractors pass `labelled()`."
     splits = [s.train if isinstance(s, ReidDataset) else s for s in sources]
     if not splits: raise UserError('expected at least one source, got none: give a list of datasets or splits')
     kinds = {'paths' if s.images is None else f'images {s.images.shape[1:]}' for s in splits}
