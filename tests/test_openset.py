@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings, strategies as st
 from sklearn.metrics import roc_curve
 
 from synthreid.core import UserError
+from synthreid.metrics.distances import distance_matrix
 from synthreid.metrics.openset import (_units, calibrate, cut_lists, evaluate_open_set, evaluate_roc, fastreid_tpr, open_set_metrics, reliability, roc_metrics)
-from synthreid.metrics.ranking import distance_matrix, rank_metrics
+from synthreid.metrics.ranking import rank_metrics
 
 ranking = np.load(Path(__file__).parent / 'fixtures' / 'ranking.npz')
 FIXTURE = [ranking[f'random/{k}'] for k in ('distmat', 'q_pids', 'g_pids', 'q_camids', 'g_camids')]
@@ -107,6 +108,18 @@ def test_order_and_junk_change_nothing(seed):
     assert (after.genuine == before.genuine).all() and (after.impostor == before.impostor).all()
     junk = roc_metrics(np.c_[distances, np.zeros((len(q), 3))], q, np.r_[g, -1, -1, -1], qc, np.r_[gc, 0, 1, 2], max_fpr=.5)
     assert (junk.genuine == before.genuine).all() and (junk.impostor == before.impostor).all() and junk.n_impostor == before.n_impostor
+
+
+def test_other_protocols():
+    r = np.random.default_rng(2)
+    distances, pids = r.random((40, 40)), r.integers(-1, 5, 40)
+    alike, other = pids[:, None] == pids, ~np.eye(40, dtype=bool)
+    own = roc_metrics(distances, pids, pids, max_fpr=1, protocol='leave_one_out')
+    assert (own.genuine == np.sort(distances[alike & other])).all() and (own.impostor == np.sort(distances[~alike])).all()
+    free = roc_metrics(distances, pids, pids, max_fpr=1, protocol='no_cameras')
+    assert (free.genuine == np.sort(distances[alike])).all() and free.n_impostor == own.n_impostor == (~alike).sum()
+    with pytest.raises(UserError, match='marked as junk'): roc_metrics(distances, pids, pids, np.zeros(40), np.ones(40))
+    with pytest.raises(UserError, match='one of market1501'): roc_metrics(distances, pids, pids, np.zeros(40), np.ones(40), protocol='cross_camera')
 
 
 def test_a_collapsed_network_accepts_nobody_and_needs_no_memory():

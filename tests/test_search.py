@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from synthreid.core import UserError
-from synthreid.metrics.ranking import METRICS, top_k
+from synthreid.metrics.distances import METRICS, top_k
 from synthreid.metrics.search import SearchIndex, index_parameters, recall_at_k, search_exact
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core import UserError, atomic_write
-from .ranking import METRICS, top_k
+from .distances import METRICS, top_k
 
 # %% ../../nbs/35_metrics.search.ipynb #40261ed2
 def search_exact(
