@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Normalise', 'Backbone', 'keep_last_resolution', 'small_resnet', 'backbone', 'LoadReport', 'compare_weights',
-           'read_torch_file', 'read_weights', 'imagenet_weights', 'load_weights']
+           'read_torch_file', 'named_tensors', 'read_weights', 'imagenet_weights', 'load_weights']
 
 # %% ../../nbs/23_models.backbones.ipynb #85654ea1
 from difflib import get_close_matches
@@ -138,20 +138,26 @@ def read_torch_file(
     except Exception as e: # a cut file can raise nearly anything inside the unpickler
         raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}: {(str(e).splitlines() or [""])[0][:120]}): fetch or save it again, as .safetensors or with torch.save(net.state_dict(), ...)') from None
 
+def named_tensors(
+    saved, # what a file held
+    path, # that file, for the error message
+) -> dict: # name -> tensor
+    "The table of weights without the usual wrappings: 'state_dict'; 'module.' of DataParallel, '_orig_mod.' of torch.compile."
+    for key in ('state_dict', 'model', 'net'):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict): saved = saved[key]
+    if not isinstance(saved, dict) or not saved or not all(isinstance(v, torch.Tensor) for v in saved.values()):
+        raise UserError(f'expected a table of named tensors in {path}, got something else: save net.state_dict()')
+    return {str(k).removeprefix('_orig_mod.').removeprefix('module.'): v for k, v in saved.items()}
+
 def read_weights(
     path, # a .safetensors file, or one of torch.save (.pth, .pt, .pth.tar, ...)
 ) -> dict: # name -> tensor on the CPU
-    "The named tensors of a checkpoint, without the usual wrappings ('state_dict'; 'module.' of DataParallel, '_orig_mod.' of torch.compile)."
-    if Path(path).suffix == '.safetensors' and Path(path).is_file():
-        from safetensors.torch import load_file
-        try: state = load_file(path)
-        except Exception as e: raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}): fetch or save it again') from None
-    else: state = read_torch_file(path)
-    for key in ('state_dict', 'model', 'net'):
-        if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f'expected a table of named tensors in {path}, got something else: save net.state_dict()')
-    return {str(k).removeprefix('_orig_mod.').removeprefix('module.'): v for k, v in state.items()}
+    "The named tensors of a checkpoint, whatever wraps them."
+    if Path(path).suffix != '.safetensors' or not Path(path).is_file(): return named_tensors(read_torch_file(path), path)
+    from safetensors.torch import load_file
+    try: return named_tensors(load_file(path), path)
+    except UserError: raise
+    except Exception as e: raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}): fetch or save it again') from None
 
 # %% ../../nbs/23_models.backbones.ipynb #f3cabff3
 def imagenet_weights(
