@@ -1,6 +1,8 @@
 """Readers against file lists that the reference classes parsed (fixtures/datasets.json), and against folders as users have them."""
 import json
 import os
+import random
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -378,3 +380,33 @@ def test_damaged_split_files_are_named(name, file, content, tmp_path):
     make_layout(name, tmp_path)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=Path(file).name): load_dataset(name, tmp_path, **({'protocol': 'old'} if 'json' in file else {}))
+
+
+WORDS = ['bounding_box_train', 'query', 'bounding_box_test', 'train', 'test', 'gallery', 'images', 'P1', 'cam1', 'cam_a', 'cam_b', 'campus', 'single_shot', 'detected', 'images_detected',
+    '4', 'probe', 'list_train.txt', 'cuhk-03.mat', 'features_and_partitions.mat', 'testsets.json', 'unreal_v1.1', '0001_c1s1_1.jpg', 'x.jpg', '-1_c1.png', '0000_c0_1.jpg', 'person_0001.png',
+    '1_001_1_01.png', '001_00.bmp', 'm.csv', 'ü 中.JPG', '0001001.png', '٣_c١.jpg', '²_c²_1.jpg']
+
+
+def spoil(root, r):
+    "Delete, rename, overwrite or loop something in a folder that was whole."
+    files, dirs = (sorted(p for p in root.rglob('*') if test(p)) for test in (Path.is_file, Path.is_dir))
+    if not files: return
+    what, f, other = r.randrange(5), r.choice(files), r.choice(WORDS)
+    if what == 0: f.unlink()
+    elif what == 1 and dirs: shutil.rmtree(r.choice(dirs))
+    elif what == 2 and not f.with_name(other).exists(): f.rename(f.with_name(other))
+    elif what == 3: f.write_bytes(b'\xff\x00')
+    elif what == 4 and not (f.parent / 'loop').exists(): (f.parent / 'loop').symlink_to(root)
+
+
+@pytest.mark.filterwarnings('ignore:left out')
+@pytest.mark.parametrize('name', LAYOUT_NAMES)
+def test_spoilt_folders_are_read_or_refused_in_words(name, tmp_path):
+    for seed in range(6):
+        r, root = random.Random(f'{name} {seed}'), tmp_path / str(seed)
+        make_layout(name, root, ids=4, size=(8, 4))
+        for _ in range(2): spoil(root, r)
+        for reader in ('auto', *(k for k in READERS if k != 'pattern')):
+            for options in [{}] if reader != 'cuhk03' else [{}, {'protocol': 'old'}]:
+                try: assert len(load_dataset(reader, root, **options).train) >= 0
+                except UserError as e: assert ': ' in str(e) and str(e).encode()

@@ -83,6 +83,12 @@ class ReidDataset:
 # %% ../../nbs/11_data.datasets.ipynb #2bd17be5
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm'}
 
+def _check_folder(folder) -> Path:
+    folder = Path(folder).expanduser()
+    if not folder.exists(): raise UserError(f'expected a folder of images, found nothing at {folder}: check the path')
+    if not folder.is_dir(): raise UserError(f'expected a folder of images, got the file {folder}: give the folder that holds it')
+    return folder
+
 def _entries(folder) -> tuple[list, list, list]:
     "Names of the pictures, sub-folders and linked folders directly in `folder`."
     images, folders, links = [], [], []
@@ -98,7 +104,7 @@ def _entries(folder) -> tuple[list, list, list]:
 
 def _scan(folder, recursive=True) -> list[str]: # relative names with /, sorted
     "Pictures below a folder, each folder visited once whatever links there are."
-    found, todo, later, seen = [], [''], [], set()
+    folder, found, todo, later, seen = _check_folder(folder), [], [''], [], set()
     while todo or later:
         rel = todo.pop() if todo else later.pop(0)
         here = os.path.join(folder, rel)
@@ -122,16 +128,9 @@ def list_images(
     recursive: bool = True, # look into sub-folders too
 ) -> list[Path]: # sorted paths of the pictures
     "The pictures below `folder`, sorted; a missing, empty or unreadable folder is a `UserError`."
-    folder = _check_folder(folder)
-    found = _scan(folder, recursive)
+    folder, found = Path(folder).expanduser(), _scan(folder, recursive)
     if not found: raise UserError(f'expected images in {folder}, found none ({", ".join(sorted(IMAGE_SUFFIXES))}): check the path')
     return [folder / n for n in found]
-
-def _check_folder(folder) -> Path:
-    folder = Path(folder).expanduser()
-    if not folder.exists(): raise UserError(f'expected a folder of images, found nothing at {folder}: check the path')
-    if not folder.is_dir(): raise UserError(f'expected a folder of images, got the file {folder}: give the folder that holds it')
-    return folder
 
 # %% ../../nbs/11_data.datasets.ipynb #6dc23ea3
 SPLIT_WORDS = {'train': 'train', 'training': 'train', 'bounding_box_train': 'train', 'image_train': 'train',
@@ -210,7 +209,7 @@ def read_pattern(
     root, regex, rows = _check_folder(root), compile_pattern(pattern), []
     parts = [('', None)] if 'split' in regex.groupindex else [(f, s) for f, s in ((train, 'train'), (query, 'query'), (gallery, 'gallery')) if f is not None]
     for sub, split in parts:
-        names = _scan(_check_folder(root / sub))
+        names = _scan(root / sub)
         rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], regex, split, strict)
     if not rows: raise UserError(f'expected names that fit {pattern} in {root}, none does: give another pattern')
     return build_dataset(root.name, rows, 'market1501' if any(g.startswith('cam') for g in regex.groupindex) else 'no_cameras', first_cam)
