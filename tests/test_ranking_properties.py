@@ -32,7 +32,7 @@ def draw(seed, q, g, d, decimals=None, protocol='all_images'):
     x, y = r.standard_normal((q, d)), r.standard_normal((g, d))
     if decimals is not None: x, y = x.round(decimals), y.round(decimals)
     n = r.integers(1, 9)
-    qp, gp, qc, gc = r.integers(0, n + 1, q), r.integers(-1, n + 1, g), r.integers(0, 3, q), r.integers(0, 3, g)
+    qp, gp, qc, gc = r.integers(-1, n + 1, q), r.integers(-1, n + 1, g), r.integers(0, 3, q), r.integers(0, 3, g)
     qp[0], gp[0], qc[0], gc[0] = 1, 1, 0, 2
     if protocol == 'leave_one_out':
         qp[1] = 1
@@ -110,6 +110,16 @@ def test_streaming_equals_full_with_several_chunks_and_groups(seed, q, g, block,
     try: streamed = evaluate_ranking(x, y, *labels, block=max(block, 200))
     finally: module._groups = original
     same(streamed, rank_metrics(distance_matrix(x, y), *labels))
+
+
+@pytest.mark.parametrize('factor', [1 - 1e-9, 1 + 1e-9])
+def test_a_match_never_counts_itself_where_a_library_rounds_its_distance_otherwise(factor, monkeypatch):
+    _, _, labels = draw(2, 50, 300, 1)
+    dist, original = np.random.default_rng(0).permutation(50 * 300).reshape(50, 300) + 1., module._limits
+    want = rank_metrics(dist, *labels)
+    monkeypatch.setattr(module, '_BLOCK', 70)
+    monkeypatch.setattr(module, '_limits', lambda *a: original(*a) * factor)
+    same(rank_metrics(dist, *labels), want)
 
 
 @settings(deadline=None, max_examples=40)

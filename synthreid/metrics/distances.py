@@ -28,7 +28,8 @@ def _features(x, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     if x.ndim != 2 or not x.shape[1]: raise UserError(f'expected {name} (images, dimensions), got shape {tuple(x.shape)}')
     if not x.is_floating_point(): x = x.float()
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    norms = torch.cat([b.to(wide).square().sum(1) for b in x.split(4096)]) if len(x) else torch.zeros(0, dtype=wide)
+    norms = torch.empty(len(x), dtype=wide, device=x.device)
+    for s in range(0, len(x), 4096): torch.sum(x[s:s + 4096].to(wide).square(), 1, out=norms[s:s + 4096])
     bad = torch.nonzero(~torch.isfinite(norms))[:, 0]
     if len(bad): raise UserError(f'expected finite {name}, got NaN or infinity in {len(bad)} of {len(x)} rows (first: row {int(bad[0])}): did training diverge, or is there an empty image?')
     return x, norms

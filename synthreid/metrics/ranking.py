@@ -84,15 +84,16 @@ def _whole_numbers(values, name: str, n: int) -> np.ndarray:
 
 def _count_right(q, g, qc, gc, protocol: str) -> tuple:
     "Gallery images of the people asked for, by person; each query's range in them; its right matches."
-    members = np.flatnonzero(np.isin(g, q))
+    asked = np.unique(q)
+    members = np.concatenate([s + np.flatnonzero(np.isin(g[s:s + 2**20], asked)) for s in range(0, len(g), 2**20)])
     members = members[np.argsort(g[members], kind='stable')]
     first, last = (np.searchsorted(g[members], q, side) for side in ('left', 'right'))
     if protocol in _WITHOUT_JUNK: last = np.where(q == -1, first, last)
     if protocol in _WITHOUT_CAMERAS: return members, first, last, last - first - (protocol == 'leave_one_out')
     cameras = np.unique(np.concatenate([qc, gc[members]])); n = len(cameras)
     seen = np.sort(np.searchsorted(g[members], g[members]) * n + np.searchsorted(cameras, gc[members]))
-    asked = first * n + np.searchsorted(cameras, qc)
-    same_camera = np.searchsorted(seen, asked, 'right') - np.searchsorted(seen, asked)
+    wanted = first * n + np.searchsorted(cameras, qc)
+    same_camera = np.searchsorted(seen, wanted, 'right') - np.searchsorted(seen, wanted)
     return members, first, last, np.maximum(last - first - same_camera, 0)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #630cec0d
