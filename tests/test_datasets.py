@@ -389,7 +389,7 @@ WORDS = ['bounding_box_train', 'query', 'bounding_box_test', 'train', 'test', 'g
 
 def spoil(root, r):
     "Delete, rename, overwrite or loop something in a folder that was whole."
-    files, dirs = (sorted(p for p in root.rglob('*') if test(p)) for test in (Path.is_file, Path.is_dir))
+    files, dirs = (sorted(p for p in root.rglob('*') if test(p) and not p.is_symlink()) for test in (Path.is_file, Path.is_dir))
     if not files: return
     what, f, other = r.randrange(5), r.choice(files), r.choice(WORDS)
     if what == 0: f.unlink()

@@ -10,7 +10,6 @@ __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'SIGNS', 'Reid
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
 import csv, inspect, itertools, json, os, random, re, warnings
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -89,28 +88,30 @@ def _check_folder(folder) -> Path:
     if not folder.is_dir(): raise UserError(f'expected a folder of images, got the file {folder}: give the folder that holds it')
     return folder
 
-def _entries(folder) -> tuple[list, list, list]:
-    "Names of the pictures, sub-folders and linked folders directly in `folder`."
+def _is_image(name): return name[0] != '.' and name[name.rfind('.'):].lower() in IMAGE_SUFFIXES
+
+def _entries(folder) -> tuple: # names of pictures, of sub-folders, of linked folders, and what identifies the folder itself
+    "What lies directly in `folder`."
     images, folders, links = [], [], []
     try:
+        here = os.stat(folder)
         with os.scandir(folder) as entries:
             for e in entries:
                 if e.name[0] == '.' or e.name == '__MACOSX': continue
                 if e.is_dir(follow_symlinks=False): folders.append(e.name)
                 elif e.is_symlink() and os.path.isdir(e.path): links.append(e.name)
-                elif '.' + e.name.rpartition('.')[2].lower() in IMAGE_SUFFIXES: images.append(e.name)
+                elif _is_image(e.name): images.append(e.name)
     except OSError as e: raise UserError(f'expected a readable folder at {folder}, got {e.strerror or e}: change its permissions or move it away') from None
-    return sorted(images), sorted(folders), sorted(links)
+    return images, folders, sorted(links), (here.st_dev, here.st_ino)
 
 def _scan(folder, recursive=True) -> list[str]: # relative names with /, sorted
     "Pictures below a folder, each folder visited once whatever links there are."
     folder, found, todo, later, seen = _check_folder(folder), [], [''], [], set()
     while todo or later:
         rel = todo.pop() if todo else later.pop(0)
-        here = os.path.join(folder, rel)
-        if (key := (os.stat(here).st_dev, os.stat(here).st_ino)) in seen: continue
+        images, folders, links, key = _entries(os.path.join(folder, rel))
+        if key in seen: continue
         seen.add(key)
-        images, folders, links = _entries(here)
         found += [f'{rel}{n}' for n in images]
         if recursive: todo += [f'{rel}{n}/' for n in folders]; later += [f'{rel}{n}/' for n in links]
     return sorted(found)
@@ -338,7 +339,7 @@ def _expand(root: Path, folders) -> list[str]:
 def _peek(folder, n=50) -> list[str]:
     "The names of a few pictures in a folder, without listing it."
     try:
-        with os.scandir(folder) as it: return list(itertools.islice((e.name for e in it if e.name[0] != '.' and '.' + e.name.rpartition('.')[2].lower() in IMAGE_SUFFIXES), n))
+        with os.scandir(folder) as it: return list(itertools.islice((e.name for e in it if _is_image(e.name)), n))
     except OSError: return []
 
 def _around(root: Path):
