@@ -208,12 +208,15 @@ def compare_folders(
     seed: int = 0, # of the halves and of the subsets
     n_subsets: int = 100, # subsets of the kernel distance (100, Binkowski et al.), each of half the smaller set and at most 1000
     progress: bool = True, # show a bar while images are decoded
-) -> dict: # see the example below
+    only_distance: bool = False, # stop after the Frechet distance: the other measures compare every image with every other
+) -> dict: # see the example below; `frechet` is the number, `distance` its name
     "Frechet and kernel distance, precision, recall, density and coverage between two folders of images, and what they were measured with."
     first, second = (folder_features(f, extractor, cache, batch_size, progress) for f in (a, b))
     x, y = (check_features(f.features, f'folder {name}', least=6) for f, name in ((first, 'a'), (second, 'b')))
+    out = {'distance': extractor.distance_name, 'resizer': extractor.resize, 'n_a': len(x), 'n_b': len(y),
+           'frechet': _between(_gaussian(x, first.statistics), _gaussian(y, second.statistics))}
+    if only_distance: return out
     one, other = np.array_split(np.random.default_rng(step_seed(seed)).permutation(len(y)), 2)
-    kid, kid_sd = kernel_distance_subsets(x, y, n_subsets, seed=seed)
-    return {'distance': extractor.distance_name, 'resizer': extractor.resize, 'n_a': len(x), 'n_b': len(y),
-            'frechet': _between(_gaussian(x, first.statistics), _gaussian(y, second.statistics)), 'floor': frechet_between(y[one], y[other]), 'kid': kid, 'kid_sd': kid_sd,
-            **precision_recall(x, y)._asdict(), **density_coverage(x, y)._asdict()}
+    out['floor'] = frechet_between(y[one], y[other])
+    out['kid'], out['kid_sd'] = kernel_distance_subsets(x, y, n_subsets, seed=seed)
+    return out | precision_recall(x, y)._asdict() | density_coverage(x, y)._asdict()
