@@ -128,9 +128,9 @@ def _find_digests(paths, cache, progress):
 # %% ../../nbs/12_data.store.ipynb #48cea695
 class _Map:
     "The rows `file` and their log."
-    def __init__(self, stem: Path, size):
+    def __init__(self, stem: Path, size, n_paths):
         self.file, self.log, self.lock = (stem.with_suffix(s) for s in ('.rows', '.log', '.lock'))
-        self.size, self.row = size, 3 * size[0] * size[1]
+        self.size, self.n_paths, self.row = size, n_paths, 3 * size[0] * size[1]
 
     def entries(self) -> list:
         "The whole lines of the log; half of a last line is left out."
@@ -138,8 +138,10 @@ class _Map:
         try: lines = self.log.read_text().splitlines()
         except FileNotFoundError: lines = []
         for line in lines:
-            try: found.append(json.loads(line))
+            try: entry = json.loads(line)
             except ValueError: break
+            if not isinstance(entry, dict) or not ('sealed' in entry or {'rows', 'sum', 'broken'} <= entry.keys()): break
+            found.append(entry)
         return found
 
     def good(self, entries) -> list:
@@ -163,7 +165,7 @@ class _Map:
         if not entries or 'sealed' not in entries[-1] or not self.file.exists(): return None
         seal, n = entries.pop()['sealed'], sum(e['rows'] for e in entries)
         found = self.file.stat()
-        if found.st_size != n * self.row: return None
+        if found.st_size != n * self.row or n + sum(len(e['broken']) for e in entries) != self.n_paths: return None
         if found.st_mtime_ns != seal:
             if len(self.good(entries)) < len(entries): return None
             try: self.seal(entries)
@@ -203,7 +205,7 @@ def _cached(paths, size, cache, progress):
     try:
         cache.mkdir(parents=True, exist_ok=True)
         digests = _find_digests(paths, cache, progress)
-        map = _Map(cache / f'{size[0]}x{size[1]}_{_digest(json.dumps([1, digests]).encode())}', size)
+        map = _Map(cache / f'{size[0]}x{size[1]}_{_digest(json.dumps([BLOCK, digests]).encode())}', size, len(paths))
         if (found := map.open()) is not None: return found
         with _locked(map.lock):
             if (found := map.open()) is not None: return found
@@ -249,7 +251,7 @@ def _on_the_fly(paths, size, progress):
 
 def _free_memory() -> float:
     "Bytes that can be taken without swapping; infinity where the system does not say."
-    try: return 1024 * int(next(line for line in open('/proc/meminfo') if line.startswith('MemAvailable')).split()[1])
+    try: return 1024 * int(next(line for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemAvailable')).split()[1])
     except (OSError, StopIteration): return np.inf
 
 # %% ../../nbs/12_data.store.ipynb #bb751ba1
