@@ -118,3 +118,14 @@ def test_expanded_queries_follow_the_formula():
         weight = np.maximum(np.take_along_axis(similar, near, 1), 0) ** alpha
         want = q + (weight[:, :, None] * g[near]).sum(1); want /= np.linalg.norm(want, axis=1, keepdims=True)
         assert np.allclose(expand_queries(x[:20], x[20:], k, alpha), want, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_same_on_gpu():
+    x, who = groups(3000, 64, 7); q, g = torch.tensor(x[:300]), torch.tensor(x[300:])
+    d = k_reciprocal_distance(q, g)
+    for got in (k_reciprocal_distance(q.cuda(), g), k_reciprocal_distance(q, g, device='cuda')): # a few lists may end between distances that rounding exchanges
+        assert (np.abs(got - d) > 1e-5).mean() < 1e-3
+    assert np.allclose(expand_queries(q.cuda(), g.cuda()), expand_queries(q, g), atol=1e-5)
+    J, K = jaccard_distance(torch.tensor(x), 12, 4), jaccard_distance(torch.tensor(x).cuda(), 12, 4)
+    assert abs(J - K).sum() < 1e-3 * J.sum()

@@ -60,7 +60,7 @@ def _neighbours(x: torch.Tensor, k: int, block: int | None = None, keep: torch.T
     "The `k` nearest of all N rows; `keep` (Q, N - Q) takes up the distances of the first Q rows to the others."
     n = len(x); padded = -(-n // 64) * 64; k = min(k, n) - 1 # oneself is added at the end
     x = torch.nn.functional.pad(x, (0, 0, 0, padded - n)); norms = x.square().sum(1)
-    rows = -(-(block or min(2**26 // padded, padded // 8)) // 64) * 64 or 64
+    rows = -(-(block or min(2**27 // padded, padded // 8)) // 64) * 64 or 64
     best = torch.full((padded, k), torch.iinfo(torch.int64).max, device=x.device); farthest = x.new_zeros(padded)
     for s in range(0, padded, rows):
         e = min(s + rows, padded)
@@ -170,7 +170,7 @@ def k_reciprocal_distance(
     k2: int = 6, # images averaged in the local query expansion, oneself included; 1: none (6, Zhong et al.)
     lambda_value: float = .3, # share of the plain distance (0.3, Zhong et al.)
     metric: str = 'cosine', # 'cosine', or 'euclidean' = 'squared_euclidean': torchreid's, which is squared before it is squared again
-    block: int | None = None, # rows of distances at a time; None: about 256 MB of them; changes memory, not the result
+    block: int | None = None, # rows of distances at a time; None: at most 512 MB of them; changes memory, not the result
     device=None, # where everything is computed; None: where the query features are
 ) -> np.ndarray: # (Q, G) float32 in [0, 1], small = alike
     "Distances re-ranked by reciprocal neighbours; equal to torchreid's `re_ranking` to 2e-6, without any N x N matrix."
@@ -218,7 +218,7 @@ def jaccard_distance(
     k1: int = 30, # neighbours that may be reciprocal (30, SpCL and Cluster-Contrast)
     k2: int = 6, # images averaged, oneself included; 1: none (6, as above)
     metric: str = 'cosine', # as in `k_reciprocal_distance`
-    block: int | None = None, # rows of distances at a time; None: about 256 MB of them
+    block: int | None = None, # rows of distances at a time; None: at most 512 MB of them
     device=None, # where everything is computed; None: where the features are
 ) -> csr_matrix: # (N, N) float32 with the distances below 1, in [0, 1); a missing entry is a distance of exactly 1
     "Jaccard distance of the reciprocal neighbourhoods, all images to all: what DBSCAN is given in self-training."
@@ -248,6 +248,6 @@ def expand_queries(
     if alpha < 0: raise UserError(f'expected alpha of at least 0, got {alpha}: a negative power would trust the doubtful most')
     order, distance = top_k(query_features, gallery_features, k, 'cosine', block, device=device)
     weight = torch.from_numpy((1 - distance).clip(0) ** alpha).float()
-    def unit(f): return torch.nn.functional.normalize(torch.as_tensor(f).detach().cpu().float(), dim=-1)
-    gallery = torch.as_tensor(gallery_features)
-    return torch.stack([unit(unit(query) + w @ unit(gallery[o])) for query, o, w in zip(torch.as_tensor(query_features), torch.from_numpy(order), weight)])
+    def unit(f): return torch.nn.functional.normalize(f.float(), dim=-1)
+    queries, gallery = (torch.as_tensor(f).detach().cpu() for f in (query_features, gallery_features))
+    return torch.stack([unit(unit(query) + w @ unit(gallery[o])) for query, o, w in zip(queries, torch.from_numpy(order), weight)])
