@@ -124,13 +124,19 @@ def _why_nobody(q, g, qc, gc, protocol: str) -> str:
             'check how camera numbers are read, or name a protocol that ignores nothing (no_cameras)')
 
 # %% ../../nbs/30_metrics.ranking.ipynb #713728c9
-def _sort_rows(x: torch.Tensor) -> torch.Tensor:
-    "A copy with every row sorted, on the device of `x`."
-    if x.device.type != 'cpu': return x.sort(dim=1).values
-    rows = x.numpy(); out = np.empty_like(rows, order='C')
-    def work(part): out[part] = rows[part]; out[part].sort(axis=1)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, [slice(i, i + 32) for i in range(0, len(rows), 32)]))
-    return torch.from_numpy(out)
+def _below(x: torch.Tensor, limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "How many values of each row are below each limit of the row, and how many are not above it: (R, P) int64 each."
+    if x.device.type != 'cpu': return _below_by_torch(x, limits)
+    rows, values, lower, upper = x.numpy(), limits.numpy(), np.empty(limits.shape, np.int64), np.empty(limits.shape, np.int64)
+    def work(start): # numpy lets other threads run while it sorts
+        for i, row in enumerate(np.sort(rows[start:start + 32], axis=1), start): lower[i], upper[i] = row.searchsorted(values[i]), row.searchsorted(values[i], 'right')
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, range(0, len(rows), 32)))
+    return torch.from_numpy(lower), torch.from_numpy(upper)
+
+def _below_by_torch(x: torch.Tensor, limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "`_below` on the device of `x`."
+    ordered, limits = x.sort(dim=1).values, limits.contiguous()
+    return torch.searchsorted(ordered, limits), torch.searchsorted(ordered, limits, right=True)
 
 def count_before(
     distances: torch.Tensor, # (R, B) queries against a block of the gallery, no NaN; ignored images at infinity
@@ -138,8 +144,7 @@ def count_before(
     columns: torch.Tensor, # (R, P) int64 columns of the right matches; negative: before this block, B or more: behind it
 ) -> torch.Tensor: # (R, P) int64, on the device of the distances
     "How many images of the block come before each right match: closer, or as close and earlier in the gallery."
-    ordered, limits = _sort_rows(distances), limits.contiguous()
-    lower, upper = torch.searchsorted(ordered, limits), torch.searchsorted(ordered, limits, right=True)
+    lower, upper = _below(distances, limits)
     counts = torch.where(columns >= distances.shape[1], upper, lower)
     inside = (columns > 0) & (columns < distances.shape[1])
     every = torch.arange(distances.shape[1], device=distances.device)
