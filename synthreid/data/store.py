@@ -184,8 +184,8 @@ def _build(map: _Map, paths, digests, progress):
     with open(map.file, 'ab') as rows_file, open(map.log, 'a') as log:
         rows_file.truncate(sum(e['rows'] for e in entries) * map.row)
         for rows, broken in _decode_blocks(paths, map.size, digests, len(entries), progress):
-            rows_file.write(rows.tobytes()); rows_file.flush()
-            entries.append(dict(rows=len(rows), sum=zlib.crc32(rows.tobytes()), broken=broken))
+            rows_file.write(rows.reshape(-1)); rows_file.flush()
+            entries.append(dict(rows=len(rows), sum=zlib.crc32(rows.reshape(-1)), broken=broken))
             log.write(json.dumps(entries[-1]) + '\n'); log.flush()
         os.fsync(rows_file.fileno())
     map.seal(entries)
