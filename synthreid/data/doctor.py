@@ -245,7 +245,7 @@ def _check_cameras(d: ReidDataset) -> list[Finding]:
     cams, total = np.unique(np.concatenate([s.camids for s in splits])), sum(map(len, splits)); files = splits[0].paths[:3].tolist()
     if d.rule == 'no_cameras': return [Finding('note', 'no_cameras', 'no camera was read; the protocol is no_cameras', 'if the names tell the camera, mark it with {cam} in a pattern', files)]
     if len(cams) == 1: return [Finding('warning', 'one_camera', f'all {total} pictures are on one camera', 'mend the pattern if it takes a constant for {cam}; without cameras leave {cam} out', files)]
-    if len(cams) > 8 and len(cams) > total / 4: return [Finding('warning', 'many_cameras', f'{len(cams)} cameras for {total} pictures: the pattern probably reads a frame number or the identity', 'mend the pattern: {cam} must mark the camera', files)]
+    if len(cams) > max(8, min(200, total / 3)): return [Finding('warning', 'many_cameras', f'{len(cams)} cameras for {total} pictures: the pattern probably reads a frame number or the identity', 'mend the pattern: {cam} must mark the camera', files)]
     return []
 
 # %% ../../nbs/14_data.doctor.ipynb #0cfac6fd
@@ -365,6 +365,15 @@ def _missing_folders(name, listing) -> list:
     layout = LAYOUTS[name]
     return [f for f in layout.train + layout.query + layout.gallery if not _folders_like(listing.folders, f)]
 
+def _incomplete(listing) -> tuple: # layout, folders that are missing; or None, []
+    "The layout that only lacks folders, here or in the folder that holds all pictures."
+    inside = os.path.commonpath({os.path.dirname(n) for n in listing.pictures}) + '/'
+    inner = Listing([n.removeprefix(inside) for n in listing.pictures], folders=[n.removeprefix(inside) for n in listing.folders])
+    for seen in (listing, inner):
+        missing = {k: m for k in _other_layouts(seen) if (m := _missing_folders(k, seen))}
+        if missing: return min(missing.items(), key=lambda k: len(k[1]))
+    return None, []
+
 # %% ../../nbs/14_data.doctor.ipynb #147a8061
 def _describe(listing) -> str:
     "A folder in one sentence: counts per suffix, folders, names."
@@ -381,9 +390,8 @@ def _unknown(listing) -> tuple[dict, Finding]: # options of the reader 'pattern'
         packed = [n for n in listing.others if n.lower().endswith(('.zip', '.rar', '.7z', '.tar', '.gz', '.tgz'))]
         return {}, Finding('error', 'no_pictures', f'there are no pictures here ({text})', 'unpack the archive first' if packed else f'check the path; pictures end in {" ".join(sorted(IMAGE_SUFFIXES))}', packed or listing.others[:3])
     pattern = suggest_pattern(listing.pictures); options = {'pattern': pattern} if pattern else {}
-    missing = {k: _missing_folders(k, listing) for k in _other_layouts(listing)}
-    if name := min((k for k in missing if missing[k]), key=lambda k: len(missing[k]), default=None):
-        return options, Finding('error', 'incomplete', f'this looks like {name}, but without {" and ".join(missing[name])} ({text})', 'complete the download, or rename the folders as the dataset has them', files)
+    name, missing = _incomplete(listing)
+    if name: return options, Finding('error', 'incomplete', f'this looks like {name}, but without {" and ".join(missing)} ({text})', 'complete the download, or rename the folders as the dataset has them', files)
     if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'if that is right, use layout pattern with {pattern}; else describe the names with a pattern of your own', files)
     return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split)', files)
 
@@ -507,7 +515,7 @@ def _how_sure(key, named, dataset, listing, guess) -> str:
     if key is None: return 'not recognised'
     if key == 'manifest': return 'a manifest'
     n = len(_paths_of(dataset)) if dataset else 0
-    fit = f'{n} of {len(listing.pictures)} pictures fit'
+    fit = f'{n} of {len(listing.pictures)} pictures read'
     if guess: return f'not recognised; read with the guessed pattern {guess["pattern"]} ({fit})'
     others = [k for k in _other_layouts(listing, key) if not _missing_folders(k, listing)]
     return f'{key}, {"as you say" if named else "recognised"} ({fit}' + (f'; {", ".join(others)} would fit too)' if others else ')')
@@ -542,5 +550,5 @@ def examine(
     findings += _check_pictures(paths, looks, thorough, key in LAYOUTS and LAYOUTS[key].kind == 'vehicles')
     if dataset: findings += [f for check in (_check_queries, _check_identities, _check_cameras) for f in check(dataset)] + _check_duplicates(dataset, find_duplicates(paths, looks))
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
-    pictures = pd.DataFrame({'path': paths} | {k: [getattr(x, k) for x in looks] for k in Look._fields if k != 'tail'})
+    pictures = pd.DataFrame({'path': pd.Series(paths, dtype=object)} | {k: pd.Series([getattr(x, k) for x in looks], dtype=object if k in ('problem', 'mode') else int) for k in Look._fields if k != 'tail'})
     return Diagnosis(path, base, key if dataset is not None else None, _how_sure(key, layout != 'auto', dataset, listing, guess), dataset, findings, pictures)

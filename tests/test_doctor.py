@@ -1,0 +1,267 @@
+"""The doctor on everything a folder can contain: corrupt files, strange names, links, random trees, garbage in the place of list files."""
+import builtins
+import errno
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from layouts import LAYOUT_NAMES, make_layout
+from synthreid.core import UserError
+from synthreid.data.datasets import READERS, write_manifest
+from synthreid.data.doctor import examine, find_duplicates, list_everything, look_at_files, plot_cameras, suggest_pattern
+
+OPTIONS = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': dict(layout='syri')}
+
+
+def look(folder, **options): return examine(folder, progress=False, **options)
+def named(d): return {f.name: f for f in d.findings}
+def files(finding): return [n for f in finding.files for n in ((f,) if isinstance(f, str) else f)]
+
+
+def snapshot(folder):
+    return {str(p): (p.lstat().st_mtime_ns, p.lstat().st_size) for p in [folder, *sorted(folder.rglob('*'))]}
+
+
+@pytest.fixture
+def market(tmp_path):
+    make_layout('market1501', tmp_path / 'm')
+    return tmp_path / 'm'
+
+
+# ---- the corrupt inputs of a real life
+
+def test_corrupt_inputs_are_named_and_nothing_is_lost(market):
+    train = market / 'bounding_box_train'
+    jpeg = next(train.iterdir()).read_bytes()
+    bad = {'0001_c1s1_900001_01.jpg': b'', '0001_c1s1_900002_01.jpg': jpeg[:-200], '0001_c1s1_900003_01.jpg': b'\x89PNG\r\n\x1a\n', '0001_c1s1_900004_01.jpg': b'GIF', '0001_c1s1_900005_01.jpg': jpeg[:30]}
+    for name, data in bad.items(): (train / name).write_bytes(data)
+    bad |= {'0001_c1s1_900006_01.jpg': None, '0001_c1s1_900007_01.jpg': None, '0001_c1s1_900008_01.jpg': None}
+    (train / '0001_c1s1_900006_01.jpg').symlink_to(train / 'nowhere')
+    (train / '0001_c1s1_900007_01.jpg').symlink_to(train / '0001_c1s1_900007_01.jpg')
+    os.mkfifo(train / '0001_c1s1_900008_01.jpg')
+    good = {'0002_c1s1_910001_01 ü 中 b.jpg': ('RGB', (32, 64), 'JPEG'), '0002_c1s1_910002_01.jpg': ('RGB', (32, 64), 'PNG'), '0002_c1s1_910003_01.png': ('I;16', (32, 64), 'PNG'),
+        '0002_c1s1_910004_01.jpg': ('CMYK', (32, 64), 'JPEG'), '0002_c1s1_910005_01.png': ('RGB', (1, 1), 'PNG'), '0002_c1s1_910006_01.jpg': ('L', (64, 32), 'JPEG')}
+    for name, (mode, size, kind) in good.items(): Image.new(mode, size).save(train / name, kind)
+    d = look(market, sample=0)
+    found = named(d)
+    assert d.exit_code == 2 and d.layout == 'market1501'
+    assert sorted(Path(f.split(' (')[0]).name for f in found['broken'].files) == sorted(bad)
+    reasons = ' '.join(found['broken'].files)
+    for text in ('an empty file', 'truncated', 'not a picture', 'a link that leads nowhere', 'not a regular file'): assert text in reasons
+    assert {Path(p).name for p in d.pictures[d.pictures.problem.isna()].path} >= set(good)
+    assert [Path(f).name for f in found['tiny_pictures'].files] == ['0002_c1s1_910005_01.png']
+    assert [Path(f).name for f in found['landscape'].files] == ['0002_c1s1_910006_01.jpg'] and found['landscape'].severity == 'note'
+    assert {Path(f).name for f in found['modes'].files} == {'0002_c1s1_910003_01.png', '0002_c1s1_910004_01.jpg', '0002_c1s1_910006_01.jpg'}
+
+
+def test_unreadable_folders_and_files_are_findings(market, monkeypatch):
+    locked, file = str(market / 'query'), str(sorted((market / 'bounding_box_train').iterdir())[0])
+    scandir, open_ = os.scandir, builtins.open
+    refuse = lambda path: (_ for _ in ()).throw(PermissionError(errno.EACCES, 'Permission denied', path))
+    monkeypatch.setattr(os, 'scandir', lambda p='.': refuse(p) if str(p).rstrip('/') == locked else scandir(p))
+    monkeypatch.setattr(builtins, 'open', lambda p, *a, **k: refuse(p) if str(p) == file else open_(p, *a, **k))
+    found = named(look(market))
+    assert found['unreadable_folders'].files == [f'{locked} (Permission denied)'] and found['unreadable_folders'].severity == 'error'
+    assert 'readable folder' in found['refused'].message
+    assert f'{file} (Permission denied)' in found['broken'].files
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may read everything')
+def test_real_permissions(market):
+    (market / 'query').chmod(0)
+    try: assert 'unreadable_folders' in named(look(market))
+    finally: (market / 'query').chmod(0o755)
+
+
+def test_links_up_and_around_are_not_followed(tmp_path):
+    make_layout('folders', tmp_path / 'd')
+    before = look(tmp_path / 'd')
+    (tmp_path / 'd' / 'train' / 'person 1' / 'loop').symlink_to(tmp_path / 'd' / 'train')
+    d = look(tmp_path / 'd')
+    assert 'loops' in named(d) and d.exit_code == 0 and len(d.dataset.train) == len(before.dataset.train)
+    (tmp_path / 'd' / 'train' / 'person 1' / 'up').symlink_to('/')
+    d = look(tmp_path / 'd')
+    assert files(named(d)['link_above']) == [str(tmp_path / 'd' / 'train' / 'person 1' / 'up')] and d.dataset is None and len(d.pictures) == len(before.pictures)
+
+
+# ---- labels
+
+def test_names_that_do_not_fit_are_all_listed(market):
+    for name in ('holiday.jpg', 'x y.jpg'): shutil.copy(next((market / 'query').glob('0*')), market / 'query' / name)
+    found = named(look(market))
+    assert found['misfits'].severity == 'error' and [Path(f).name for f in found['misfits'].files] == ['holiday.jpg', 'x y.jpg'] and 'refused' not in found
+
+
+def test_files_that_a_reader_leaves_out_are_a_warning(tmp_path):
+    make_layout('gta_synthreid', tmp_path / 'g')
+    Image.new('RGB', (32, 64)).save(tmp_path / 'g' / 'query' / 'readme.jpg')
+    d = look(tmp_path / 'g')
+    assert d.exit_code == 1 and files(named(d)['misfits']) == [str(tmp_path / 'g' / 'query' / 'readme.jpg')]
+
+
+def test_gta_query_copies_are_by_design(tmp_path):
+    make_layout('gta_synthreid', tmp_path / 'g')
+    for p in list((tmp_path / 'g' / 'query').iterdir()): shutil.copy(p, tmp_path / 'g' / 'bounding_box_test')
+    d = look(tmp_path / 'g')
+    assert d.exit_code == 0 and len(named(d)['copies_same_camera'].files) == len(d.dataset.query)
+
+
+def test_unused_folders_and_vehicles(market, tmp_path):
+    shutil.copytree(market / 'query', market / 'gt_bbox')
+    assert 'gt_bbox: 6' in named(look(market))['unused'].message
+    make_layout('veri', tmp_path / 'v', size=(32, 64))
+    assert 'landscape' not in named(look(tmp_path / 'v'))
+    make_layout('dukemtmcreid', tmp_path / 'w', size=(32, 64))
+    assert named(look(tmp_path / 'w'))['landscape'].severity == 'warning'
+
+
+def test_two_datasets_and_folders_inside_and_around(market, tmp_path):
+    assert look(tmp_path).folder == market and look(market / 'query').folder == market
+    shutil.copytree(market, tmp_path / 'second')
+    d = look(tmp_path)
+    assert d.exit_code == 2 and 'give the folder of one' in named(d)['refused'].remedy
+
+
+def test_relative_paths(market, monkeypatch):
+    monkeypatch.chdir(market)
+    assert look('.').exit_code == 0 and look('query').layout == 'market1501'
+    monkeypatch.chdir(market.parent)
+    assert look('m').layout == 'market1501'
+
+
+def test_manifest(market):
+    table = write_manifest(look(market).dataset, market / 'table.csv')
+    d = look(table)
+    assert d.exit_code == 0 and d.layout == 'manifest' and len(d.pictures) == 33
+    gone = sorted((market / 'query').iterdir())[1]
+    gone.unlink()
+    assert [f.split(' (')[0] for f in named(look(table))['broken'].files] == [str(gone)]
+    table.write_text('path,pid\n' + 'a,b,c\n')
+    assert 'refused' in named(look(table))
+    table.write_bytes(b'\xff\x00\n\n"')
+    assert look(table).exit_code == 2
+
+
+@pytest.mark.parametrize('name', LAYOUT_NAMES)
+def test_examining_changes_nothing_and_finds_the_same_again(name, tmp_path):
+    make_layout(name, tmp_path / name, ids=8)
+    before = snapshot(tmp_path / name)
+    first, second = (look(tmp_path / name, **OPTIONS.get(name, {})) for _ in range(2))
+    assert snapshot(tmp_path / name) == before and str(first) == str(second) and first.exit_code < 2
+    assert plot_cameras(first.dataset).axes
+
+
+def test_a_missing_folder_is_named_from_around_too(tmp_path):
+    make_layout('cuhk02', tmp_path / 'around' / 'c', ids=8)
+    shutil.rmtree(tmp_path / 'around' / 'c' / 'Dataset' / 'P1')
+    found = named(look(tmp_path / 'around'))
+    assert 'cuhk02, but without P1/*' in found['incomplete'].message
+
+
+def test_wrong_use_is_refused(tmp_path):
+    (tmp_path / 'a.zip').touch()
+    for arguments, text in (((tmp_path / 'no',), 'found nothing'), ((tmp_path / 'a.zip',), 'unpack'), ((tmp_path, 'market1502'), 'choose one of these layouts')):
+        with pytest.raises(UserError, match=text): look(arguments[0], **dict(zip(['layout'], arguments[1:])))
+    with pytest.raises(UserError, match='mark it with'): look(tmp_path, pattern='{cam}')
+    d = look(tmp_path)
+    assert named(d)['no_pictures'].remedy == 'unpack the archive first'
+    with pytest.raises(UserError, match='see the findings'): d.save_picture(tmp_path / 'x.png')
+
+
+def test_duplicates_are_exact(tmp_path):
+    rng = np.random.RandomState(0)
+    data = [rng.bytes(300) for _ in range(5)]
+    paths = []
+    for i, k in enumerate(rng.randint(0, 5, 40)):
+        Image.fromarray(np.frombuffer(data[k], np.uint8).reshape(10, 10, 3)).save(tmp_path / f'{i}.bmp')
+        paths.append(str(tmp_path / f'{i}.bmp'))
+    groups = find_duplicates(paths, look_at_files(paths, progress=False))
+    contents = [{Path(p).read_bytes() for p in g} for g in groups]
+    assert all(len(c) == 1 for c in contents) and sum(map(len, groups)) == 40 and len(groups) == 5
+
+
+# ---- fuzz
+
+JPEG = None
+
+
+def jpeg():
+    global JPEG
+    if JPEG is None:
+        with tempfile.TemporaryDirectory() as t:
+            Image.fromarray(np.random.RandomState(0).randint(0, 255, (40, 20, 3), np.uint8)).save(Path(t) / 'a.jpg'); JPEG = (Path(t) / 'a.jpg').read_bytes()
+    return JPEG
+
+
+FOLDERS = ['', 'query', 'bounding_box_train', 'bounding_box_test', 'train', 'test', 'Query', '0001', '0002', 'a b', 'single_shot', 'cam_a', 'cam_b', 'probe', 'gallery', 'images', 'campus', 'P1/cam1', 'images_detected', 'mask_train_v2', 'unreal_v1.2/images', 'x' * 200]
+NAMES = ['0001_c1s1_000001_01.jpg', '0002_c2_f0000001.jpg', '-1_c1s1_000000_00.jpg', '0000_c0_1.jpg', '1_001_1_01.png', '00000001_sn001c01_0001.jpeg', '000001_s00_c00_f000001.jpg', '{pid}_c{cam}.jpg', '.jpg', '..jpg', 'a\nb.jpg', '\u202e.png', '\udcff_c1.jpg',
+    'list_train.txt', 'list_val.txt', 'list_query.txt', 'list_gallery.txt', 'features_and_partitions.mat', 'cuhk-03.mat', 'testsets.json', 'cuhk03_new_protocol_config_detected.mat', 'splits_classic_detected.json', 'Thumbs.db', '٣_c٤.jpg', '²_c1.jpg']
+names = st.one_of(st.sampled_from(NAMES), st.text(st.characters(codec='utf-8', exclude_characters='/\0'), min_size=1, max_size=12).filter(lambda n: n not in ('.', '..')).map(lambda n: n + '.jpg'),
+    st.from_regex(r'[0-9]{1,4}_c[0-9]{1,3}(s1)?_[0-9]{1,6}\.(jpg|png|JPG)', fullmatch=True))
+things = st.lists(st.tuples(st.sampled_from(FOLDERS), names, st.sampled_from(['jpeg', 'jpeg', 'jpeg', 'cut', 'empty', 'noise', 'text', 'link', 'loop', 'folder', 'fifo'])), max_size=25)
+
+
+def grow(root, tree, seed):
+    rng = random.Random(seed)
+    contents = dict(jpeg=jpeg(), cut=jpeg()[:rng.randrange(len(jpeg()))], empty=b'', noise=rng.randbytes(rng.randrange(1, 300)), text=rng.choice([b'0001/0001_000_01_x_0.jpg 3\n', b'[[[1, 2]]]', b'[1]', b'MATLAB 5.0 MAT-file', b'\x89HDF\r\n\x1a\n', b'{"query": 3}']))
+    for folder, name, kind in tree:
+        path = root / folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == 'link': path.symlink_to(rng.choice([root / 'nowhere', root / 'query', root, '/', path]))
+            elif kind == 'loop': path.symlink_to(path.parent)
+            elif kind == 'folder': path.mkdir()
+            elif kind == 'fifo': os.mkfifo(path)
+            else: path.write_bytes(contents[kind])
+        except OSError: pass  # a name that is there already or too long
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(things, st.sampled_from(['auto'] * 8 + [k for k in READERS if k not in ('pattern', 'manifest')]), st.integers(0, 10**6), st.booleans())
+def test_no_folder_makes_it_fail(tree, layout, seed, thorough):
+    with tempfile.TemporaryDirectory() as t:
+        root = Path(t) / 'd'
+        root.mkdir()
+        grow(root, tree, seed)
+        d = look(root, layout=layout, thorough=thorough)
+        text = d.report(examples=100)
+        assert text.encode('utf-8') and d.exit_code in (0, 1, 2)
+        assert all(f.severity in ('note', 'warning', 'error') and f.message and f.remedy for f in d.findings)
+        known = set(d.pictures.path) | {n.rpartition(' (')[0] if f.name in ('broken', 'unreadable_folders') else n for f in d.findings for n in files(f)}
+        lost = {f'{d.folder}/{n}' for n in list_everything(d.folder).pictures} - known
+        assert not lost, lost
+        if d.dataset is not None: plot_cameras(d.dataset)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(LAYOUT_NAMES), st.integers(0, 10**6))
+def test_no_damaged_dataset_makes_it_fail(name, seed):
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as t:
+        root = Path(t) / name
+        make_layout(name, root, ids=4)
+        everything = sorted(p for p in root.rglob('*') if p.is_file())
+        for p in rng.sample(everything, min(len(everything), rng.randrange(1, 8))):
+            data = p.read_bytes()
+            act = rng.choice(['delete', 'cut', 'empty', 'noise', 'rename', 'copy', 'folder'])
+            if act in ('delete', 'folder'): p.unlink()
+            if act == 'folder': p.mkdir()
+            if act == 'cut': p.write_bytes(data[:rng.randrange(len(data))])
+            if act == 'empty': p.write_bytes(b'')
+            if act == 'noise': p.write_bytes(bytes(rng.randrange(256) if rng.random() < .05 else b for b in data))
+            if act == 'rename': p.rename(p.with_name(rng.choice(['9', 'x', '0_', 'Ü']) + p.name))
+            if act == 'copy': p.with_name('7' + p.name).write_bytes(data)
+        for options in ({}, OPTIONS.get(name, {})): assert look(root, **options).report().encode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(names.map(lambda n: n) | st.tuples(st.sampled_from(FOLDERS), names).map('/'.join), max_size=30))
+def test_suggestions_never_fail(listed): suggest_pattern([n.lstrip('/') for n in listed])
