@@ -188,6 +188,16 @@ def test_duplicates_are_exact(tmp_path):
     assert all(len(c) == 1 for c in contents) and sum(map(len, groups)) == 40 and len(groups) == 5
 
 
+def test_huge_numbers_and_many_cameras(tmp_path):
+    make_layout('market1501', tmp_path / 'm')
+    for part in ('query', 'bounding_box_test'):
+        for p in list((tmp_path / 'm' / part).glob('0004*')): p.rename(p.with_name(p.name.replace('0004', str(2**62 + 1))))
+    assert look(tmp_path / 'm').exit_code == 0
+    for i in range(300): shutil.copy(next((tmp_path / 'm' / 'query').iterdir()), tmp_path / 'm' / 'bounding_box_train' / f'0001_c{i + 10**6}s1_{i}.jpg')
+    d = look(tmp_path / 'm')
+    assert 'many_cameras' in named(d) and d.save_picture(tmp_path / 'a.png').exists()
+
+
 # ---- fuzz
 
 JPEG = None
@@ -203,7 +213,7 @@ def jpeg():
 
 FOLDERS = ['', 'query', 'bounding_box_train', 'bounding_box_test', 'train', 'test', 'Query', '0001', '0002', 'a b', 'single_shot', 'cam_a', 'cam_b', 'probe', 'gallery', 'images', 'campus', 'P1/cam1', 'images_detected', 'mask_train_v2', 'unreal_v1.2/images', 'x' * 200]
 NAMES = ['0001_c1s1_000001_01.jpg', '0002_c2_f0000001.jpg', '-1_c1s1_000000_00.jpg', '0000_c0_1.jpg', '1_001_1_01.png', '00000001_sn001c01_0001.jpeg', '000001_s00_c00_f000001.jpg', '{pid}_c{cam}.jpg', '.jpg', '..jpg', 'a\nb.jpg', '\u202e.png', '\udcff_c1.jpg',
-    'list_train.txt', 'list_val.txt', 'list_query.txt', 'list_gallery.txt', 'features_and_partitions.mat', 'cuhk-03.mat', 'testsets.json', 'cuhk03_new_protocol_config_detected.mat', 'splits_classic_detected.json', 'Thumbs.db', '٣_c٤.jpg', '²_c1.jpg']
+    'list_train.txt', 'list_val.txt', 'list_query.txt', 'list_gallery.txt', 'features_and_partitions.mat', 'cuhk-03.mat', 'testsets.json', 'cuhk03_new_protocol_config_detected.mat', 'splits_classic_detected.json', 'Thumbs.db', '٣_c٤.jpg', '²_c1.jpg', '99999999999999999999_c1s1_1.jpg', '1_c99999999999999999999s1_1.jpg', '9223372036854775807_c9223372036854775806s1_1.jpg']
 names = st.one_of(st.sampled_from(NAMES), st.text(st.characters(codec='utf-8', exclude_characters='/\0'), min_size=1, max_size=12).filter(lambda n: n not in ('.', '..')).map(lambda n: n + '.jpg'),
     st.from_regex(r'[0-9]{1,4}_c[0-9]{1,3}(s1)?_[0-9]{1,6}\.(jpg|png|JPG)', fullmatch=True))
 things = st.lists(st.tuples(st.sampled_from(FOLDERS), names, st.sampled_from(['jpeg', 'jpeg', 'jpeg', 'cut', 'empty', 'noise', 'text', 'link', 'loop', 'folder', 'fifo'])), max_size=25)

@@ -211,12 +211,13 @@ def _check_queries(d: ReidDataset) -> list[Finding]:
     if not there.any():
         cause, remedy = _why_no_overlap(q, g)
         return [Finding('error', 'no_overlap', f'none of the {q.n_ids} query identities is in the gallery: {cause}', remedy, [*zip(files(slice(3)), g.paths[g.pids > 0][:3].tolist())])]
-    out, width = [], 1 + max(q.camids.max(), g.camids.max())
+    out = []
     if not there.all(): out.append(Finding('warning', 'query_missing', f'{(~there).sum()} of {len(q)} queries ({len(np.unique(q.pids[~there]))} identities) show people of whom the gallery has no picture', 'they cannot be scored: complete the gallery or remove these queries', files(~there)))
     if d.rule in _CAMERA_BLIND: return out
-    pairs = np.unique(g.pids * width + g.camids); ids, n_cams = np.unique(pairs // width, return_counts=True)
-    cams = np.where(there, n_cams[np.searchsorted(ids, q.pids).clip(max=len(ids) - 1)], 0) - np.isin(q.pids * width + q.camids, pairs)
-    alone, n_test = there & (cams < 1), len(np.unique(np.r_[q.camids, g.camids]))
+    (ids, person), (cams, camera) = (np.unique(np.r_[getattr(q, k), getattr(g, k)], return_inverse=True) for k in ('pids', 'camids'))
+    seen = person * len(cams) + camera; pairs = np.unique(seen[len(q):]) # a number for each person on each camera
+    n_cams = np.bincount(pairs // len(cams), minlength=len(ids))[person[:len(q)]] # of the gallery, per query
+    alone, n_test = there & (n_cams - np.isin(seen[:len(q)], pairs) < 1), len(cams)
     if (alone | ~there).all():
         cause = 'there is only one camera' if n_test == 1 else f'each person is on one camera only ({n_test} cameras in all)'
         out.append(Finding('error', 'same_camera', f'no query can be scored: {cause}, and the protocol leaves out the same person on the same camera', 'mend the pattern if it takes a constant (or the identity) for {cam}; without cameras leave {cam} out, the protocol is then no_cameras', files(alone)))
@@ -275,7 +276,9 @@ def plot_cameras(
         fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout='constrained'); plt.close(fig)
         for ax, table, x, y in ((axes[0], counts, 'camera', 'images'), (axes[1], seen, 'seen on so many cameras', 'identities')):
             used = [c for c in table if table[c].any()]
-            for i, c in enumerate(used): ax.bar(table.index + (i - (len(used) - 1) / 2) * .8 / len(used), table[c], .8 / len(used), label=c, color=colours[c])
+            for i, c in enumerate(used):
+                if len(table) > 100: ax.vlines(table.index, 0, table[c], colours[c], label=c); continue # bars would take long and look the same
+                ax.bar(table.index + (i - (len(used) - 1) / 2) * .8 / len(used), table[c], .8 / len(used), label=c, color=colours[c])
             ax.set(xlabel=x, ylabel=y); ax.xaxis.set_major_locator(MaxNLocator(12, integer=True)); ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             if used: ax.legend(frameon=False, loc='lower center', bbox_to_anchor=(.5, 1), ncols=3)
         sns.despine(fig)
@@ -300,13 +303,18 @@ def _find_field(columns, words, free) -> int | None:
     "The number that stands after one of the words."
     for i in free:
         before = {w.lower() for w in columns[i - 1]} if i else set()
-        if columns[i][0].isdecimal() and before and before <= words and len(set(columns[i])) > 0: return i
+        if columns[i][0].isdecimal() and before and before <= words: return i
     return None
 
 # %% ../../nbs/14_data.doctor.ipynb #15130305
 def _repeats(column, n) -> bool:
     "Whether the values are labels: several of them, each more than once."
     return 1 < len(set(column)) <= n / 1.5
+
+def _may_be_pid(columns, i) -> bool:
+    "A number, or a word that is the whole name of a folder."
+    whole = (i == 0 or columns[i - 1][0] == '/') and i + 1 < len(columns) and columns[i + 1][0] == '/'
+    return columns[i][0].isdecimal() or whole
 
 def _template(columns, pid, cam) -> str:
     "Labels in braces, constant pieces as they are, the rest a star; several stars become one."
@@ -317,7 +325,7 @@ def suggest_pattern(
     names, # relative names of pictures
 ) -> str | None: # a template for `compile_pattern`, None where nothing is obvious
     "Guess identity and camera from the names."
-    names = [n for n in list(names)[:: max(1, len(names) // 5000)]]
+    names = list(names)[:: max(1, len(names) // 5000)]
     if not names: return None
     columns, n = _main_shape([n.rpartition('.')[0] for n in names])
     suffix = Counter(n.rpartition('.')[2] for n in names).most_common(1)[0][0]
@@ -327,7 +335,7 @@ def suggest_pattern(
     cam = _find_field(columns, _CAMERA_WORDS, free)
     labels = [i for i in free if i != cam and columns[i][0][0].isalnum() and _repeats(columns[i], n)]
     pid = _find_field(columns, _PERSON_WORDS, labels)
-    if pid is None: pid = next((i for i in labels if columns[i][0].isdecimal() or (i < last and i in (0, last - 1) and (i == 0 or columns[i - 1][0] == '/'))), None)
+    if pid is None: pid = next((i for i in labels if _may_be_pid(columns, i)), None)
     if pid is None: return None
     template = _template(columns, pid, cam) + '.' + (suffix if '{' not in suffix else '{*}')
     if last >= 0 and min(i for i in (pid, cam) if i is not None) > last: template = template.rpartition('/')[2] # the folders say nothing
@@ -427,16 +435,17 @@ def _read(key, path, base, listing, options) -> tuple: # dataset or None, names 
         try: dataset = load_dataset(key, path, **options)
         except Exception as e: problem = e # a .mat or list file can make its parser raise anything
         if problem: dataset = _read_what_fits(key, base, listing, options)
-    if problem and dataset and key not in LAYOUTS: used = _paths_of(dataset); misfits = [n for n in listing.pictures if f'{base}/{n}' not in used]
+    used = _paths_of(dataset)
+    if problem and dataset and key not in LAYOUTS: misfits = [n for n in listing.pictures if f'{base}/{n}' not in used]
     out = [Finding('warning', 'reader', str(w.message), 'see the message') for w in caught if not misfits and issubclass(w.category, UserWarning)]
     if misfits:
-        like = f' like {Path(next(iter(_paths_of(dataset)))).name}' if dataset and len(_paths_of(dataset)) else ''
+        like = f' like {Path(next(iter(used))).name}' if used else ''
         out.append(Finding('error' if problem else 'warning', 'misfits', f'{len(misfits)} of {len(listing.pictures)} pictures have names that do not fit the layout {key}' + ('' if problem else ', they are left out'), f'rename them{like}, move them out of the dataset, or describe all names with a pattern', [f'{base}/{n}' for n in misfits]))
     if problem and not (misfits and 'fit' in str(problem)): out.append(_refusal(problem))
     return dataset, misfits, out
 
 def _paths_of(dataset) -> dict: # in order, each once
-    return dict.fromkeys(p for s in (dataset.train, dataset.query, dataset.gallery) for p in s.paths)
+    return {} if dataset is None else dict.fromkeys(p for s in (dataset.train, dataset.query, dataset.gallery) for p in s.paths)
 
 # %% ../../nbs/14_data.doctor.ipynb #d85b8758
 def _same_but_case(names) -> list[tuple]:
@@ -464,7 +473,7 @@ def _check_listing(base, listing, used, misfits) -> list[Finding]:
     return out
 
 # %% ../../nbs/14_data.doctor.ipynb #a57d0c89
-@dataclass
+@dataclass(repr=False)
 class Diagnosis:
     "What `examine` found."
     path: Path  # that was examined
@@ -490,7 +499,7 @@ class Diagnosis:
         lines += ['', ', '.join(f'{count[s]} {s}{"s" * (count[s] != 1)}' for s in reversed(SEVERITIES))]
         return '\n'.join(lines + [f.report(examples, self.folder) for f in self.findings])
 
-    def __str__(self): return self.report()
+    def __repr__(self): return self.report()
 
     def save_picture(self, file) -> Path: # image file, its suffix is the format
         "Save `plot_cameras` of the dataset."
@@ -510,11 +519,10 @@ def _locate(path, layout) -> tuple[str | None, Path]: # layout or None, folder o
     except Exception: base = path # the reader will say it better
     return key, Path(base)
 
-def _how_sure(key, named, dataset, listing, guess) -> str:
+def _how_sure(key, named, n, listing, guess) -> str:
     "How the layout was found, the share of names that fit, and the alternatives."
     if key is None: return 'not recognised'
     if key == 'manifest': return 'a manifest'
-    n = len(_paths_of(dataset)) if dataset else 0
     fit = f'{n} of {len(listing.pictures)} pictures read'
     if guess: return f'not recognised; read with the guessed pattern {guess["pattern"]} ({fit})'
     others = [k for k in _other_layouts(listing, key) if not _missing_folders(k, listing)]
@@ -536,19 +544,21 @@ def examine(
     if not os.path.exists(path): raise UserError(f'expected a folder, found nothing at {path}: check the path')
     if os.path.isfile(path) and path.suffix.lower() not in ('.csv', '.parquet', '.pq'): raise UserError(f'expected a folder or a manifest (.csv, .parquet), got the file {path}: unpack an archive first')
     if pattern is not None: compile_pattern(pattern); layout, options = 'pattern', {'pattern': pattern, **options}
-    key, base = _locate(path, layout); listing = list_everything(base) if base != path.parent or path.is_dir() else Listing()
-    findings, guess, dataset, misfits = [], {}, None, []
+    key, base = _locate(path, layout)
+    listing, findings, guess, dataset, misfits = list_everything(base) if path.is_dir() else Listing(), [], {}, None, []
     if key is None:
         guess, unknown = _unknown(listing); findings.append(unknown); options = guess
         if guess: key = 'pattern'
     if key is not None:
         dataset, misfits, found = _read(key, path, base, listing, options); findings += found
-        if dataset is not None and not len(_paths_of(dataset)): dataset = None
-    paths = list(dict.fromkeys([*(_paths_of(dataset) if dataset else ()), *(f'{base}/{n}' for n in (misfits if dataset else listing.pictures))]))
+        if key == 'cuhk03': listing = list_everything(base) # its reader may have unpacked the pictures
+    used = _paths_of(dataset)
+    if not used: dataset = None
+    paths = list(dict.fromkeys([*used, *(f'{base}/{n}' for n in (misfits if dataset else listing.pictures))]))
     looks = look_at_files(paths, thorough, sample, seed, progress)
-    findings += _check_listing(base, listing, set(_paths_of(dataset)) if dataset else None, misfits)
+    findings += _check_listing(base, listing, used if dataset else None, misfits)
     findings += _check_pictures(paths, looks, thorough, key in LAYOUTS and LAYOUTS[key].kind == 'vehicles')
     if dataset: findings += [f for check in (_check_queries, _check_identities, _check_cameras) for f in check(dataset)] + _check_duplicates(dataset, find_duplicates(paths, looks))
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
     pictures = pd.DataFrame({'path': pd.Series(paths, dtype=object)} | {k: pd.Series([getattr(x, k) for x in looks], dtype=object if k in ('problem', 'mode') else int) for k in Look._fields if k != 'tail'})
-    return Diagnosis(path, base, key if dataset is not None else None, _how_sure(key, layout != 'auto', dataset, listing, guess), dataset, findings, pictures)
+    return Diagnosis(path, base, key if dataset is not None else None, _how_sure(key, layout != 'auto', len(used), listing, guess), dataset, findings, pictures)
