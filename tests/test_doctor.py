@@ -74,11 +74,27 @@ def test_unreadable_folders_and_files_are_findings(market, monkeypatch):
     assert f'{file} (Permission denied)' in found['broken'].files
 
 
-@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may read everything')
-def test_real_permissions(market):
-    (market / 'query').chmod(0)
-    try: assert 'unreadable_folders' in named(look(market))
-    finally: (market / 'query').chmod(0o755)
+@pytest.mark.skipif(not hasattr(os, 'seteuid'), reason='needs POSIX permissions')
+def test_real_permissions():
+    with tempfile.TemporaryDirectory() as t:
+        os.chmod(t, 0o755)
+        market = Path(t) / 'm'
+        make_layout('market1501', market)
+        healthy = look(market)  # also imports what is imported late
+        locked, user = sorted((market / 'bounding_box_train').iterdir())[0], os.geteuid()
+        try:
+            locked.chmod(0); (market / 'query').chmod(0)
+            if user == 0: os.seteuid(65534)  # root may read everything
+            inside = look(market)
+            os.seteuid(user); market.chmod(0o644)
+            if user == 0: os.seteuid(65534)
+            outside = look(market)
+        finally:
+            os.seteuid(user)
+            for p in (market, market / 'query', locked): p.chmod(0o755)
+    assert healthy.exit_code == 0 and inside.exit_code == 2 and outside.exit_code == 2
+    assert named(inside)['unreadable_folders'].files == [f'{market / "query"} (Permission denied)']
+    assert f'{locked} (Permission denied)' in named(inside)['broken'].files and outside.report()
 
 
 def test_links_up_and_around_are_not_followed(tmp_path):
@@ -252,8 +268,8 @@ def test_no_folder_makes_it_fail(tree, layout, seed, thorough):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(LAYOUT_NAMES), st.integers(0, 10**6))
-def test_no_damaged_dataset_makes_it_fail(name, seed):
+@given(st.sampled_from(LAYOUT_NAMES), things, st.integers(0, 10**6))
+def test_no_damaged_dataset_makes_it_fail(name, tree, seed):
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as t:
         root = Path(t) / name
@@ -269,6 +285,7 @@ def test_no_damaged_dataset_makes_it_fail(name, seed):
             if act == 'noise': p.write_bytes(bytes(rng.randrange(256) if rng.random() < .05 else b for b in data))
             if act == 'rename': p.rename(p.with_name(rng.choice(['9', 'x', '0_', 'Ü']) + p.name))
             if act == 'copy': p.with_name('7' + p.name).write_bytes(data)
+        if rng.random() < .5: grow(root, tree, seed)
         for options in ({}, OPTIONS.get(name, {})): assert look(root, **options).report().encode()
 
 
