@@ -169,7 +169,7 @@ def test_cuhk03_mat(tmp_path):
 def test_cuhk03_without_h5py(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'h5py', None)
     (tmp_path / 'cuhk-03.mat').touch()
-    with pytest.raises(UserError, match='pip install h5py'): read_cuhk03(tmp_path)
+    with pytest.raises(UserError, match=r"pip install 'synthreid\[formats\]'"): read_cuhk03(tmp_path)
     monkeypatch.undo()
     pytest.importorskip('h5py')
     with pytest.raises(UserError, match='could not unpack'): unpack_cuhk03(tmp_path / 'cuhk-03.mat', tmp_path)
@@ -335,7 +335,7 @@ def test_parquet_asks_for_pyarrow(tmp_path):
         import pyarrow  # noqa: F401
     except ImportError:
         (tmp_path / 'm.parquet').touch()
-        with pytest.raises(UserError, match='pip install pyarrow'): read_manifest(tmp_path / 'm.parquet')
+        with pytest.raises(UserError, match=r"pip install 'synthreid\[formats\]'"): read_manifest(tmp_path / 'm.parquet')
     else:
         touch(tmp_path, ['a.jpg'])
         pd.DataFrame(dict(path=['a.jpg'], pid=[4], camid=[1], split=['train'])).to_parquet(tmp_path / 'm.parquet')

@@ -254,7 +254,7 @@ def _read_table(file) -> dict: # column name -> list of strings
             return {k: ['' if v is None else str(v) for v in column] for k, column in read_table(file).to_pydict().items()}
         with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as f:
             header, *rows = [row for row in csv.reader(f) if row] or [[]]
-    except ImportError: raise UserError(f'expected pyarrow to read {file}: pip install pyarrow, or save the table as CSV') from None
+    except ImportError: raise UserError(f"expected pyarrow to read {file}: pip install 'synthreid[formats]', or save the table as CSV") from None
     except (ValueError, OSError, csv.Error) as e: raise UserError(f'expected a table in {file}, could not read it ({e}): mend or replace it') from None
     for i, row in enumerate(rows, 2):
         if len(row) != len(header): raise UserError(f'expected {len(header)} values ({", ".join(header)}) in every row of {file}, row {i} has {len(row)}: put names with commas in quotes')
@@ -431,7 +431,7 @@ def unpack_cuhk03(
 ) -> Path:
     "Write the pictures of CUHK03 as PNG and its 20 test sets as JSON; what is there already is kept."
     try: import h5py
-    except ImportError: raise UserError(f'expected h5py to read {mat}: pip install h5py') from None
+    except ImportError: raise UserError(f"expected h5py to read {mat}: pip install 'synthreid[formats]'") from None
     from PIL import Image
     out = Path(out)
     try:

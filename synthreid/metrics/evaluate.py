@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from ..core import UserError, to_uint8
 from .frechet import as_signed, distribution_distance, random_features
+from .reranking import evaluate_reranked
 from .ranking import PROTOCOLS, RankingResult, _WITHOUT_JUNK, drop_junk, evaluate_ranking
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #52409ccc
@@ -62,6 +63,7 @@ def evaluate_reid(
     flip: bool = True, # True: average with the mirror image (test-time flip)
     metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
     protocol: str = 'market1501', # one of `PROTOCOLS`
+    rerank: bool = False, # True: k-reciprocal re-ranking with its published settings, see `metrics.reranking`
     max_rank: int = 50, # length of the CMC curve
     batch_size: int = 128, # images at a time
     device='cpu', # where `embed` wants its batch
@@ -75,8 +77,9 @@ def evaluate_reid(
     options = dict(batch_size=batch_size, flip=flip, device=device, progress=progress)
     q = extract_features(embed, query.images, **options)
     g = q if gallery is query and len(rows) == len(q) else extract_features(embed, gallery.images, rows=rows, **options)
-    result = evaluate_ranking(q, g, query.pids, pids[rows], getattr(query, 'camids', None), None if camids is None else np.asarray(camids)[rows],
-                              metric=metric, max_rank=max_rank, protocol=protocol)
+    rank = evaluate_reranked if rerank else evaluate_ranking
+    result = rank(q, g, query.pids, pids[rows], getattr(query, 'camids', None), None if camids is None else np.asarray(camids)[rows],
+                  metric=metric, max_rank=max_rank, protocol=protocol)
     return replace(result, protocol=result.protocol + (', flip averaged' if flip else ''))
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #6ad8e4af

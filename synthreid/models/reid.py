@@ -58,13 +58,16 @@ class ReidNeck(nn.Module):
         n_ids: int, # identities to tell apart while training
         pooling: str = 'average', # or 'gem'
         dropout: float = 0.0, # probability, in front of the classifier
+        normalise: bool = True, # False: no batch normalisation, the classifier reads the pooled features
+        classifier_bias: bool = True, # False: the classifier has no bias, as in Luo et al.
     ):
         super().__init__()
         if pooling not in ('average', 'gem'): raise UserError(f"expected pooling 'average' or 'gem', got {pooling!r}: choose one of the two")
         if n_ids < 1: raise UserError(f'expected at least one identity, got n_ids = {n_ids}: count the distinct training pids')
         self.pool = GeneralisedMean() if pooling == 'gem' else None
-        self.bnneck, self.dropout, self.classifier = nn.BatchNorm1d(channels), nn.Dropout(dropout), nn.Linear(channels, n_ids)
-        self.bnneck.bias.requires_grad_(False)
+        self.bnneck = nn.BatchNorm1d(channels) if normalise else nn.Identity()
+        self.dropout, self.classifier = nn.Dropout(dropout), nn.Linear(channels, n_ids, bias=classifier_bias)
+        if normalise: self.bnneck.bias.requires_grad_(False)
 
     def forward(self, maps): # `(B, C, H, W)` -> train: (logits `(B, n_ids)`, features `(B, C)`); eval: embedding `(B, C)`
         features = maps.mean((2, 3)) if self.pool is None else self.pool(maps)
@@ -106,10 +109,12 @@ class Embedder(nn.Module):
         n_ids: int, # training identities
         pooling: str = 'average', # or 'gem'
         dropout: float = 0.0, # in front of the classifier
+        normalise: bool = True, # False: without the normalising neck
+        classifier_bias: bool = True, # False: the classifier has no bias
     ):
         super().__init__()
         self.backbone, self.out_channels = backbone, backbone.out_channels
-        self.neck = init_weights(ReidNeck(backbone.out_channels, n_ids, pooling, dropout))
+        self.neck = init_weights(ReidNeck(backbone.out_channels, n_ids, pooling, dropout, normalise, classifier_bias))
 
     def forward(self, x): return self.neck(self.backbone(x))
 

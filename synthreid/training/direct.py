@@ -27,6 +27,8 @@ class DirectConfig:
     weights: str | None = None  # 'imagenet' (downloads), or a local file; None starts at random
     last_stride: int = 2  # stride of the last stage; 1 keeps more detail
     pooling: str = 'average'  # or 'gem'
+    neck: str = 'bn'  # 'bn' (BN neck) or 'none': the classifier reads the pooled features (plain softmax baseline)
+    classifier_bias: bool = True  # False: as in the BN neck of Luo et al.
     classifier_std: float = 0.0  # standard deviation of the classifier's first weights; 0: Kaiming (reference)
     steps: int = 41_000  # optimiser steps
     batch_size: int = 32  # images per step
@@ -98,7 +100,9 @@ class DirectTransfer:
         seed_everything(seed, -1)
         self.config, self.seed, self.device = config, seed, pick_device(str(device))
         self.extra = dict(n_ids=n_ids, seed=seed)
-        net = Embedder(backbone(config.backbone, config.weights, config.last_stride), n_ids, config.pooling).to(self.device)
+        if config.neck not in ('bn', 'none'): raise UserError(f"expected neck 'bn' or 'none', got {config.neck!r}: choose one of the two")
+        net = Embedder(backbone(config.backbone, config.weights, config.last_stride), n_ids, config.pooling,
+                       normalise=config.neck == 'bn', classifier_bias=config.classifier_bias).to(self.device)
         if config.classifier_std: torch.nn.init.normal_(net.neck.classifier.weight, std=config.classifier_std)
         self.nets = {'embedder': net}
         self.opts = {'embedder': torch.optim.Adam((p for p in net.parameters() if p.requires_grad), config.lr, weight_decay=config.weight_decay)}

@@ -50,6 +50,7 @@ class TranslationConfig:
     temperature: float = 0.07  # of InfoNCE
     all_negatives: bool = False  # True: negatives from the whole batch
     lr: float = 2e-4  # Adam; generator, projector, identity net
+    lr_identity: float | None = None  # of the identity net alone; None: lr
     lr_discriminator: float = 2e-4  # Adam
     beta1: float = 0.5  # Adam
     weight_decay: float = 5e-4  # L2 inside Adam
@@ -244,7 +245,7 @@ def set_joint_rates(
     "The learning rate of every net at step `i`."
     for name, opt in opts.items():
         milestones = config.identity_milestones if name == 'identity' and config.identity_milestones is not None else config.milestones
-        base = config.lr_discriminator if name == 'discriminator' else config.lr
+        base = {'discriminator': config.lr_discriminator, 'identity': config.lr_identity or config.lr}.get(name, config.lr)
         set_rate(opt, base * rate_at(i, config.steps, milestones=milestones, flat=config.flat))
 
 # %% ../../nbs/42_training.joint.ipynb #e29ef8f8
@@ -287,7 +288,9 @@ class JointTransfer(Recognition):
         losses, learners, fake = {}, [opts['generator']], None
         with only_training(*(nets[k] for k in nets if k != 'discriminator'), among=nets):
             if translating or not cfg.reid_batch:
-                batch['source'] = augment(batch['source'], self.random, 'plain' if cfg.augment != 'none' else 'none')
+                geometry = 'plain' if cfg.augment == 'strong' else cfg.augment
+                batch['source'] = augment(batch['source'], self.random, geometry)
+                if translating and geometry == 'translation': batch['target'] = augment(batch['target'], self.random, geometry)
                 features, taps = nets['generator'].encode(batch['source'], self.nce_taps if translating else ())
             else: features = None
             if translating:
