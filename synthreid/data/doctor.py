@@ -429,6 +429,8 @@ def _read(key, path, base, listing, options) -> tuple: # dataset or None, names 
     "Read with the reader; if it refuses, read what fits."
     if key in ('folders', 'pattern') and (above := _leads_above(base, listing)):
         return None, [], [Finding('error', 'link_above', f'links to a folder around this one: {len(above)}', 'remove them: a reader would follow them', above)]
+    if pipes := [p for n in listing.others if not os.path.isfile(p := f'{base}/{n}') and os.path.exists(p)]:
+        return None, [], [Finding('error', 'pipes', f'pipes or devices in place of files: {len(pipes)}', 'remove them: reading one would wait for ever', pipes)]
     dataset, problem, misfits = None, None, _fitting(LAYOUTS[key], listing)[1] if key in LAYOUTS else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
