@@ -61,11 +61,12 @@ def render(
 def train(
     method: str, # 'direct' or 'joint'
     config, # the method's config
-    source: str, # folder of the labelled synthetic dataset
+    source: str, # folder of the labelled synthetic dataset; several, separated by commas, share every batch equally
     out: str, # run folder; the same command goes on where it stopped
     target: str | None = None, # folder of the real dataset; its labels are not used
     layout: str = 'auto', # layout of the target, see synthreid doctor; 'auto' looks for itself
     source_layout: str = 'auto', # layout of the source
+    train_only: bool = False, # of the source its training images alone, for instance to test on its own query and gallery
     per_id: int | None = None, # at most so many source images of each identity (Synth-ReID: 20)
     on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
     seed: int = 0, # of initialisation, order and augmentation
@@ -76,14 +77,17 @@ def train(
     cache: str | None = None, # folder for decoded images, reused by later runs
 ):
     "Train a method; the synthetic set is used whole (train and gallery), of the target the training images without labels."
-    from synthreid.data.datasets import load_dataset
+    from synthreid.data.datasets import load_dataset, merge_sources
     from synthreid.data.store import load_images
     from synthreid.training.runs import train_run
-    synthetic, real = load_dataset(source_layout, source, per_id=per_id), load_dataset(layout, target) if target else None
-    labelled = load_images(synthetic.labelled(), config.size, cache, on_broken=on_broken)
+    sources = [load_dataset(source_layout, s.strip(), per_id=per_id) for s in ([source] if Path(source).exists() else source.split(','))]
+    real = load_dataset(layout, target) if target else None
+    parts = [s.train[s.train.pids > 0].relabel() if train_only else s.labelled() for s in sources]
+    labelled = parts[0] if len(parts) == 1 else merge_sources(parts)
+    labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
     unlabelled = load_images(real.train, config.size, cache, on_broken=on_broken) if target else None
     done = train_run(out, method, config, labelled, unlabelled, seed, device, precision, checkpoint_every or max(1, config.steps // 20), sample_every,
-                     data=f'{synthetic.name} to {real.name}' if target else synthetic.name)[1]
+                     data=' + '.join(s.name for s in sources) + (f' to {real.name}' if target else ''))[1]
     if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on')
     print(f'{done} of {config.steps} steps done in {out}')
 
@@ -134,12 +138,20 @@ def doctor(
     pattern: str | None = None, # template of the file names, for layout 'pattern': {pid}_c{cam}_{*}.jpg
     thorough: bool = False, # decode every image, not a sample
     picture: str | None = None, # file for a picture of images per camera
+    manifest: str | None = None, # new CSV file for what was read; every command takes it in place of the folder
+    hold_out: float = 0, # share of the people that the manifest keeps for query and gallery, where the folder has none
 ) -> int: # exit code: 0 fine, 1 warnings, 2 errors
     "Examine a dataset before anyone trains on it: what was recognised, what is wrong, what to do."
     from synthreid.data.doctor import examine
     found = examine(path, layout, pattern, thorough)
     print(found)
     if picture: print(f'picture in {found.save_picture(picture)}')
+    if manifest:
+        from synthreid.data import datasets
+        if found.dataset is None: raise UserError(f'expected a folder that can be read, {path} could not: see the findings')
+        if Path(manifest).exists(): raise UserError(f'expected a new file, {manifest} is there already: choose another --manifest')
+        dataset = datasets.hold_out(found.dataset.train, hold_out, name=found.dataset.name) if hold_out else found.dataset
+        datasets.write_manifest(dataset, manifest); print(f'{dataset}\nmanifest in {manifest}')
     return found.exit_code
 
 def fid(
@@ -353,6 +365,7 @@ def main(
     argv=None, # arguments; None: those of the process
 ) -> int: # exit code: 0 fine, 1 the doctor's warnings, 2 wrong input, 130 interrupted
     "The command `synthreid`."
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # names of files may hold anything
     argv = [re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a) for a in (sys.argv[1:] if argv is None else argv)]
     if not argv or argv[0] in ('-h', '--help', 'help'): print(overview()); return 0
     if argv[0] == '--version': print(__version__); return 0

@@ -6,7 +6,8 @@
 __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'SIGNS', 'ReidSplit', 'ReidDataset', 'list_images',
            'build_dataset', 'compile_pattern', 'read_pattern', 'read_folders', 'write_manifest', 'read_manifest',
            'Layout', 'find_root', 'read_layout', 'read_market1501', 'read_msmt17', 'unpack_cuhk03', 'read_cuhk03',
-           'read_two_views', 'read_prid', 'read_grid', 'take_subset', 'detect_layout', 'load_dataset', 'merge_sources']
+           'read_two_views', 'read_prid', 'read_grid', 'take_subset', 'hold_out', 'detect_layout', 'load_dataset',
+           'merge_sources']
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
 import csv, inspect, itertools, json, os, random, re, warnings
@@ -578,6 +579,26 @@ def take_subset(
         pid = int(split.pids[group[0]])
         if pid > 0 and len(group) > per_id: keep[np.random.RandomState([seed, pid % 2**32]).permutation(group)[per_id:]] = False
     return split[keep]
+
+# %% ../../nbs/11_data.datasets.ipynb #e2d40630
+def hold_out(
+    split: ReidSplit, # labelled pictures
+    share: float = 0.5, # of the people, kept for the test
+    seed: int = 0, # of the draw
+    name: str = 'held out', # of the dataset
+) -> ReidDataset: # people with one picture only never ask
+    "Divide people into training and test, and the test's pictures into query and gallery."
+    people = np.unique(split.pids[split.pids > 0]); n = round(share * len(people))
+    if not 0 < n < len(people): raise UserError(f'expected a share that leaves people for training and for the test, got {share} of {len(people)} people: choose a number between 0 and 1')
+    tested = np.isin(split.pids, np.random.RandomState(seed).permutation(people)[:n])
+    train, test = split[~tested & (split.pids > 0)], split[tested]
+    order = np.random.RandomState(seed).permutation(len(test))
+    asks = np.zeros(len(test), bool)
+    asks[order[np.unique(test.pids[order] * (test.camids.max() + 1) + test.camids[order], return_index=True)[1]]] = True
+    alone = np.isin(test.pids, [p for p, k in zip(*np.unique(test.pids, return_counts=True)) if k < 2])
+    asks &= ~alone
+    rule = 'market1501' if len(np.unique(test.camids)) > 1 else 'no_cameras'
+    return ReidDataset(name, train, test[asks], test[~asks], f'{rule}, held-out people {share:g}, seed {seed}')
 
 # %% ../../nbs/11_data.datasets.ipynb #5ffd9fd5
 READERS = {k: partial(read_layout, layout=v) for k, v in LAYOUTS.items()} | {

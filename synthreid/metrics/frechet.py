@@ -119,8 +119,27 @@ def kernel_distance_subsets(
     x, y = check_features(x, least=4), check_features(y, least=4)
     size, rng = subset_size or min(1000, len(x) // 2, len(y) // 2), np.random.RandomState(seed)
     if size > min(len(x), len(y)): raise UserError(f'expected subsets of at most {min(len(x), len(y))} images, got {size}: choose a smaller subset_size')
-    draws = [kernel_distance(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)]) for _ in range(n_subsets)]
-    return float(np.mean(draws)), float(np.std(draws))
+    draws = [[rng.choice(len(a), size, replace=False) for a in (x, y)] for _ in range(n_subsets)]
+    if len(x) * len(y) > n_subsets * size ** 2: values = [kernel_distance(x[i], y[j]) for i, j in draws]
+    else: values = _overlapping_subsets(x, y, *zip(*draws), size)
+    return float(np.mean(values)), float(np.std(values))
+
+def _overlapping_subsets(x, y, in_x, in_y, size: int, chunk: int = 2048) -> list:
+    "Kernel distances of many subsets from one pass over the kernel K of the whole sets: with a subset's indicator s, its sum is s'Ks."
+    x, y = torch.as_tensor(x), torch.as_tensor(y); d = x.shape[1]
+    def indicators(rows, n): return torch.zeros(len(rows), n, dtype=torch.float64).scatter_(1, torch.as_tensor(np.stack(rows)), 1)
+    sx, sy = indicators(in_x, len(x)), indicators(in_y, len(y))
+    def kernel(products): return products.div_(d).add_(1).pow_(3)
+    def sums(a, b, sa, sb): # of every subset; of a symmetric kernel half the blocks are enough
+        out = torch.zeros(len(sa), dtype=torch.float64)
+        for i in range(0, len(a), chunk):
+            left = a[i:i + chunk].double()
+            for j in range(i if a is b else 0, len(b), chunk):
+                part = ((sa[:, i:i + chunk] @ kernel(left @ b[j:j + chunk].double().T)) * sb[:, j:j + chunk]).sum(1)
+                out += part * (2 if a is b and j > i else 1)
+        return out
+    def without_self(a, s): return (sums(a, a, s, s) - s @ torch.cat([kernel(p.double().square().sum(1)) for p in a.split(chunk)])) / (size * (size - 1))
+    return (without_self(x, sx) + without_self(y, sy) - 2 * sums(x, y, sx, sy) / size ** 2).tolist()
 
 # %% ../../nbs/32_metrics.frechet.ipynb #0ee41492
 def _squared_distances(p, q): return p.square().sum(1, True).sub(2 * p @ q.T).add_(q.square().sum(1)).clamp_min_(0)

@@ -8,11 +8,12 @@ __all__ = ['DirectConfig', 'LabelledBatches', 'reid_losses', 'DirectTransfer']
 # %% ../../nbs/41_training.direct.ipynb #1391303a
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..core import UserError, pick_device, seed_everything, step_generator, to_signed
 from ..data.datasets import ReidSplit
-from ..data.samplers import IdentityBatches, shuffled_batch
+from ..data.samplers import DomainBatches, IdentityBatches, shuffled_batch
 from ..data.store import augment
 from ..models.backbones import backbone
 from ..models.reid import Embedder, batch_hard_triplet, identity_loss
@@ -33,9 +34,10 @@ class DirectConfig:
     steps: int = 41_000  # optimiser steps
     batch_size: int = 32  # images per step
     images_per_id: int = 0  # 0: shuffled images; K: identity batches with K images each
-    augment: str = 'plain'  # 'none', 'plain' (flip, shift), 'strong' (+ photometric)
+    across_cameras: bool = False  # identity batches take a person from different cameras
+    augment: str = 'plain'  # 'none', 'plain' (flip, shift), 'strong' (+ photometric), 'baseline' (flip, pad and crop), 'translation' (Synth-ReID's)
     strength: float = 0.5  # of the photometric part of 'strong'
-    erasing: float = 0.0  # probability of random erasing in 'strong' (0.5 in long runs)
+    erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     lr: float = 2e-4  # Adam
     weight_decay: float = 5e-4  # L2 inside Adam
     warmup: int = 0  # linear warm-up steps
@@ -48,7 +50,7 @@ class DirectConfig:
 
 # %% ../../nbs/41_training.direct.ipynb #1295d845
 class LabelledBatches:
-    "Images and identities of step `i`, for any labelled split."
+    "Images and identities of step `i`, for any labelled split; of several sources (`merge_sources`) every batch holds equal shares."
     def __init__(self,
         split: ReidSplit, # with images in memory, identities 0..n_ids-1
         batch_size: int, # images per step
@@ -56,18 +58,22 @@ class LabelledBatches:
         seed: int = 0, # every draw is a function of (seed, step)
         device='cpu', # where the batch lives
         stream: int = 0, # tells apart several streams with one seed
+        across_cameras: bool = False, # True: identity batches take the pictures of a person from different cameras where there are several
     ):
         if split.images is None: raise UserError('expected a split with images in memory, got paths only: call load_images(split, size) first')
         if images_per_id and batch_size % images_per_id: raise UserError(f'expected a batch size divisible by the {images_per_id} images per identity, got {batch_size}: change one of them')
-        self.split, self.batch_size, self.seed, self.device, self.stream = split, batch_size, seed, device, stream
-        self.by_identity = IdentityBatches(split.pids, batch_size // images_per_id, images_per_id, seed + 7919 * stream) if images_per_id else None
+        self.split, self.device = split, device
+        own, camids = seed + 7919 * stream, split.camids if across_cameras else None
+        if split.domains is not None and len(np.unique(split.domains)) > 1: self.draw = DomainBatches(split.domains, batch_size, own, split.pids, images_per_id, camids)
+        elif images_per_id: self.draw = IdentityBatches(split.pids, batch_size // images_per_id, images_per_id, own, camids)
+        else: self.draw = lambda i, rank=0, world=1: shuffled_batch(len(split), batch_size, i, own, rank, world)
 
     def __call__(self,
         i: int, # step
         rank: int = 0, # this process
         world: int = 1, # number of processes
     ) -> dict: # images (B, 3, H, W) in [-1, 1], pids and camids (B,) int64
-        index = self.by_identity(i, rank, world) if self.by_identity else shuffled_batch(len(self.split), self.batch_size, i, self.seed + 7919 * self.stream, rank, world)
+        index = self.draw(i, rank, world)
         to = lambda a: torch.as_tensor(a[index], device=self.device)
         return dict(images=to_signed(self.split.images[index], self.device), pids=to(self.split.pids), camids=to(self.split.camids))
 
@@ -125,4 +131,4 @@ class DirectTransfer:
         target: ReidSplit | None = None, # not looked at
     ) -> LabelledBatches: # what `fit` needs
         "The stream of batches this method trains on."
-        return LabelledBatches(source.relabel(), self.config.batch_size, self.config.images_per_id, self.seed, self.device)
+        return LabelledBatches(source.relabel(), self.config.batch_size, self.config.images_per_id, self.seed, self.device, across_cameras=self.config.across_cameras)

@@ -69,10 +69,11 @@ class JointConfig(TranslationConfig):
     warmup_steps: int = 0  # first steps on source identities alone
     reid_batch: int = 32  # images of a re-ID batch of its own; 0: the head reads the GAN batch (reference)
     reid_images_per_id: int = 4  # K of that batch
+    across_cameras: bool = False  # the K images of a person from different cameras of the source
     translated_share: float = 0.5  # share of each identity's images that are translated in that batch
-    augment: str = 'strong'  # of the re-ID batch: 'none', 'plain' (flip, shift), 'strong' (+ photometric)
+    augment: str = 'strong'  # of the re-ID batch: 'none', 'plain' (flip, shift), 'strong' (+ photometric), 'baseline' (flip, pad and crop); 'translation' (Synth-ReID's) moves the target images too
     strength: float = 0.5  # of the photometric part of 'strong'
-    erasing: float = 0.0  # probability of random erasing in 'strong' (0.5 in long runs)
+    erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
     head: str = 'bottleneck'  # 'bottleneck' (ResNet-50 stages 2-4) or 'basic' (small)
     head_layers: tuple[int, ...] = (4, 6, 3)  # blocks per stage
@@ -105,7 +106,7 @@ class JointBatches:
         if gan and target is None: raise UserError("expected target images to translate towards, got none: give a target, or set translation='none'")
         self.source = LabelledBatches(source, config.batch_size, config.images_per_id, seed, device) if gan or not config.reid_batch else None
         self.target = LabelledBatches(target, config.batch_size, 0, seed, device, stream=1) if gan else None
-        self.reid = LabelledBatches(source, config.reid_batch, config.reid_images_per_id, seed, device, stream=2) if config.reid_batch else None
+        self.reid = LabelledBatches(source, config.reid_batch, config.reid_images_per_id, seed, device, stream=2, across_cameras=config.across_cameras) if config.reid_batch else None
 
     def __call__(self, i, rank=0, world=1) -> dict: # source, source_pids, target, target_camids, reid, reid_pids
         batch = {}
