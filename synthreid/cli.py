@@ -79,7 +79,7 @@ def train(
     "Train a method; the synthetic set is used whole (train and gallery), of the target the training images without labels."
     from synthreid.data.datasets import load_dataset, merge_sources
     from synthreid.data.store import load_images
-    from synthreid.training.runs import train_run
+    from synthreid.training.runs import record_folders, train_run
     sources = [load_dataset(source_layout, s.strip(), per_id=per_id) for s in ([source] if Path(source).exists() else source.split(','))]
     real = load_dataset(layout, target) if target else None
     parts = [s.train[s.train.pids > 0].relabel() if train_only else s.labelled() for s in sources]
@@ -88,6 +88,7 @@ def train(
     unlabelled = load_images(real.train, config.size, cache, on_broken=on_broken) if target else None
     done = train_run(out, method, config, labelled, unlabelled, seed, device, precision, checkpoint_every or max(1, config.steps // 20), sample_every,
                      data=' + '.join(s.name for s in sources) + (f' to {real.name}' if target else ''))[1]
+    record_folders(out, **({'source': source} if len(sources) == 1 else {}), target=target)
     if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on')
     print(f'{done} of {config.steps} steps done in {out}')
 

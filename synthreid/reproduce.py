@@ -20,7 +20,7 @@ from .core import UserError, atomic_write, check_positive, parse_size
 from .data.datasets import detect_layout, load_dataset
 from .data.store import load_images
 from .metrics.evaluate import evaluate_reid, evaluate_translation, translate_images
-from .training.runs import METHODS, make_config, record_metrics, train_run
+from .training.runs import METHODS, make_config, record_folders, record_metrics, train_run
 
 # %% ../nbs/56_reproduce.ipynb #e2411636
 @dataclass
@@ -231,6 +231,7 @@ def run_row(
         labelled = replace(labelled, images=translate_images(translator.translate, labelled.images, device=translator.device))
     method, reached = train_run(run, recipe.method, config, labelled, towards, seed, device, precision, checkpoint_every=max(1, min(1000, config.steps // 4)), sample_every=1000, progress=progress,
                                 recipe=f'{recipe.system} {recipe.row}', data=f'{source.name} to {target.name}')
+    record_folders(run, source=folders.source, target=folders.target)
     if reached < config.steps: raise KeyboardInterrupt(f'{recipe.row}, seed {seed}: {reached} of {config.steps} steps done; run the same command to go on')
     ranked = evaluate_reid(method.embed, load(tested.query), load(tested.gallery), protocol=tested.rule, device=method.device, progress=progress, **recipe.test)
     row = keys | {'title': recipe.title, 'n_source': len(labelled), 'n_ids': int(labelled.n_ids), **ranked.summary(), 'protocol': ranked.protocol, 'metric': ranked.metric, 'size': config.size}

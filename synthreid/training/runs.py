@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'make_config', 'make_method', 'fingerprint', 'train_run', 'find_checkpoint', 'load_method',
-           'record_metrics']
+           'record_metrics', 'record_folders', 'find_folders']
 
 # %% ../../nbs/48_training.runs.ipynb #ec71b3f9
-import hashlib, json, math
+import hashlib, json, math, os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -155,3 +155,25 @@ def record_metrics(
     meta['metrics'] = [r for r in meta.get('metrics', []) if names(r) != names(plain)] + [plain]
     with atomic_write(checkpoint / 'meta.json') as tmp: tmp.write_text(json.dumps(meta, indent=1))
     return meta['metrics']
+
+# %% ../../nbs/48_training.runs.ipynb #dfea0856
+def record_folders(
+    run, # run folder
+    **folders, # name: folder or manifest, for instance source=..., target=...
+) -> Path: # the file data.json
+    "Note where the datasets of a run lie."
+    run = Path(run).resolve()
+    told = {k: {'folder': str(Path(v).resolve()), 'from_here': os.path.relpath(Path(v).resolve(), run)} for k, v in folders.items() if v is not None}
+    with atomic_write(run / 'data.json') as tmp: tmp.write_text(json.dumps(told, indent=1))
+    return run / 'data.json'
+
+def find_folders(
+    run, # run folder, or a checkpoint in it
+) -> dict: # name: folder, as `record_folders` noted them
+    "The datasets of a run; a `UserError` where they were not noted or are gone."
+    run = next((p for p in (Path(run), *Path(run).resolve().parents[:2]) if (p / 'data.json').exists()), None) or Path(run)
+    try: told = json.loads((run / 'data.json').read_text())
+    except (OSError, ValueError): raise UserError(f'expected {run}/data.json, which says where the images of the run are, found none: name the folders (--source, --target)') from None
+    found = {k: next((p for p in (run / v['from_here'], Path(v['folder'])) if p.exists()), None) for k, v in told.items()}
+    if gone := [k for k, v in found.items() if v is None]: raise UserError(f'expected the {gone[0]} of the run {run} at {told[gone[0]]["folder"]}, found nothing: name the folder (--{gone[0]})')
+    return {k: v.resolve() for k, v in found.items()}
