@@ -112,7 +112,7 @@ def fit(
     batches, # `batches(i)` gives the batch of step i
     steps: int, # run until this step
     start: int = 0, # first step to run (the number of steps already done)
-    hooks=(), # callables (method, steps done, losses); `close(method, steps done, failed)` if they have one
+    hooks=(), # callables (method, steps done, losses); `close(method, steps done, failed)` if they have one; `stopping` true ends the run after the step
     fabric=None, # lightning_fabric.Fabric: precision, several processes
 ) -> int: # steps done: `steps`, or fewer after an interrupt
     "Train. Every step is seeded from (seed, step, rank); hooks look, and change nothing."
@@ -126,7 +126,7 @@ def fit(
                 check_finite(losses, i, next((h.last_good for h in hooks if hasattr(h, 'last_good')), 'none yet'))
                 done = i + 1
                 for hook in hooks: hook(method, done, losses)
-                if interrupted(): break
+                if interrupted() or any(getattr(hook, 'stopping', False) for hook in hooks): break
         failed = False
     finally:
         for hook in hooks: getattr(hook, 'close', lambda *_: None)(method, done, failed)
