@@ -177,7 +177,7 @@ class RankedExplorer(Explorer):
         metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
         rerank: bool | None = None, # as in `rank_variants`
         false_match: float = 1e-3, # rate of the threshold
-        embed=24, # queries that work without a kernel: a number (the worst, the best and some between) or their indices
+        embed=24, # queries that work without a kernel: a number (the middle one, the worst, the best and some between) or their indices
         budget: int = 2_000_000, # bytes of their pictures
         note: str = '', # shown below
     ):
@@ -198,11 +198,11 @@ class RankedExplorer(Explorer):
         if isinstance(c, str): return {'no_threshold': c}
         return dict(threshold=c.threshold, false_match=c.false_match, interval=list(c.false_match_interval), true_match=c.true_match, n_accepted=c.n_accepted)
 
-    def _spread(self, n): # the worst and the best first, then evenly between
+    def _spread(self, n): # the middle one, the worst and the best, then evenly between
         ap = next(iter(self.lists.values())).result.ap
         ranked = np.argsort(ap, kind='stable')[:np.count_nonzero(~np.isnan(ap))]
         ends = [i for pair in zip(ranked[:n // 6], ranked[::-1]) for i in pair]
-        return list(dict.fromkeys([*ends, *ranked[np.linspace(0, len(ranked) - 1, n).round().astype(int)]]))[:n]
+        return list(dict.fromkeys([ranked[len(ranked) // 2], *ends, *ranked[np.linspace(0, len(ranked) - 1, n).round().astype(int)]]))[:n]
 
     def _embed(self, queries, budget):
         wanted, entries = {}, {}

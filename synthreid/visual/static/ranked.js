@@ -97,7 +97,7 @@ function render({model, el}) {
       h('div', {class: 'rl-buttons'}, button('◀', 'worse query', () => step(-1)), button('▶', 'better query', () => step(1)),
         button('worst', 'worst query', () => go(sorted()[0])), button('best', 'best query', () => go(sorted().at(-1))),
         button('random', 'random query', () => { const o = sorted().filter(i => i !== model.get('query')); go(o[Math.floor(Math.random() * o.length)]); }), search, hits, control('by', sort), free), where),
-    h('div', {class: 'rl-main'}, card, panels), more, foot);
+    h('div', {class: 'rl-main'}, h('div', {class: 'rl-side'}, card, more), panels), foot);
 
   // ---- drawing
   function picture(key, alt) { return h('img', {src: url(key), alt, width: info.width, height: info.height, draggable: 'false'}); }
@@ -158,14 +158,14 @@ function render({model, el}) {
     const [name, pid, cam] = entry.gallery[j];
     const rows = names().map(m => {
       const list = entry.lists[listOf(m)], at = list.order.indexOf(j), limit = info.lists[listOf(m)].threshold;
-      if (at < 0) return h('tr', {}, h('th', {}, m), h('td', {colspan: 3}, `not among the first ${info.k}`));
+      if (at < 0) return h('div', {'data-model': m}, h('b', {}, m), h('span', {}, `not among the first ${info.k}`));
       const place = list.flags.slice(0, at + 1).filter(f => f >= 0).length, mark = SAYS[list.flags[at]];
-      return h('tr', {}, h('th', {}, m), h('td', {class: `rl-${mark}`}, h('span', {class: 'rl-sign'}, MARKS[mark]), ` ${mark}`), h('td', {}, mark === 'junk' ? 'not counted' : `place ${place}${list.before ? ` (${list.before[at]})` : ''}`),
-        h('td', {}, `distance ${fixed(list.distance[at], 4)}${limit === undefined ? '' : list.distance[at] < limit ? ': same person' : ': beyond the threshold'}`));
+      return h('div', {class: `rl-${mark}`, 'data-model': m}, h('b', {}, m), h('span', {}, h('span', {class: 'rl-sign'}, MARKS[mark]), mark === 'junk' ? ' junk, not counted' : ` place ${place}${list.before ? ` (${list.before[at]})` : ''}`),
+        h('span', {class: 'sr-quiet'}, `distance ${fixed(list.distance[at], 3)}`), limit !== undefined && h('span', {class: 'sr-quiet'}, list.distance[at] < limit ? 'same person' : 'beyond the threshold'));
     });
-    more.replaceChildren(h('div', {class: 'rl-pair'}, picture(`q${i}`, 'query'), picture(`g${j}`, `person ${pid}, ${camera(cam)}`)),
-      h('div', {class: 'rl-facts'}, h('div', {}, h('b', {}, `person ${pid}`), `, ${camera(cam)}`, h('span', {class: 'sr-quiet'}, ` beside the query: person ${info.pids[i]}, ${camera(info.camids[i])}`)), copier(name), h('table', {}, rows)),
-      button('×', 'close (Esc)', () => { show(null); focus(figures()[0]); }));
+    const mark = names().map(m => entry.lists[listOf(m)]).map(l => l.flags[l.order.indexOf(j)]).find(f => f !== undefined);
+    more.replaceChildren(h('figure', {class: `rl-picked rl-${SAYS[mark]}`, 'data-gallery': j}, picture(`g${j}`, `person ${pid}, ${camera(cam)}`), h('figcaption', {}, h('span', {}, `person ${pid}`), h('span', {}, camera(cam)), copier(name))),
+      ...rows, button('× close', 'close (Esc)', () => { show(null); focus(figures()[0]); }));
   }
   function drawTrack(order, i) {
     const values = order.map(value), low = Math.min(0, ...values), high = Math.max(sorting === 'gain' ? 0 : 1, ...values), at = order.indexOf(i);
@@ -197,7 +197,7 @@ function render({model, el}) {
     const moved = names().some(m => !listOf(m).endsWith('/plain')) ? 'In brackets: the place without mirror averaging and re-ranking.' : '';
     foot.replaceChildren(
       h('div', {class: 'rl-legend'}, ...['right', 'wrong', 'junk'].map(m => h('span', {class: `rl-${m}`}, h('i', {}), h('span', {class: 'rl-sign'}, MARKS[m]), m === 'junk' ? ' junk: not counted' : ` ${m}`)), h('span', {class: 'rl-legend-same'}, h('i', {}), ' same person by the threshold')),
-      h('div', {'data-protocol': info.protocol}, h('b', {}, `Protocol ${info.protocol}`), `: ${info.says}. ${info.metric} distance, ${n} queries, ${info.n_gallery} gallery pictures. ${moved}`),
+      h('div', {'data-protocol': info.protocol}, h('b', {}, `Protocol ${info.protocol}`), `: ${info.says}. ${info.metric[0].toUpperCase()}${info.metric.slice(1).replace('_', ' ')} distance, ${n} queries, ${info.n_gallery} gallery pictures. ${moved}`),
       h('div', {}, `Thresholds for ${percent(info.false_match)} false matches, calibrated on these queries: ${threshold.join('; ')}.`),
       h('div', {class: 'rl-keys'}, '↑ ↓ query, ← → picture, 1–9 place, Enter details, Esc closes, w worst, b best, f mirror averaging, r re-ranking, j junk. ', info.note));
   }
