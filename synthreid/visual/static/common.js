@@ -23,9 +23,10 @@ function explorer(el, model, {label, keys = {}}) {
   el.append(root);
   root.dataset.ready = 0; root.dataset.kernel = 'none';
   const undo = [];
+  root.addEventListener('focusin', e => e.target.setAttribute('data-lm-suppress-shortcuts', 'true')); // JupyterLab asks the focused element alone
   root.addEventListener('keydown', e => {
     e.stopPropagation(); // `d d` in a focused widget must not delete its cell
-    const typing = ['INPUT', 'SELECT', 'TEXTAREA'].includes(e.target.tagName) && e.key !== 'Escape';
+    const typing = ['INPUT', 'SELECT', 'TEXTAREA'].includes(e.target.tagName) && e.key !== 'Escape' || e.target.tagName === 'BUTTON' && ['Enter', ' '].includes(e.key);
     if (!typing && !e.ctrlKey && !e.metaKey && !e.altKey && keys[e.key]) { e.preventDefault(); keys[e.key](e); }
   });
   const own = {
