@@ -54,23 +54,24 @@ class Explorer(anywidget.AnyWidget):
 def encode_image(
     image, # (H, W, 3) uint8
     kind: str = 'JPEG', # or 'PNG', without loss
-    quality: int = 92, # of JPEG
+    quality: int = 92, # of JPEG; from 95 on colours keep their full resolution
 ) -> bytes: # a file
     "One picture as a file in memory."
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3: raise UserError(f'expected an image (H, W, 3) of uint8, got {image.dtype} {image.shape}: convert with to_uint8')
     out = io.BytesIO()
-    Image.fromarray(image).save(out, format=kind, **({'quality': quality} if kind == 'JPEG' else {}))
+    Image.fromarray(image).save(out, format=kind, **({'quality': quality, 'subsampling': 0 if quality >= 95 else 2} if kind == 'JPEG' else {}))
     return out.getvalue()
 
 def sprite_sheet(
     images, # (N, H, W, 3) uint8
     columns: int = 64, # pictures per row
     kind: str = 'JPEG', # or 'PNG'
+    quality: int = 92, # of JPEG
 ) -> bytes: # one file; picture i is in row i // columns, column i % columns
     "Many small pictures as one."
     n, height, width = len(images), *np.asarray(images[0]).shape[:2]
     columns = min(columns, n)
     sheet = np.zeros((-(-n // columns), height, columns, width, 3), np.uint8)
     for i in range(n): sheet[i // columns, :, i % columns] = images[i]
-    return encode_image(sheet.reshape(-1, columns * width, 3), kind)
+    return encode_image(sheet.reshape(-1, columns * width, 3), kind, quality)
