@@ -159,7 +159,7 @@ function render({model, el}) {
   function schedule(all = true) {
     full = full || all;
     if (!began) began = performance.now();
-    if (!frame) frame = requestAnimationFrame(own.guard(() => { frame = 0; if (clicked) commitClick(); draw(); began = 0; }));
+    if (!frame) frame = requestAnimationFrame(own.guard(() => { frame = 0; const t = performance.now(); if (clicked) commitClick(); draw(); own.root.dataset.work = (performance.now() - t).toFixed(2); began = 0; }));
   }
   own.cleanup(() => cancelAnimationFrame(frame));
   ['image', 'step', 'camera', 'tap', 'projected', 'place', 'direction', 'negatives', 'scale', 'features', 'translations'].forEach(t => own.on(`change:${t}`, () => schedule(true)));
@@ -302,7 +302,7 @@ function render({model, el}) {
     if (info.curve.length < 2) return;
     const mine = `${get('tap')}/${get('projected') ? 'projected' : 'raw'}`, same = Object.keys(info.curve[0].numbers).filter(k => k.endsWith(mine.split('/')[1]));
     const steps = info.curve.map(c => c.step), first = steps[0], last = steps[steps.length - 1];
-    charts.replaceChildren(h('div', {class: 'pa-subtitle'}, 'over the checkpoints ', h('span', {class: 'sr-quiet'}, 'mean over places, as the loss asks; bold: this layer')),
+    charts.replaceChildren(h('div', {class: 'pa-subtitle'}, 'over the checkpoints ', h('span', {class: 'sr-quiet'}, 'means, as the loss asks; bold: this layer')),
       ...['probability of the positive', 'rank of the positive'].map((title, j) => {
         const values = info.curve.flatMap(c => same.map(k => c.numbers[k][j])), top = j ? Math.max(2, ...values) : 1, bottom = j ? 1 : 0;
         const X = v => 34 + (v - first) / (last - first) * 152, Y = v => 96 - (j ? Math.log(v) / Math.log(top) : v) * 80;
