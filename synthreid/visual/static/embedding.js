@@ -76,16 +76,16 @@ function render({model, el}) {
   // ---- what is known of every point
   const domain = typed(model, 'domain', Uint8Array), camera = typed(model, 'camera', Int16Array), people = typed(model, 'people', Int32Array), partner = typed(model, 'pairs', Int32Array);
   const order = shuffled(n), X = new Float32Array(n), Y = new Float32Array(n), sx = new Float32Array(n), sy = new Float32Array(n), style = new Uint8Array(n), picked = new Uint8Array(n);
-  const anyPairs = partner.some(v => v >= 0), radius = Math.max(1.9, Math.min(5, 9 - 1.55 * Math.log10(Math.max(10, n))));
+  const anyPairs = partner.some(v => v >= 0), radius = Math.max(1.8, Math.min(4.6, 8 - 1.4 * Math.log10(Math.max(10, n))));
   const nameOf = new Map(info.people.map((name, i) => [name, i]));
   const placeOf = name => { const v = get('layouts')[name]; return new Float32Array(v.buffer ? v.buffer.slice(v.byteOffset, v.byteOffset + v.byteLength) : v); };
   const view = {k: 1, x: 0, y: 0};
-  let selection = new Int32Array(0), hover = -1, peek = null, tool = 'lasso', drag = null, kept = null, cursor = null, W = 0, H = 0, ratio = 1;
+  let selection = new Int32Array(0), more = false, hover = -1, peek = null, tool = 'lasso', drag = null, pointer = null, kept = null, cursor = null, W = 0, H = 0, ratio = 1;
 
   // ---- the page
   const base = h('canvas', {class: 'em-base'}), over = h('canvas', {class: 'em-over'});
-  const card = h('div', {class: 'em-card', hidden: true});
-  const plot = h('div', {class: 'em-plot', tabindex: 0, role: 'application', 'aria-label': `${many(n)} points`, 'data-lm-suppress-shortcuts': 'true', 'data-plot': ''}, base, over, card);
+  const card = h('div', {class: 'em-card', hidden: true}), busy = h('div', {class: 'em-busy', role: 'status', hidden: true});
+  const plot = h('div', {class: 'em-plot', tabindex: 0, role: 'application', 'aria-label': `${many(n)} points`, 'data-lm-suppress-shortcuts': 'true', 'data-plot': ''}, base, over, card, busy);
   const note = h('div', {class: 'sr-quiet em-note'}), legend = h('div', {class: 'em-legend'}), list = h('div', {class: 'em-list', role: 'region', 'aria-label': 'selection'});
   const input = h('input', {type: 'text', placeholder: info.people.length ? `such as ${info.people[0]}` : 'none known', disabled: !info.people.length, 'aria-label': 'identities to highlight, separated by commas', onkeydown: e => { if (e.key === 'Enter') own.guard(addPeople)(); }});
   const chips = h('span', {class: 'em-chips'});
@@ -101,8 +101,7 @@ function render({model, el}) {
     group('drag', 'tool', [['lasso', 'lasso', 'L'], ['rectangle', 'rectangle', 'R, then arrows and Enter'], ['move', 'move', 'M; or the middle button']], v => useTool(v), () => tool),
   ].filter(Boolean);
   const zooms = h('span', {class: 'em-switch'}, h('button', {type: 'button', 'aria-label': 'zoom out', onclick: () => zoom(1 / 1.4)}, '−'), h('button', {type: 'button', 'aria-label': 'show everything', onclick: () => fit()}, 'fit'), h('button', {type: 'button', 'aria-label': 'zoom in', onclick: () => zoom(1.4)}, '+'));
-  const busy = h('span', {class: 'em-busy', role: 'status', hidden: true});
-  own.body.append(h('div', {class: 'sr-bar'}, switches.map(s => s.element), zooms, busy),
+  own.body.append(h('div', {class: 'sr-bar'}, switches.map(s => s.element), zooms),
     h('div', {class: 'em-main'}, h('div', {class: 'em-left'}, plot, note),
       h('div', {class: 'em-side'}, legend, info.people.length > 0 && h('div', {class: 'em-people'}, control('highlight identity', input), chips), list)),
     h('div', {class: 'sr-quiet em-keys'}, 'click a point to highlight its identity · Shift adds to the selection, Alt takes away · wheel zooms once the plot is focused · R arrows Enter: rectangle by keyboard · Esc clears'));
@@ -131,8 +130,8 @@ function render({model, el}) {
       count.textContent = selection.length ? `${many(chosen)} / ${many(g.total)}` : many(g.total);
       key.setAttribute('aria-pressed', String(!off));
       key.setAttribute('aria-label', `${g.kind} ${g.name}, ${count.textContent.replace('/', 'selected of')}, ${off ? 'hidden' : 'shown'}`);
-      const shape = g.kind === 'domain' ? SHAPES[g.i % 6] : 'circle', colour = (g.kind === 'domain') === byDomain ? COLOURS[g.i % 7] : g.kind === 'domain' ? ink : 'transparent';
-      sign.replaceChildren(glyph(shape, colour, g.kind === 'camera' && Math.floor(g.i / 7) % 2 === 1));
+      const shape = g.kind === 'domain' ? SHAPES[g.i % 6] : 'circle', colour = (g.kind === 'domain') === byDomain ? COLOURS[g.i % 7] : g.kind === 'domain' ? ink : '#8a8f98';
+      sign.replaceChildren(glyph(shape, colour, g.kind === 'camera' && (byDomain || Math.floor(g.i / 7) % 2 === 1)));
     });
   }
 
@@ -197,13 +196,14 @@ function render({model, el}) {
     const ids = new Set(Array.from(selection, i => people[i]).filter(i => i >= 0));
     if (!selection.length) return list.replaceChildren(h('div', {class: 'em-head'}, 'selection'), h('div', {class: 'sr-quiet'}, 'nothing yet: drag round some points, or press “select” beside a group'));
     const parts = info.domains.map((name, d) => {
-      const own_ = selection.filter(i => domain[i] === d), most = th ? 14 : 8, few = Array.from({length: Math.min(most, own_.length)}, (_, k) => own_[Math.floor(k * own_.length / Math.min(most, own_.length))]);
+      const own_ = selection.filter(i => domain[i] === d), most = more ? 70 : 7, few = Array.from({length: Math.min(most, own_.length)}, (_, k) => own_[Math.floor(k * own_.length / Math.min(most, own_.length))]);
       return own_.length ? {name, d, few, n: own_.length} : null;
     }).filter(Boolean);
     want(parts.flatMap(p => p.few));
-    list.replaceChildren(h('div', {class: 'em-head'}, 'selection ', h('span', {class: 'sr-quiet', 'data-summary': ''}, `${many(selection.length)} of ${many(n)}${ids.size ? `, ${many(ids.size)} identities` : ''}`), h('button', {type: 'button', class: 'em-clear', onclick: () => tell(new Int32Array(0))}, 'clear')),
+    list.replaceChildren(h('div', {class: 'em-head'}, 'selection', h('span', {class: 'sr-quiet', 'data-summary': ''}, `${many(selection.length)} of ${many(n)}${ids.size ? ` · ${many(ids.size)} people` : ''}`), h('button', {type: 'button', class: 'em-clear', onclick: () => tell(new Int32Array(0))}, 'clear')),
       ...parts.map(p => h('div', {class: 'em-found', 'data-domain': p.name}, h('div', {class: 'sr-quiet'}, `${p.name} ${many(p.n)}`, p.n > p.few.length ? `, ${p.few.length} shown` : ''), h('div', {class: 'em-thumbs'}, p.few.map(i =>
         h('button', {type: 'button', class: 'em-thumb', 'data-point': i, 'aria-label': label(i), title: label(i), onclick: () => toggle_(i), onpointerenter: () => point(i), onpointerleave: () => point(-1), onfocus: () => point(i), onblur: () => point(-1)}, th ? picture(i, Math.min(th, 64)) : people[i] >= 0 ? info.people[people[i]] : `#${i}`))))),
+      parts.some(p => p.n > 7) ? h('button', {type: 'button', class: 'em-all', 'data-more': '', onclick: () => { more = !more; listing(); list.querySelector('[data-more]').focus(); }}, more ? 'fewer' : 'show more') : '',
       !own.alive && th && parts.some(p => p.few.some(i => !sprite(i))) ? h('div', {class: 'sr-quiet'}, 'these pictures need a running kernel') : '');
     if (held) list.querySelector(`[data-point="${held}"]`)?.focus();
   }
@@ -212,7 +212,7 @@ function render({model, el}) {
   function addPeople() {
     const wanted = input.value.split(',').map(v => v.trim()).filter(Boolean), found = wanted.flatMap(w => info.people.filter(name => name === w || name.endsWith(' ' + w)));
     const unknown = wanted.find(w => !info.people.some(name => name === w || name.endsWith(' ' + w)));
-    if (unknown) throw new Error(`no identity ${unknown} here: there are ${info.people[0]} to ${info.people[info.people.length - 1]}`);
+    if (unknown) return own.fail(`no identity ${unknown} here: there are ${info.people[0]} to ${info.people[info.people.length - 1]}`);
     own.fail(''); input.value = ''; set('highlight', [...new Set([...get('highlight'), ...found])]);
   }
   function chipping() {
@@ -245,7 +245,7 @@ function render({model, el}) {
   }
   const box = ([a, b], [c, d]) => [[a, b], [c, b], [c, d], [a, d]];
   function commit(path, e) { // visible points inside; the outline stays where it was drawn
-    const began = performance.now(), xs = path.map(p => p[0]), ys = path.map(p => p[1]), [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+    const began = performance.now(); more = false; const xs = path.map(p => p[0]), ys = path.map(p => p[1]), [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     kept = path.map(([x, y]) => toData(x, y));
     choose(i => { const x = sx[i], y = sy[i]; return x >= x0 && x <= x1 && y >= y0 && y <= y1 && within(path, x, y); }, e);
     own.root.dataset.lassoMs = (performance.now() - began).toFixed(2); // from release to the new list
@@ -283,6 +283,7 @@ function render({model, el}) {
   }));
   plot.addEventListener('pointermove', own.guard(e => {
     const began = performance.now(), p = at(e);
+    pointer = p;
     if (!drag) { point(nearest(...p)); own.root.dataset.hoverMs = (performance.now() - began).toFixed(2); return; }
     drag.moved = drag.moved || Math.hypot(p[0] - drag.start[0], p[1] - drag.start[1]) > 4;
     if (drag.kind === 'move') pan(p[0] - drag.last[0], p[1] - drag.last[1]);
@@ -298,7 +299,7 @@ function render({model, el}) {
     schedule();
   }));
   plot.addEventListener('pointercancel', () => { drag = null; schedule(); });
-  plot.addEventListener('pointerleave', () => { if (!drag) point(-1); });
+  plot.addEventListener('pointerleave', () => { pointer = null; if (!drag) point(-1); });
   plot.addEventListener('wheel', e => { if (!e.ctrlKey && !own.root.contains(document.activeElement)) return; e.preventDefault(); zoom(Math.exp(-Math.max(-60, Math.min(60, e.deltaY)) * .006), ...at(e)); }, {passive: false});
 
   // ---- drawing: points as pixels below, what moves with the pointer above
@@ -309,8 +310,8 @@ function render({model, el}) {
     const [fill, hollow] = colourOf(i), shape = SHAPES[domain[i] % 6], kind = style[i], key = `${shape} ${kind === DOTS.grey ? '' : fill + hollow} ${kind}`;
     if (!stamps.has(key)) {
       const edge = dark ? 'rgba(0,0,0,.7)' : 'rgba(0,0,0,.42)', r = radius * ratio, thin = Math.max(.6, r * .14);
-      stamps.set(key, stamp(shape, kind === DOTS.selected ? r * 1.15 : r, kind === DOTS.grey ? {fill: dark ? '#8a94a0' : '#8a8f98', alpha: .22, width: 0} : kind === DOTS.faint ? {fill: hollow ? null : fill, edge: hollow ? fill : null, width: thin * 2, alpha: .32}
-        : kind === DOTS.selected ? {fill: hollow ? look.paper : fill, edge: hollow ? fill : look.ink, width: hollow ? thin * 3 : thin * 2, alpha: 1} : {fill: hollow ? look.paper : fill, edge: hollow ? fill : edge, width: hollow ? thin * 2.4 : thin, alpha: .92}));
+      stamps.set(key, stamp(shape, r, kind === DOTS.grey ? {fill: dark ? '#8a94a0' : '#8a8f98', alpha: .22, width: 0} : kind === DOTS.faint ? {fill: hollow ? null : fill, edge: hollow ? fill : null, width: thin * 2, alpha: .32}
+        : kind === DOTS.selected ? {fill: hollow ? look.paper : fill, edge: hollow ? fill : look.ink, width: hollow ? thin * 3 : thin * 1.7, alpha: 1} : {fill: hollow ? look.paper : fill, edge: hollow ? fill : edge, width: hollow ? thin * 2.4 : thin, alpha: .92}));
     }
     return stamps.get(key);
   }
@@ -338,6 +339,8 @@ function render({model, el}) {
       const i = order[k]; if (style[i] === level) put(px, w, hgt, markOf(i, dark), Math.round(sx[i] * ratio), Math.round(sy[i] * ratio));
     }
     ctx.putImageData(pixels, 0, 0);
+    if (pointer && !drag && !cursor) point(nearest(...pointer)); // the points may have moved under the pointer
+    if (landed) { own.root.dataset.layout = landed; own.root.dataset.moving = 'false'; landed = null; }
   }
   function sketch() {
     const ctx = over.getContext('2d');
@@ -367,7 +370,7 @@ function render({model, el}) {
   }
 
   // ---- from one set of places to another
-  let moving = 0;
+  let moving = 0, landed = null;
   function place(name, animate = true) {
     if (!get('layouts')[name]) return;
     const to = placeOf(name), from = [X.slice(), Y.slice()], began = performance.now(), length = !animate || matchMedia('(prefers-reduced-motion: reduce)').matches ? 0 : 900;
@@ -376,7 +379,7 @@ function render({model, el}) {
       const t = length ? Math.min(1, (performance.now() - began) / length) : 1, e = t < .5 ? 4 * t ** 3 : 1 - (2 - 2 * t) ** 3 / 2;
       for (let i = 0; i < n; i++) { X[i] = from[0][i] + e * (to[2 * i] - from[0][i]); Y[i] = from[1][i] + e * (to[2 * i + 1] - from[1][i]); }
       schedule();
-      if (t < 1) moving = requestAnimationFrame(step); else { own.root.dataset.layout = name; own.root.dataset.moving = 'false'; }
+      if (t < 1) moving = requestAnimationFrame(step); else landed = name;
     });
     step(); telling();
   }
