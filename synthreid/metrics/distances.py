@@ -20,7 +20,7 @@ def _features(x, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     "Features as a tensor that shares memory with `x`, and their squared norms; refuses what is not finite."
     if not isinstance(x, torch.Tensor):
         x = np.asanyarray(x)
-        if x.dtype.kind != 'f': x = x.astype(np.float32)
+        if x.dtype.kind != 'f' or not x.dtype.isnative or any(step < 0 for step in x.strides): x = np.ascontiguousarray(x, np.float64 if x.dtype.str[1:] == 'f8' else np.float32) # torch knows no negative strides
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # a read-only memory map: we never write
             x = torch.from_numpy(x)

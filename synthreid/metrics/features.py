@@ -215,6 +215,7 @@ def check_features(
     if isinstance(features, torch.Tensor): features = features.detach().cpu() if features.dtype == torch.float64 else features.detach().float().cpu()
     x = np.asarray(features)
     if x.dtype not in (np.float32, np.float64): x = x.astype(np.float64)
+    if any(step < 0 for step in x.strides): x = np.ascontiguousarray(x) # torch knows no negative strides
     if x.ndim != 2: raise UserError(f'expected {name} (images, dimensions), got shape {x.shape}')
     if len(x) < least: raise UserError(f'expected at least {least} images in {name}, got {len(x)}: use a larger set')
     bad = ~np.concatenate([np.isfinite(x[i:i + 4096]).all(1) for i in range(0, len(x), 4096)])

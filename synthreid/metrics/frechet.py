@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.linalg import lapack
 
-from ..core import UserError, step_seed
+from ..core import UserError, check_positive, step_seed
 from .features import (FeatureExtractor, FolderFeatures, as_signed, check_features, feature_statistics, find_fid_weights, folder_features, inception_features,
                                         random_features)
 
@@ -101,6 +101,7 @@ def kernel_distance(
     chunk: int = 2048, # the kernel matrix is held in blocks of chunk x chunk
 ) -> float: # squared maximum mean discrepancy; unbiased, so it scatters around 0 for equal distributions
     "Kernel distance (KID on Inception features): unbiased MMD with the kernel (x.y / D + 1)^3, whole sets."
+    check_positive(chunk=chunk)
     x, y = _same_width(check_features(x), check_features(y))
     n, m, d = len(x), len(y), x.shape[1]
     def cubed(products): return products.div_(d).add_(1).pow_(3).sum().item()
@@ -116,9 +117,10 @@ def kernel_distance_subsets(
     seed: int = 0, # of the subsets
 ) -> tuple[float, float]: # mean and standard deviation over the subsets
     "Kernel distance on random subsets, the usual way to give its spread."
-    x, y = check_features(x, least=4), check_features(y, least=4)
+    x, y = _same_width(check_features(x, least=4), check_features(y, least=4))
+    check_positive(n_subsets=n_subsets, **({} if subset_size is None else {'subset_size': subset_size}))
     size, rng = subset_size or min(1000, len(x) // 2, len(y) // 2), np.random.RandomState(seed)
-    if size > min(len(x), len(y)): raise UserError(f'expected subsets of at most {min(len(x), len(y))} images, got {size}: choose a smaller subset_size')
+    if not 2 <= size <= min(len(x), len(y)): raise UserError(f'expected subsets of 2 to {min(len(x), len(y))} images, got {size}: choose another subset_size')
     draws = [[rng.choice(len(a), size, replace=False) for a in (x, y)] for _ in range(n_subsets)]
     if len(x) * len(y) > n_subsets * size ** 2: values = [kernel_distance(x[i], y[j]) for i, j in draws]
     else: values = _overlapping_subsets(x, y, *zip(*draws), size)
@@ -160,8 +162,9 @@ def _inside(x, y, reach, chunk: int, centre, strict: bool = False) -> tuple[torc
         count = torch.zeros(len(p), dtype=torch.int64)
         for i, q in enumerate(_blocks(y, chunk)):
             here = slice(i * chunk, i * chunk + len(q))
-            d = _squared_distances(p - centre, q - centre)
-            inside = d < reach[here] if strict else d <= reach[here]
+            p0, q0 = p - centre, q - centre
+            d, slack = _squared_distances(p0, q0), 1e-12 * (p0.square().sum(1, True) + q0.square().sum(1)) # copies must not fall on either side by rounding
+            inside = d < reach[here] - slack if strict else d <= reach[here] + slack
             count += inside.sum(1); holds[here] |= inside.any(0)
         counts.append(count)
     return torch.cat(counts), holds
@@ -182,6 +185,7 @@ def precision_recall(
     chunk: int = 2048, # distances are held in blocks of chunk x chunk
 ) -> PrecisionRecall: # exchange `x` and `y` and the two numbers change places
     "Improved precision and recall of generated against real images."
+    check_positive(k=k, chunk=chunk)
     x, y = _same_width(check_features(x, least=k + 1), check_features(y, least=k + 1))
     centre = torch.from_numpy(y.mean(0, dtype=np.float64)) # distances about it: less cancellation
     def share(a, b): return (_inside(a, b, _radii(b, k, chunk, centre), chunk, centre)[0] > 0).double().mean().item()
@@ -200,6 +204,7 @@ def density_coverage(
     chunk: int = 2048, # distances are held in blocks of chunk x chunk
 ) -> DensityCoverage: # the roles of `x` and `y` are not alike
     "Density and coverage of generated against real images; inside a ball means closer than its radius, as in prdc."
+    check_positive(k=k, chunk=chunk)
     x, y = _same_width(check_features(x), check_features(y, least=k + 1))
     centre = torch.from_numpy(y.mean(0, dtype=np.float64))
     counts, holds = _inside(x, y, _radii(y, k, chunk, centre), chunk, centre, strict=True)

@@ -336,6 +336,7 @@ def rank_metrics(
 
 def _as_float(x) -> torch.Tensor:
     "Distances as float32, or float64 where float32 would round them."
+    if isinstance(x, np.ndarray) and (not x.dtype.isnative or any(step < 0 for step in x.strides)): x = np.ascontiguousarray(x, x.dtype.newbyteorder('='))
     x = torch.as_tensor(x)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16, torch.float32) else x.double()
 
@@ -401,10 +402,11 @@ def label_matches(
     query_camids, # (Q,) camera per query
     gallery_camids, # (G,) camera per gallery image
     junk: int | None = -1, # gallery pid that is junk for every query; None: no such label
-) -> np.ndarray: # (Q, k) int8: 1 right, 0 wrong, -1 junk (same person on the same camera, or marked as junk)
+) -> np.ndarray: # (Q, k) int8: 1 right, 0 wrong, -1 junk (same person on the same camera, marked as junk, or the -1 that fills a short list)
     "Say of each listed image whether it is right, wrong or junk."
     order = np.asarray(order)
+    nobody = order < 0 # shorter lists are filled with -1
     p, same_camera = np.asarray(gallery_pids)[order], np.asarray(gallery_camids)[order] == np.asarray(query_camids)[:, None]
     right = p == np.asarray(query_pids)[:, None]
     ignored = (right & same_camera) | (np.zeros_like(right) if junk is None else p == junk)
-    return np.where(ignored, -1, right).astype(np.int8)
+    return np.where(ignored | nobody, -1, right).astype(np.int8)
