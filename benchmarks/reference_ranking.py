@@ -2,6 +2,8 @@
 
 The package is compared with it in speed (`benchmarks/evaluation.py`) and in value (`tests/test_reranking.py`).
 """
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -42,3 +44,37 @@ def k_reciprocal_numpy(query_features, gallery_features, k1=20, k2=6, lambda_val
         for m in np.flatnonzero(encoding[i]): shared[carriers[m]] += np.minimum(encoding[i, m], encoding[carriers[m], m])
         result[i] = (1 - shared / (2 - shared)) * (1 - lambda_value) + distance[i] * lambda_value
     return result[:, n_query:]
+
+
+def k_reciprocal_pairs(query_features, gallery_features, pairs, k1=20, k2=6, lambda_value=0.3): # (P,) float64
+    "The same distance (Euclidean) of some pairs (query, gallery image) only, in float64 and by sets: for sizes whose matrices fit nowhere."
+    features, n_query = np.concatenate([query_features, gallery_features]), len(query_features)
+    norms, half = np.square(features).sum(1, dtype=np.float64), int(np.around(k1 / 2))
+
+    @lru_cache(None)
+    def row(i): # the nearest images, oneself first, and the squared distance of the farthest
+        d = norms[i] + norms - 2 * (features @ features[i]).astype(np.float64); d[i] = 0
+        some = np.argpartition(d, max(k1 + 1, k2) + 5)[:max(k1 + 1, k2) + 5]
+        return [i] + [int(j) for j in some[np.argsort(d[some])] if j != i], d.max()
+    def near(i): return row(i)[0]
+    def distance(i, j): return (np.square(features[i].astype(np.float64) - features[j]).sum() / row(i)[1]) ** 2
+    def reciprocal(i, k): return {j for j in near(i)[:k + 1] if i in near(j)[:k + 1]}
+
+    @lru_cache(None)
+    def encoding(i):
+        core = reciprocal(i, k1); members = set(core)
+        for friends in (reciprocal(j, half) for j in core):
+            if len(friends & core) > 2 / 3 * len(friends): members |= friends
+        weights = {m: np.exp(-distance(i, m)) for m in members}
+        total = sum(weights.values())
+        return {m: w / total for m, w in weights.items()}
+
+    def averaged(i):
+        out = {}
+        for j in near(i)[:k2]:
+            for m, w in encoding(j).items(): out[m] = out.get(m, 0) + w / k2
+        return out
+    def jaccard(a, b):
+        shared = sum(min(w, b[m]) for m, w in a.items() if m in b)
+        return 1 - shared / (2 - shared)
+    return np.array([(1 - lambda_value) * jaccard(averaged(i), averaged(n_query + j)) + lambda_value * distance(i, n_query + j) for i, j in pairs])

@@ -7,7 +7,7 @@ __all__ = ['UserError', 'expect_fail', 'step_seed', 'step_generator', 'seed_ever
            'parse_size', 'check_positive', 'atomic_write', 'pick_device']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
-import os, random
+import operator, os, random
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,10 +106,12 @@ def parse_size(
 # %% ../nbs/00_core.ipynb #651b0c18
 def check_positive(
     **values, # name=number
-):
-    "Raise a `UserError` naming the first value that is not a positive number."
+): # counts: steps, images, ranks
+    "Raise a `UserError` naming the first value that is not a whole number of at least 1."
     for name, value in values.items():
-        if not value > 0: raise UserError(f'expected {name} of at least 1, got {value}: give a positive number')
+        try: good = operator.index(value) > 0
+        except TypeError: good = False
+        if not good: raise UserError(f'expected {name} of at least 1, got {value!r}: give a whole positive number')
 
 # %% ../nbs/00_core.ipynb #04e945dc
 @contextmanager

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 import synthreid.metrics.ranking as module
 from synthreid.core import UserError
-from synthreid.metrics.ranking import (PROTOCOLS, count_before, distance_matrix, distance_rows, drop_junk, evaluate_ranking, pool_queries, rank_metrics,
+from synthreid.metrics.ranking import (PROTOCOLS, count_before, distance_matrix, distance_rows, draw_single_shot, drop_junk, evaluate_ranking, pool_queries, rank_metrics,
                                        single_shot_cmc, top_k)
 
 fixtures = np.load(Path(__file__).parent / 'fixtures' / 'ranking.npz')
@@ -270,3 +270,42 @@ def test_pooled_queries(seed, q, g, d):
     pooled, pids, camids = pool_queries(x, p, c)
     assert len(set(zip(pids.tolist(), camids.tolist()))) == len(pids) == len(set(zip(p.tolist(), c.tolist())))
     for i in range(len(pids)): assert np.allclose(pooled[i], x[(p == pids[i]) & (c == camids[i])].mean(0), atol=1e-5)
+
+
+@given(seed=sizes['seed'], ties=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_draws_of_the_old_cuhk03_protocol_estimate_its_expectation(seed, ties):
+    x, y, labels = draw(seed, 12, 60, 6, 0 if ties else None)
+    d = distance_matrix(x, y, 'squared_euclidean').round(6)
+    draws, expected = draw_single_shot(d, *labels, repeats=300, max_rank=12), rank_metrics(d, *labels, protocol='cuhk03_old', max_rank=12).cmc
+    n = rank_metrics(d, *labels).n_valid
+    assert draws.shape == (300, 12) and (np.diff(draws, axis=1) >= 0).all()
+    assert np.abs(draws.mean(0) - expected).max() < 6 * .5 / (300 * n) ** .5
+
+
+def test_multi_query_pools_and_says_so():
+    x, y, (qp, gp, qc, gc) = draw(3, 40, 200, 8)
+    pooled, pids, camids = pool_queries(x, qp, qc)
+    for protocol in ('all_images', 'market1501', 'cross_camera', 'cuhk03_old', 'dgnet'):
+        got = evaluate_ranking(x, y, qp, gp, qc, gc, protocol=protocol, multi_query=True)
+        same(got, evaluate_ranking(pooled, y, pids, gp, camids, gc, protocol=protocol))
+        assert 'multi-query' in got.protocol and 'multi-query' in repr(got)
+    with pytest.raises(UserError, match='leave_one_out'): evaluate_ranking(x, x, qp, qp, qc, qc, protocol='leave_one_out', multi_query=True)
+
+
+@pytest.mark.parametrize('options, why', [
+    (dict(max_rank=2.5), 'max_rank'), (dict(max_rank=0), 'max_rank'), (dict(block=None), 'block'), (dict(metric='manhattan'), 'metric'), (dict(protocol='market'), 'protocol')])
+def test_odd_options_are_named(options, why):
+    x, y, labels = draw(0, 5, 20, 4)
+    with pytest.raises(UserError, match=why): evaluate_ranking(x, y, *labels, **options)
+
+
+@pytest.mark.parametrize('change', [lambda a: a * 1j, lambda a: a.astype(str), lambda a: a.astype(object), lambda a: a * np.float32(1e25), lambda a: a * np.float32(1e-25), lambda a: torch.tensor(a) * 1j])
+def test_odd_features_are_refused_with_a_reason(change):
+    x, y, labels = draw(0, 5, 20, 4)
+    with pytest.raises(UserError, match='features'): evaluate_ranking(x, change(y), *labels)
+
+
+def test_scale_does_not_matter_to_cosine():
+    x, y, labels = draw(1, 30, 100, 16)
+    same(evaluate_ranking(x, y, *labels), evaluate_ranking(x * np.float32(2. ** 50), y * np.float32(2. ** -40), *labels))

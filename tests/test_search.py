@@ -139,7 +139,7 @@ def test_contradictions_are_refused(gallery, tmp_path, change):
 def test_wrong_use(gallery, index):
     with pytest.raises(UserError, match='same network'): index.search(gallery[:3, :16])
     with pytest.raises(UserError, match='gallery features of the index'): index.search(gallery[:3], features=gallery[:9])
-    with pytest.raises(UserError, match='k=0'): index.search(gallery[:3], k=0)
+    with pytest.raises(UserError, match='k of at least 1'): index.search(gallery[:3], k=0)
     with pytest.raises(UserError, match='to divide'): SearchIndex.build(gallery, 'ivfpq', m=5)
     with pytest.raises(UserError, match='at most 32'): SearchIndex.build(np.zeros((10_000, 37), np.float32), 'ivfpq')
     with pytest.raises(UserError, match='NaN'): SearchIndex.build(np.full((5, 3), np.nan))

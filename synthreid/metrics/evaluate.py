@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from ..core import UserError, to_uint8
 from .frechet import as_signed, distribution_distance, random_features
 from .reranking import evaluate_reranked
-from .ranking import PROTOCOLS, RankingResult, _WITHOUT_JUNK, drop_junk, evaluate_ranking
+from .ranking import RankingResult, _WITHOUT_JUNK, _check_protocol, drop_junk, evaluate_ranking
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #52409ccc
 def flip_average(
@@ -68,9 +68,10 @@ def evaluate_reid(
     batch_size: int = 128, # images at a time
     device='cpu', # where `embed` wants its batch
     progress: bool = False, # True: show a bar
+    multi_query: bool = False, # True: the queries of a person on a camera are pooled into one
 ) -> RankingResult: # its `protocol` says what was removed and whether images were flipped
     "Embed query and gallery, rank, and name the protocol."
-    if protocol not in PROTOCOLS: raise UserError(f'expected protocol to be one of {", ".join(PROTOCOLS)}, got {protocol!r}')
+    _check_protocol(protocol)
     pids, camids, rows = np.asarray(gallery.pids), getattr(gallery, 'camids', None), np.arange(len(gallery.pids))
     if protocol in _WITHOUT_JUNK: rows = drop_junk(pids, rows)[1]
     if not len(rows): raise UserError(f'expected gallery images, got {len(pids)} of which none remain under the protocol {protocol}')
@@ -79,7 +80,7 @@ def evaluate_reid(
     g = q if gallery is query and len(rows) == len(q) else extract_features(embed, gallery.images, rows=rows, **options)
     rank = evaluate_reranked if rerank else evaluate_ranking
     result = rank(q, g, query.pids, pids[rows], getattr(query, 'camids', None), None if camids is None else np.asarray(camids)[rows],
-                  metric=metric, max_rank=max_rank, protocol=protocol)
+                  metric=metric, max_rank=max_rank, protocol=protocol, multi_query=multi_query)
     return replace(result, protocol=result.protocol + (', flip averaged' if flip else ''))
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #6ad8e4af

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_write, step_seed, to_signed
 from ..data.datasets import list_images
+from .distances import as_features, refuse_rows
 
 # %% ../../nbs/29_metrics.features.ipynb #f72265d5
 RESIZERS = {'bilinear': dict(mode='bilinear'), 'antialiased bicubic': dict(mode='bicubic', antialias=True)}
@@ -212,15 +213,10 @@ def check_features(
     least: int = 2, # rows needed
 ) -> np.ndarray: # float32 or float64, not copied if it was that already
     "An (N, D) array without NaN and with at least `least` rows, or a `UserError`."
-    if isinstance(features, torch.Tensor): features = features.detach().cpu() if features.dtype == torch.float64 else features.detach().float().cpu()
-    x = np.asarray(features)
-    if x.dtype not in (np.float32, np.float64): x = x.astype(np.float64)
-    if any(step < 0 for step in x.strides): x = np.ascontiguousarray(x) # torch knows no negative strides
-    if x.ndim != 2: raise UserError(f'expected {name} (images, dimensions), got shape {x.shape}')
-    if len(x) < least: raise UserError(f'expected at least {least} images in {name}, got {len(x)}: use a larger set')
-    bad = ~np.concatenate([np.isfinite(x[i:i + 4096]).all(1) for i in range(0, len(x), 4096)])
-    if bad.any(): raise UserError(f'expected finite {name}, got NaN or infinity in {bad.sum()} of {len(x)} rows (first: row {int(np.argmax(bad))})')
-    return x
+    x = as_features(features, name, least).cpu()
+    if x.dtype not in (torch.float32, torch.float64): x = x.float()
+    if len(x): refuse_rows(~torch.cat([torch.isfinite(part).all(1) for part in x.split(4096)]), name)
+    return x.numpy()
 
 def feature_statistics(
     features, # (N, D) array or tensor, N at least 2

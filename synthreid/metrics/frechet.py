@@ -58,7 +58,7 @@ def frechet_distance(
     sigma2, # (D, D) covariance of the second set
 ) -> float: # squared feature units; 0 for equal statistics, up to rounding
     "Frechet distance between two Gaussians, exact also for singular covariances (no matrix square root, no nudge)."
-    mu1, sigma1, mu2, sigma2 = (np.asarray(a, np.float64) for a in (mu1, sigma1, mu2, sigma2))
+    mu1, sigma1, mu2, sigma2 = (np.asarray(a.detach().cpu().double() if isinstance(a, torch.Tensor) else a, np.float64) for a in (mu1, sigma1, mu2, sigma2))
     d = len(mu1) if mu1.ndim == 1 else -1
     if mu1.shape != (d,) or mu2.shape != (d,) or sigma1.shape != (d, d) or sigma2.shape != (d, d):
         raise UserError(f'expected means (D,) and covariances (D, D), got {mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}: both sets need the same extractor')

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..core import UserError
-from .distances import distance_rows
+from .distances import as_features, distance_rows
 from .ranking import PROTOCOLS, _check_labels, _Labels
 
 # %% ../../nbs/34_metrics.openset.ipynb #366737e5
@@ -184,7 +184,8 @@ def evaluate_roc(
 ) -> RocResult: # identical to `roc_metrics(distance_matrix(...), ...)`
     "ROC from features without ever holding the full distance matrix."
     labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol)
-    wide = np.float64 if any(str(x.dtype).endswith('float64') for x in (query_features, gallery_features) if hasattr(x, 'dtype')) else np.float32
+    query_features, gallery_features = as_features(query_features, 'query features'), as_features(gallery_features, 'gallery features')
+    wide = np.float64 if torch.float64 in (query_features.dtype, gallery_features.dtype) else np.float32
     rows = max(1, min(256, 2 ** 25 // len(gallery_features))) # at most 128 MB of distances at a time
     return _collect_roc(distance_rows(query_features, gallery_features, metric, block, rows, device), labels, max_fpr, wide, metric)
 

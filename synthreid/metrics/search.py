@@ -8,12 +8,13 @@ __all__ = ['FORMAT', 'search_exact', 'index_parameters', 'SearchIndex', 'recall_
 # %% ../../nbs/35_metrics.search.ipynb #48e5fece
 import json
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..core import UserError, atomic_write
-from .distances import METRICS, top_k
+from ..core import UserError, atomic_write, check_positive
+from .distances import METRICS, as_features, top_k
 
 # %% ../../nbs/35_metrics.search.ipynb #40261ed2
 def search_exact(
@@ -26,7 +27,7 @@ def search_exact(
     progress: bool = False, # True: show a bar
 ) -> tuple[np.ndarray, np.ndarray]: # (Q, k) gallery indices, nearest first, and their distances
     "The `k` nearest gallery images of each query, exact; reads the gallery once; equal distances in gallery order."
-    if chunk < 1: raise UserError(f'expected chunks of at least 1 gallery image, got {chunk}')
+    check_positive(chunk=chunk, k=k)
     order, near = np.zeros((len(query_features), 0), np.int64), None
     for s in _bar(range(0, len(gallery_features), chunk), 'search', progress):
         new_order, new = top_k(query_features, gallery_features[s:s + chunk], k, metric, device=device)
@@ -63,9 +64,7 @@ def _faiss():
 
 def _vectors(features, where, metric: str) -> np.ndarray:
     "Some rows as float32, of length 1 for cosine; refuses what is not finite."
-    x = features[where]
-    if isinstance(x, torch.Tensor): x = x.detach().cpu().float().numpy()
-    x = np.ascontiguousarray(x, np.float32)
+    x = np.ascontiguousarray(as_features(features)[where].cpu().float().numpy())
     if not np.isfinite(x).all(): raise UserError('expected finite features, got NaN or infinity: did training diverge, or is there an empty image?')
     return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) if metric == 'cosine' else x
 
@@ -136,14 +135,13 @@ def _read_index(path) -> tuple: # faiss index, ids or None, what the file says o
     return index, ids, about
 
 # %% ../../nbs/35_metrics.search.ipynb #d9606eab
+@dataclass(eq=False, repr=False)
 class SearchIndex:
     "Nearest neighbours in a large gallery, through faiss: made by `build` or `load`."
-    def __init__(self,
-        index, # a faiss index of squared Euclidean distances
-        metric: str, # 'cosine', 'euclidean' or 'squared_euclidean'
-        kind: str, # 'flat' or 'ivfpq'
-        ids=None, # (N,) a number or name per gallery image
-    ): self.index, self.metric, self.kind, self.ids = index, metric, kind, ids
+    index: object # a faiss index of squared Euclidean distances
+    metric: str # 'cosine', 'euclidean' or 'squared_euclidean'
+    kind: str # 'flat' or 'ivfpq'
+    ids: np.ndarray | None = None # (N,) a number or name per gallery image
 
     def __len__(self): return self.index.ntotal
 
@@ -163,7 +161,7 @@ class SearchIndex:
         progress: bool = False, # True: show a bar
     ): # -> SearchIndex
         "Train on a sample, add everything in chunks."
-        _check_build(features, kind, metric, ids)
+        features = _check_build(features, kind, metric, ids)
         if kind == 'auto': kind = 'flat' if len(features) < 200_000 else 'ivfpq'
         index = _faiss().IndexFlatL2(features.shape[1]) if kind == 'flat' else _trained_ivfpq(features, metric, nlist, m, seed)
         for s in _bar(range(0, len(features), 65536), 'index', progress): index.add(_vectors(features, slice(s, s + 65536), metric))
@@ -176,7 +174,7 @@ class SearchIndex:
         features=None, # the gallery features (a memory map will do): the best 10 k candidates are sorted by exact distance
     ) -> tuple[np.ndarray, np.ndarray]: # (Q, k) gallery indices, nearest first, and distances; -1 and infinity where fewer were found
         "The nearest gallery images the index finds; without `features` the distances of 'ivfpq' are approximate."
-        _check_search(self, queries, k, features)
+        queries, features = _check_search(self, queries, k, features)
         x, k = _vectors(queries, slice(None), self.metric), min(k, len(self))
         cells = {'params': _faiss().SearchParametersIVF(nprobe=min(nprobe or self.index.nprobe, self.index.nlist))} if self.kind == 'ivfpq' else {}
         squared, order = self.index.search(x, k if features is None else min(10 * k, len(self)), **cells)
@@ -199,19 +197,21 @@ class SearchIndex:
 
 # %% ../../nbs/35_metrics.search.ipynb #1d50a84e
 def _check_build(features, kind: str, metric: str, ids):
-    "Refuse what cannot be indexed."
+    "The features as a tensor; refuses what cannot be indexed."
     if metric not in METRICS: raise UserError(f'expected metric to be one of {", ".join(METRICS)}, got {metric!r}')
     if kind not in ('auto', 'flat', 'ivfpq'): raise UserError(f"expected kind 'auto', 'flat' or 'ivfpq', got {kind!r}")
-    if len(features.shape) != 2 or not len(features): raise UserError(f'expected features (images, dimensions), got shape {tuple(features.shape)}')
+    features = as_features(features, 'gallery features', 1)
     if ids is not None and (np.shape(ids) != (len(features),) or np.asarray(ids).dtype.hasobject):
         raise UserError(f'expected a number or name per image, ids of shape ({len(features)},), got {np.asarray(ids).dtype} of shape {np.shape(ids)}')
+    return features
 
 def _check_search(index: SearchIndex, queries, k: int, features):
-    "Refuse what does not belong to this index."
-    dim = index.index.d
-    if len(queries.shape) != 2 or queries.shape[1] != dim: raise UserError(f'expected queries (images, {dim}) like the gallery of the index, got shape {tuple(queries.shape)}: were they made by the same network?')
-    if k < 1: raise UserError(f'expected lists of at least 1, got k={k}')
+    "Queries and gallery features as tensors; refuses what does not belong to this index."
+    dim, queries, features = index.index.d, as_features(queries, 'queries'), None if features is None else as_features(features, 'gallery features')
+    if queries.shape[1] != dim: raise UserError(f'expected queries (images, {dim}) like the gallery of the index, got shape {tuple(queries.shape)}: were they made by the same network?')
+    check_positive(k=k)
     if features is not None and tuple(features.shape) != (len(index), dim): raise UserError(f'expected the gallery features of the index ({len(index)}, {dim}), got shape {tuple(features.shape)}')
+    return queries, features
 
 # %% ../../nbs/35_metrics.search.ipynb #449ee5b0
 def recall_at_k(
