@@ -59,8 +59,9 @@ def keep_last_resolution(
     body: nn.Module, # a ResNet of timm, changed in place
 ) -> nn.Module: # `body`
     "Remove the stride of the last stage: four times the positions, for fine detail such as logos and straps."
-    if not hasattr(body, 'layer4'): raise UserError(f'expected a ResNet-like network for last_stride=1, got {type(body).__name__}: use last_stride=2')
-    for parent in list(body.layer4.modules()):
+    names = getattr(body, 'last_stage', ('layer4',))
+    if not hasattr(body, names[0]): raise UserError(f'expected a ResNet-like network for last_stride=1, got {type(body).__name__}: use last_stride=2')
+    for parent in [m for n in names for m in getattr(body, n).modules()]:
         for name, m in list(parent.named_children()):
             if isinstance(m, nn.Conv2d) and m.stride == (2, 2): m.stride = (1, 1)
             elif isinstance(m, nn.AvgPool2d) and m.stride in (2, (2, 2)): setattr(parent, name, nn.Identity())
