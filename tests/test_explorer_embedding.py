@@ -84,7 +84,7 @@ def test_lasso_hover_legend(dark):
         page.locator('[data-group="domain:target"]').click() # hidden points are not caught
         page.locator('[data-control="tool"][data-value="rectangle"]').click()
         plot.drag((-1.2, 1), (1.2, -1)); assert plot.selected(120) == list(range(120))
-        page.locator('[data-select="camera:camera 1"]').click(); assert plot.selected(20) == list(range(61, 120, 3))
+        page.locator('[data-select="camera:camera 2"]').click(); assert plot.selected(20) == list(range(61, 120, 3))
         page.locator('.em-clear').click(); assert plot.selected(0) == []
         assert page.errors == [] and page.requests == []
 

@@ -112,7 +112,7 @@ def describe_points(
     if images is not None and len(images) != n: raise UserError(f'expected one image per point ({n}), got {len(images)}')
     people, people_names = name_people(domain, pids, pairs)
     cameras = np.unique(camids[camids >= 0])
-    info = dict(n=n, domains=names, people=people_names, cameras=[f'camera {c}' for c in cameras.tolist()], columns=16, per_sheet=512)
+    info = dict(n=n, domains=names, people=people_names, cameras=[f'camera {c + 1}' for c in cameras.tolist()], columns=16, per_sheet=512)
     sheets = {}
     if images is not None:
         info['thumb'] = list(thumbnails(images, [0], height).shape[1:3])
