@@ -124,8 +124,7 @@ class Supervised:
             self.nets['centres'], self.opts['centres'] = centres, torch.optim.SGD(centres.parameters(), config.lr_centre / config.weight_centre)
 
     def step(self, batch, i):
-        for net in self.nets.values(): net.train()
-        self.set_rates(i)
+        self.start_step(i)
         return update(self.losses(self.augmented(batch['images'], i), batch['pids']), *self.opts.values(), fabric=self.fabric)
 
     def losses(self, images, pids): # augmented images (B, 3, H, W) -> {name: weighted loss}, summed over the parts of the embedding
@@ -153,10 +152,13 @@ class DirectTransfer(Supervised):
     "A re-ID network on source images; `embed` is all it offers to the target."
     name = 'direct'
 
+    def make_backbone(self): # -> images to maps
+        return backbone(self.config.backbone, self.config.weights, self.config.last_stride)
+
     def make_net(self, n_ids): # -> network with `parts`, `necks`, `out_channels`
         cfg = self.config
         if cfg.neck not in ('bn', 'none'): raise UserError(f"expected neck 'bn' or 'none', got {cfg.neck!r}: choose one of the two")
-        net = Embedder(backbone(cfg.backbone, cfg.weights, cfg.last_stride), n_ids, cfg.pooling, normalise=cfg.neck == 'bn',
+        net = Embedder(self.make_backbone(), n_ids, cfg.pooling, normalise=cfg.neck == 'bn',
                        classifier_bias=cfg.classifier_bias, gem_power=cfg.gem_power, clip=cfg.clip)
         if cfg.classifier_std: torch.nn.init.normal_(net.neck.classifier.weight, std=cfg.classifier_std)
         return net
@@ -164,8 +166,9 @@ class DirectTransfer(Supervised):
     def make_optimiser(self, net): # -> Adam
         return torch.optim.Adam((p for p in net.parameters() if p.requires_grad), self.config.lr, weight_decay=self.config.weight_decay)
 
-    def set_rates(self, i): # the learning rate of step i
+    def start_step(self, i): # training mode and learning rate of step i
         cfg = self.config
+        for net in self.nets.values(): net.train()
         set_rate(self.opts['embedder'], cfg.lr * rate_at(i, cfg.steps, cfg.warmup, cfg.milestones, flat=cfg.flat))
 
     def augmented(self, images, i): # (B, 3, H, W) -> the same, drawn from the step
