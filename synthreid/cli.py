@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'POSITIONAL', 'comments_of', 'demo', 'render', 'train', 'evaluate', 'doctor', 'fid', 'reproduce',
-           'import_reference', 'export', 'push', 'pull', 'translate', 'embed', 'overview', 'main']
+           'import_reference', 'export', 'push', 'pull', 'translate', 'embed', 'explore', 'app', 'overview', 'main']
 
 # %% ../nbs/60_cli.ipynb #78959e43
 import inspect, re, sys
@@ -80,9 +80,9 @@ def train(
     from synthreid.data.datasets import load_dataset, merge_sources
     from synthreid.data.store import load_images
     from synthreid.training.runs import record_folders, train_run
-    sources = [load_dataset(source_layout, s.strip(), per_id=per_id) for s in ([source] if Path(source).exists() else source.split(','))]
+    sources = [load_dataset(source_layout, s.strip(), combineall=not train_only, per_id=per_id) for s in ([source] if Path(source).exists() else source.split(','))]
     real = load_dataset(layout, target) if target else None
-    parts = [s.train[s.train.pids > 0].relabel() if train_only else s.labelled() for s in sources]
+    parts = [s.train[s.train.pids > 0].relabel() for s in sources]
     labelled = parts[0] if len(parts) == 1 else merge_sources(parts)
     labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
     unlabelled = load_images(real.train, config.size, cache, on_broken=on_broken) if target else None
@@ -143,16 +143,12 @@ def doctor(
     hold_out: float = 0, # share of the people that the manifest keeps for query and gallery, where the folder has none
 ) -> int: # exit code: 0 fine, 1 warnings, 2 errors
     "Examine a dataset before anyone trains on it: what was recognised, what is wrong, what to do."
-    from synthreid.data.doctor import examine
+    from synthreid.data.doctor import check_outputs, examine
+    check_outputs(picture, manifest, hold_out)
     found = examine(path, layout, pattern, thorough)
     print(found)
     if picture: print(f'picture in {found.save_picture(picture)}')
-    if manifest:
-        from synthreid.data import datasets
-        if found.dataset is None: raise UserError(f'expected a folder that can be read, {path} could not: see the findings')
-        if Path(manifest).exists(): raise UserError(f'expected a new file, {manifest} is there already: choose another --manifest')
-        dataset = datasets.hold_out(found.dataset.train, hold_out, name=found.dataset.name) if hold_out else found.dataset
-        datasets.write_manifest(dataset, manifest); print(f'{dataset}\nmanifest in {manifest}')
+    if manifest: print(found.save_manifest(manifest, hold_out))
     return found.exit_code
 
 def fid(
@@ -308,10 +304,39 @@ def embed(
         with open(tmp, 'wb') as f: np.savez(f, paths=split.paths.astype(str), features=features)
     print(f'{len(features)} x {features.shape[1]} features in {out}')
 
+# %% ../nbs/60_cli.ipynb #65fc2b82
+def explore(
+    run: str, # run folder, checkpoint, or folder with runs, such as a demo's
+    compare: str = 'auto', # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    source: str | None = None, # folder of the synthetic dataset; default: as the run noted it
+    target: str | None = None, # folder of the real dataset; default: as the run noted it
+    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
+    n: int | None = None, # source images for translations and their curves
+    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+    no_browser: bool = False, # only start JupyterLab
+) -> int: # exit code of JupyterLab
+    "Look at a run in JupyterLab: numbers, translations, patches, features, ranked lists."
+    from synthreid.visual import dashboard
+    return dashboard.explore(run, not no_browser, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device)
+
+def app(
+    run: str, # run folder, checkpoint, or folder with runs, such as a demo's
+    port: int = 8866, # on this machine alone; the next free one if it is taken
+    compare: str = 'auto', # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    source: str | None = None, # folder of the synthetic dataset; default: as the run noted it
+    target: str | None = None, # folder of the real dataset; default: as the run noted it
+    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
+    n: int | None = None, # source images for translations and their curves
+    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+) -> int: # exit code of Voila
+    "The same as a page in any browser, on this machine alone."
+    from synthreid.visual import dashboard
+    return dashboard.app(run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device)
+
 # %% ../nbs/60_cli.ipynb #fadd35ba
-COMMANDS = {'demo': demo, 'doctor': doctor, 'train': train, 'evaluate': evaluate, 'translate': translate, 'embed': embed, 'fid': fid, 'render': render,
+COMMANDS = {'demo': demo, 'explore': explore, 'app': app, 'doctor': doctor, 'train': train, 'evaluate': evaluate, 'translate': translate, 'embed': embed, 'fid': fid, 'render': render,
             'reproduce': reproduce, 'import-reference': import_reference, 'export': export, 'push': push, 'pull': pull}
-POSITIONAL = {'evaluate': ['run'], 'translate': ['folder'], 'embed': ['folder'], 'doctor': ['path'], 'fid': ['a', 'b'], 'reproduce': ['system'], 'export': ['run'], 'push': ['run', 'repo'], 'pull': ['repo']}
+POSITIONAL = {'explore': ['run'], 'app': ['run'], 'evaluate': ['run'], 'translate': ['folder'], 'embed': ['folder'], 'doctor': ['path'], 'fid': ['a', 'b'], 'reproduce': ['system'], 'export': ['run'], 'push': ['run', 'repo'], 'pull': ['repo']}
 
 def overview() -> str:
     "What `synthreid --help` prints."

@@ -14,7 +14,7 @@ from PIL import Image
 
 from layouts import LAYOUT_NAMES, make_layout
 from synthreid.core import UserError
-from synthreid.data.datasets import (LAYOUTS, READERS, ReidSplit, build_dataset, compile_pattern, detect_layout, list_images, load_dataset, merge_sources,
+from synthreid.data.datasets import (LAYOUTS, READERS, Concern, ReidSplit, build_dataset, compile_pattern, detect_layout, hold_out, list_images, load_dataset, merge_sources,
     read_cuhk03, read_manifest, read_pattern, take_subset, unpack_cuhk03, write_manifest)
 
 FIXTURES = json.loads((Path(__file__).parent / 'fixtures' / 'datasets.json').read_text())
@@ -304,7 +304,8 @@ def test_listing_touches_no_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('content, problem', [
     ('path,camid\na.jpg,1\n', 'add pid'), ('path,pid\na.jpg,\n', 'row 2 has none'), ('path,pid,split\na.jpg,1,val\n', "got 'val'"),
-    ('', 'got nothing'), ('path,pid\na,b.jpg,1\n', 'row 2 has 3'), ('path;pid\na.jpg;1\n', 'got path;pid'), ('path,pid\nmissing.jpg,1\n', 'found nothing'), ('path,pid,camid\na.jpg,1,-2\n', 'got camera -2')])
+    ('path,pid\n', 'the header only'), ('path,pid,camid,split,protocol', 'the header only'), ('path,path,pid\na.jpg,a.jpg,1\n', "'path' 2 times"), ('path,pid,protocol\na.jpg,1,x\na.jpg,1,y\n', 'one protocol'),
+    ('path,pid\na.jpg,x\na.jpg,0\n', 'give this person a name'), ('path,pid\n\0,1\n', 'found nothing'), ('path,pid\n"a.jpg,1\n', 'row 2 has 1'), ('', 'got nothing'), ('path,pid\na,b.jpg,1\n', 'row 2 has 3'), ('path;pid\na.jpg;1\n', 'got path;pid'), ('path,pid\nmissing.jpg,1\n', 'found nothing'), ('path,pid,camid\na.jpg,1,-2\n', 'got camera -2')])
 def test_bad_manifests(content, problem, tmp_path):
     touch(tmp_path, ['a.jpg']); (tmp_path / 'm.csv').write_text(content)
     with pytest.raises(UserError, match=problem): read_manifest(tmp_path / 'm.csv')
@@ -322,12 +323,26 @@ def test_manifest_round_trip(tmp_path):
     assert read_manifest(tmp_path / 'words.csv').train.n_ids == 2 and read_manifest(tmp_path / 'words.csv').protocol == 'no_cameras'
 
 
+@pytest.mark.parametrize('name', ['m.txt', 'm', 'm.parquet', 'm.csv.gz'])
+def test_manifests_are_written_under_a_name_that_is_recognised(name, tmp_path):
+    make_layout('market1501', tmp_path)
+    with pytest.raises(UserError, match='ending in .csv'): write_manifest(load_dataset('auto', tmp_path), tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_manifest_of_paths_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, ['a.jpg'])
+    d = build_dataset('d', [('a.jpg', 'train', ('1',), ('1',))])
+    assert os.path.samefile(read_manifest(write_manifest(d, 'sub/m.csv')).train.paths[0], 'a.jpg')
+
+
 def test_manifest_keeps_domains(tmp_path):
     rows_ = [(f'{tmp_path}/{i}.jpg', 'train', (str(i),), ('1',)) for i in range(1, 4)]
-    touch(tmp_path, ['1.jpg', '2.jpg', '3.jpg'])
-    d = build_dataset('d', rows_); d.train = merge_sources([d, d.train[:1]])
+    touch(tmp_path, ['1.jpg', '2.jpg', '3.jpg', '4.jpg'])
+    d = build_dataset('d', rows_); d.train = merge_sources([d, build_dataset('e', [(f'{tmp_path}/4.jpg', 'train', ('1',), ('1',))])])
     for s in ('query', 'gallery'): getattr(d, s).domains = np.zeros(0)
-    assert read_manifest(write_manifest(d, tmp_path / 'd.csv')).train.domains.tolist() in ([0, 0, 0, 1], [1, 0, 0, 1])
+    assert read_manifest(write_manifest(d, tmp_path / 'd.csv')).train.domains.tolist() == [0, 0, 0, 1]
 
 
 def test_parquet_asks_for_pyarrow(tmp_path):
@@ -353,10 +368,119 @@ PINNED = ['2', '5', '9', '20', '21', '27', *map(str, range(30, 40))]
 
 
 def test_merged_sources_share_nothing(tmp_path):
-    a, b = (ReidSplit(['x', 'y', 'z'], [1, 2, -1], [0, 3, 0]) for _ in range(2))
+    a, b = (ReidSplit([f'{k}/{n}' for n in 'xyz'], [1, 2, -1], [0, 3, 0]) for k in 'ab')
     m = merge_sources([a, b])
     assert m.pids.tolist() == [0, 1, 2, 3] and m.camids.tolist() == [0, 1, 2, 3] and m.domains.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match='at least one source'): merge_sources([])
+
+
+@pytest.mark.parametrize('again', ['m', 'm/.', 'm/../m', 'link', 'm/m.csv'])
+def test_a_folder_given_twice_is_refused(again, tmp_path):
+    make_layout('market1501', tmp_path / 'm')
+    (tmp_path / 'link').symlink_to(tmp_path / 'm', target_is_directory=True)
+    d = load_dataset('auto', tmp_path / 'm')
+    write_manifest(d, tmp_path / 'm' / 'm.csv')
+    with pytest.raises(UserError, match='source 2 has 12 pictures of an earlier one .*name every folder once'): merge_sources([d, load_dataset('auto', f'{tmp_path}/{again}')])
+
+
+# ---- identities
+
+def people(*keys, splits=None, cams=None):
+    splits, cams = splits or ['train'] * len(keys), cams or ['1'] * len(keys)
+    return build_dataset('d', [(f'{s}/{i}.jpg', s, (k,), (c,)) for i, (k, s, c) in enumerate(zip(keys, splits, cams))])
+
+
+@pytest.mark.parametrize('keys', [('1_11', '111'), ('+7', '7'), (' 7', '7'), ('1e3', '1000'), ('7.0', '7'), ('٣_', '٣')])
+def test_only_whole_numbers_are_numbers(keys):
+    assert people(*keys).train.n_ids == 2
+
+
+def test_spellings_of_one_number_are_one_person_and_said():
+    for keys in (('007', '7', '8'), ('007', '7', 'ann')):
+        with pytest.warns(Concern, match='identities of d written in several ways, each group counts as one: 007 = 7') as said: d = people(*keys)
+        assert d.train.pids[0] == d.train.pids[1] != d.train.pids[2] and said[0].message.name == 'spellings'
+    with pytest.warns(Concern, match='cameras of d.*01 = 1'): assert people('1', '1', '1', cams=['1', '01', '2']).train.camids.tolist() == [0, 0, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert people('0007', '0012', '0100').train.pids.tolist() == [7, 12, 100]
+
+
+def test_nobody_and_junk_stay_so_among_words():
+    d = people('bob', 'ann', '0', '-1', '0000', '-7', splits=['train', 'gallery', 'gallery', 'gallery', 'gallery', 'query'])
+    assert d.train.pids.tolist() == [2] and d.gallery.pids.tolist() == [1, 0, -1, 0] and d.query.pids.tolist() == [-1]
+    assert set(d.labelled().pids) == {0, 1} and len(d.labelled()) == 2
+    for split in ('train', 'query'):
+        with pytest.raises(UserError, match=f'{split}/1.jpg: give this person a name'): people('bob', '0', splits=['train', split])
+    assert people('0', '1', splits=['train', 'gallery']).train.pids.tolist() == [1], 'among numbers a person may be 0'
+
+
+def test_numbers_too_large_for_64_bits_are_words(tmp_path):
+    big = ['9' * 19, '9' * 20, '9' * 5000, str(2**63 - 1), '12']
+    d = people(*big, cams=big)
+    assert d.train.n_ids == 5 and d.train.pids.min() == 1 and d.train.camids.max() == 4
+    d = hold_out(people('9' * 18, '8' * 18, *['9' * 18, '8' * 18], cams=['1', '1', '9' * 18, '9' * 18]).train, .5)
+    assert len(d.query) == len(d.gallery) == 1
+    touch(tmp_path, ['a.jpg'])
+    (tmp_path / 'm.csv').write_text(f'path,pid,camid\na.jpg,{2**63},{2**64}\n')
+    assert read_manifest(tmp_path / 'm.csv').train.pids.tolist() == [1]
+
+
+# ---- a picture in two splits
+
+def test_a_picture_in_train_and_test_is_said(tmp_path):
+    touch(tmp_path, ['a.jpg', 'b.jpg', 'c.jpg'])
+    table = tmp_path / 'm.csv'
+    table.write_text(f'path,pid,camid,split\na.jpg,1,1,train\n./a.jpg,1,1,query\nb.jpg,1,2,gallery\n{tmp_path}/sub/../b.jpg,2,2,train\nc.jpg,2,1,train\n')
+    (tmp_path / 'sub').mkdir()
+    with pytest.warns(Concern, match='2 pictures of m are in train and in query or gallery') as said: read_manifest(table)
+    assert said[0].message.name == 'copies_train_test' and [Path(p).name for p in said[0].message.files] == ['a.jpg', 'b.jpg']
+    table.write_text('path,pid,camid,split\na.jpg,1,1,train\nb.jpg,1,1,query\nb.jpg,1,1,gallery\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        read_manifest(table)  # the protocol leaves this match out
+
+
+def test_a_pattern_does_not_train_on_the_test_inside(tmp_path):
+    touch(tmp_path, ['1_c1.jpg', 'q/2_c1.jpg', 'g/2_c2.jpg', 't/1_c1.jpg'])
+    for train in ('', '.', 'q'):
+        with pytest.raises(UserError, match='name the sub-folder of the training pictures'): read_pattern(tmp_path, '{pid}_c{cam}.jpg', train=train, query='q', gallery='g')
+    assert len(read_pattern(tmp_path, '{pid}_c{cam}.jpg', train='t', query='q', gallery='g').train) == 1
+
+
+def test_no_picture_is_labelled_twice(tmp_path):
+    make_layout('market1501', tmp_path)
+    once = load_dataset('market1501', tmp_path).labelled()
+    again = load_dataset('market1501', tmp_path, combineall=True).labelled()
+    assert len(again) == len(once) == len(set(again.paths))
+
+
+def test_per_id_holds_over_train_and_gallery_together(tmp_path):
+    touch(tmp_path, [f'{s}/{p}/{k}.jpg' for s, n in (('train', 4), ('gallery', 9)) for p in 'abc' for k in range(n)] + [f'gallery/d/{k}.jpg' for k in range(9)])
+    for n in (1, 3, 4, 6, 13, 20):
+        count = lambda s: np.bincount(s.relabel().pids).tolist()
+        d = load_dataset('folders', tmp_path, per_id=n)
+        assert count(d.labelled()) == [min(n, 13)] * 3 + [min(n, 9)] and count(d.train) == [min(n, 4)] * 3
+        assert count(load_dataset('folders', tmp_path, per_id=n, combineall=True).train) == count(d.labelled())
+
+
+def test_msmt17_as_a_source_has_the_validation_list(tmp_path):
+    make_layout('msmt17', tmp_path)
+    d, source = load_dataset('msmt17', tmp_path, val=True), load_dataset('msmt17', tmp_path, combineall=True)
+    assert set(d.train.paths) > set(load_dataset('msmt17', tmp_path).train.paths) and set(source.train.paths) == set(d.train.paths) | set(d.gallery.paths)
+
+
+@pytest.mark.parametrize('options', [dict(per_id=0), dict(per_id=-1), dict(ids=0), dict(per_id=2.5)])
+def test_wrong_subsets_are_refused_before_reading(options, tmp_path):
+    with pytest.raises(UserError, match=f'expected {next(iter(options))} of at least 1'): load_dataset('auto', tmp_path / 'nowhere', **options)
+
+
+def test_hold_out_needs_somebody_who_asks():
+    with pytest.raises(UserError, match='one each'): hold_out(ReidSplit(list('abcd'), [1, 2, 3, 4], [0, 1, 0, 1]), .5)
+
+
+def test_syri_is_named(tmp_path):
+    make_layout('syri', tmp_path)
+    with pytest.raises(UserError, match='--layout syri, --source-layout syri for a source'): load_dataset('auto', tmp_path)
 
 
 @pytest.mark.parametrize('sub, message', [('', 'or another reader'), ('nowhere', 'check the path'), ('a.jpg', 'got the file')])
@@ -399,7 +523,7 @@ def spoil(root, r):
     elif what == 4 and not (f.parent / 'loop').exists(): (f.parent / 'loop').symlink_to(root)
 
 
-@pytest.mark.filterwarnings('ignore:left out')
+@pytest.mark.filterwarnings('ignore:left out', 'ignore::synthreid.data.datasets.Concern')
 @pytest.mark.parametrize('name', LAYOUT_NAMES)
 def test_spoilt_folders_are_read_or_refused_in_words(name, tmp_path):
     for seed in range(6):

@@ -16,7 +16,7 @@ from PIL import Image
 from layouts import LAYOUT_NAMES, make_layout
 from synthreid.core import UserError
 from synthreid.data.datasets import READERS, write_manifest
-from synthreid.data.doctor import examine, find_duplicates, list_everything, look_at_files, plot_cameras, suggest_pattern
+from synthreid.data.doctor import check_outputs, examine, find_duplicates, list_everything, look_at_files, plot_cameras, suggest_pattern
 
 OPTIONS = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': dict(layout='syri')}
 
@@ -169,8 +169,86 @@ def test_manifest(market):
     assert [f.split(' (')[0] for f in named(look(table))['broken'].files] == [str(gone)]
     table.write_text('path,pid\n' + 'a,b,c\n')
     assert 'refused' in named(look(table))
-    table.write_bytes(b'\xff\x00\n\n"')
-    assert look(table).exit_code == 2
+    for odd in (b'\xff\x00\n\n"', b'', b'path,pid\n', b'path,pid,camid,split\n', b'path,pid\n\x00,1\n', b'PK\x03\x04', b'path,pid\na.jpg,' + b'9' * 30 + b'\n'):
+        table.write_bytes(odd)
+        assert look(table).exit_code == 2 and look(table).report()
+
+
+def test_one_file_in_two_splits_is_a_copy(market):
+    d = look(market).dataset
+    table = write_manifest(d, market / 'table.csv')
+    whole = table.read_text()
+    row = lambda split, p, pid, cam: f'{Path(p).relative_to(market)},{pid},{cam},{split},market1501\n'
+    q, g, t = d.query, d.gallery, d.train
+    for extra, name, severity in ((row('train', q.paths[0], q.pids[0], q.camids[0]), 'copies_train_test', 'error'), (row('gallery', t.paths[0], t.pids[0], t.camids[0]), 'copies_train_test', 'error'),
+            (row('gallery', q.paths[0], q.pids[0], q.camids[0]), 'copies_same_camera', 'note'), (row('gallery', q.paths[0], q.pids[0], 1 - q.camids[0]), 'copies_query_gallery', 'warning'),
+            (row('train', t.paths[0], t.pids[0], t.camids[0]), 'copies', 'note'), (row('train', t.paths[0], t.pids[-1], t.camids[0]), 'copies_two_identities', 'warning')):
+        table.write_text(whole + extra)
+        found = look(table)
+        assert named(found)[name].severity == severity and len(named(found)[name].files) == 1, name
+        assert (found.exit_code == 2) == (severity == 'error')
+    table.write_text(whole + 'sub/../' + row('train', q.paths[0], q.pids[0], q.camids[0]))
+    (market / 'sub').mkdir()
+    assert named(look(table))['copies_train_test'].severity == 'error', 'another way to write the path'
+
+
+def test_linked_folders_are_copies_too(tmp_path):
+    make_layout('folders', tmp_path / 'd')
+    (tmp_path / 'd' / 'again').symlink_to(tmp_path / 'd' / 'gallery', target_is_directory=True)
+    found = named(look(tmp_path / 'd', pattern='{*}/{pid}/{*}', train='again', query='query', gallery='gallery'))
+    assert found['copies_train_test'].severity == 'error' and len(found['copies_train_test'].files) == 12
+
+
+def test_two_spellings_of_a_number(tmp_path):
+    make_layout('folders', tmp_path / 'd')
+    for i, k in ((1, '7'), (2, '007')): (tmp_path / 'd' / 'train' / f'person {i}').rename(tmp_path / 'd' / 'train' / k)
+    d = look(tmp_path / 'd')
+    assert d.exit_code == 1 and '007 = 7' in named(d)['spellings'].message and d.dataset.train.n_ids == 2
+    (tmp_path / 'd' / 'train' / '007').rename(tmp_path / 'd' / 'train' / '1_1')
+    assert look(tmp_path / 'd').exit_code == 0
+
+
+def test_a_person_called_0_is_asked_about(tmp_path, market):
+    make_layout('folders', tmp_path / 'd')
+    for k in ('train', 'query', 'gallery'):
+        for p in (tmp_path / 'd' / k).iterdir(): p.rename(p.with_name(p.name.replace('person ', '')))
+    (tmp_path / 'd' / 'gallery' / '0').mkdir()
+    shutil.copy(next((tmp_path / 'd' / 'gallery' / '4').iterdir()), tmp_path / 'd' / 'gallery' / '0' / '1.jpg')
+    assert [Path(p).parent.name for p in named(look(tmp_path / 'd'))['person_zero'].files] == ['0']
+    assert 'person_zero' not in named(look(market)) | named(look(market, layout='market1501'))
+
+
+def test_syri_is_named():
+    with tempfile.TemporaryDirectory() as t:
+        make_layout('syri', t)
+        found = look(t)
+        assert '--layout syri' in named(found)['unknown_layout'].remedy and found.exit_code == 2
+        assert look(t, layout='syri').exit_code == 0
+
+
+# ---- what it writes
+
+def test_manifest_of_a_held_out_test_says_what_comes_next(tmp_path):
+    make_layout('randperson', tmp_path / 'd', ids=8)
+    d = look(tmp_path / 'd')
+    said = d.save_manifest(tmp_path / 'my split.csv', .5, seed=1)
+    assert f"train direct --source '{tmp_path}/my split.csv' --train-only" in said and f"evaluate runs/NAME --target '{tmp_path}/my split.csv'" in said
+    again = look(tmp_path / 'my split.csv')
+    assert again.exit_code < 2 and again.dataset.train.n_ids == 4 and len(again.dataset.query) and 'seed 1' in again.dataset.protocol
+    with pytest.raises(UserError, match='there already'): d.save_manifest(tmp_path / 'my split.csv')
+    assert 'next' not in d.save_manifest(tmp_path / 'all.csv') and len(look(tmp_path / 'all.csv').dataset.train) == len(d.dataset.train)
+
+
+def test_an_existing_test_is_not_dropped(market, tmp_path):
+    d = look(market)
+    with pytest.raises(UserError, match='has a test already .6 query and 15 gallery pictures.*leave --hold-out out'): d.save_manifest(tmp_path / 'm.csv', .5)
+    assert not (tmp_path / 'm.csv').exists()
+
+
+@pytest.mark.parametrize('options, text', [(dict(hold_out=.5), 'add --manifest'), (dict(manifest='x.csv', hold_out=2), 'between 0 and 1'), (dict(manifest='x.csv', hold_out=-.5), 'between 0 and 1'),
+    (dict(manifest='x.txt'), 'ending in .csv'), (dict(manifest='x'), 'ending in .csv'), (dict(picture='x.csv'), 'choose another suffix'), (dict(picture='x'), 'choose another suffix')])
+def test_outputs_are_checked_first(options, text):
+    with pytest.raises(UserError, match=text): check_outputs(**options)
 
 
 @pytest.mark.parametrize('name', LAYOUT_NAMES)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'Finding', 'Listing', 'list_everything', 'Look', 'look_at_files', 'find_duplicates', 'count_images',
-           'plot_cameras', 'suggest_pattern', 'Diagnosis', 'examine']
+           'plot_cameras', 'suggest_pattern', 'check_outputs', 'Diagnosis', 'examine']
 
 # %% ../../nbs/14_data.doctor.ipynb #1f3c84ab
-import hashlib, os, re, stat, unicodedata, warnings
+import hashlib, os, re, shlex, stat, unicodedata, warnings
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import UserError
-from .datasets import IMAGE_SUFFIXES, LAYOUTS, SPLIT_WORDS, ReidDataset, _fits, _reader, build_dataset, compile_pattern, detect_layout, find_root, load_dataset, read_pattern
+from .datasets import IMAGE_SUFFIXES, LAYOUTS, SPLIT_WORDS, Concern, ReidDataset, _fits, _reader, build_dataset, compile_pattern, detect_layout, find_root, hold_out, load_dataset, read_pattern, write_manifest
 from .store import FORMATS, decode_image
 
 # %% ../../nbs/14_data.doctor.ipynb #45d710fb
@@ -171,24 +171,31 @@ def find_duplicates(
 # %% ../../nbs/14_data.doctor.ipynb #1a8aef66
 _CAMERA_BLIND = ('no_cameras', 'leave_one_out') # protocols that do not look at cameras
 
+def _listed_twice(d: ReidDataset, groups) -> list[tuple]:
+    "Paths in more than one place of a dataset, which are in no group of copies."
+    copied, count = {p for g in groups for p in g}, Counter(p for s in (d.train, d.query, d.gallery) for p in s.paths)
+    return [(p,) for p, k in count.items() if k > 1 and p not in copied]
+
 def _check_duplicates(d: ReidDataset, groups) -> list[Finding]:
     "Findings about exact copies, by where they are."
-    wanted, labels, found = {p for g in groups for p in g}, defaultdict(set), defaultdict(list)
+    groups = [*groups, *_listed_twice(d, groups)]
+    wanted, labels, found = {p for g in groups for p in g}, defaultdict(list), defaultdict(list)
     for split in ('train', 'query', 'gallery'):
         s = getattr(d, split)
         for p, pid, cam in zip(s.paths, s.pids.tolist(), s.camids.tolist()):
-            if p in wanted: labels[p].add((split, pid, cam))
+            if p in wanted: labels[p].append((split, pid, cam))
     for g in groups:
         rows = [r for p in g for r in labels[p]]; splits, pids = {r[0] for r in rows}, {r[1] for r in rows}
         if len(pids) > 1: found['label'].append(g)
         if 'train' in splits and len(splits) > 1: found['leak'].append(g)
         pairs = {(q[1:] == o[1:]) for q in rows for o in rows if q[0] == 'query' and o[0] == 'gallery' and q[1] == o[1]}
-        if pairs: found['itself' if False in pairs or d.rule in _CAMERA_BLIND else 'harmless'].append(g)
+        blind = d.rule in _CAMERA_BLIND and not (d.rule == 'leave_one_out' and len(g) == 1) # that rule leaves out the query itself
+        if pairs: found['itself' if False in pairs or blind else 'harmless'].append(g)
         if len(splits) == len(pids) == 1: found['plain'].append(g)
-    kinds = {'label': ('warning', 'copies_two_identities', 'pictures exist as exact copies under different identities', 'find out which label is right and delete the other file'),
-        'leak': ('warning', 'copies_train_test', 'pictures exist as exact copies in train and test', 'remove them from one side: the score counts what was learnt by heart'),
-        'itself': ('warning', 'copies_query_gallery', 'queries find their own exact copy in the gallery, and the protocol counts it', 'remove the copies from the gallery: rank 1 is flattered'),
-        'harmless': ('note', 'copies_same_camera', 'queries are in the gallery too, on the same camera (in GTASynthReid by design)', 'nothing to do: the protocol leaves these matches out'),
+    kinds = {'leak': ('error', 'copies_train_test', 'pictures are in train and test, as exact copies or the very same file', 'remove them from one side, or use the dataset for training only: a score on it counts what was learnt by heart'),
+        'label': ('warning', 'copies_two_identities', 'pictures exist under different identities, as exact copies or listed twice', 'find out which label is right and delete the other file'),
+        'itself': ('warning', 'copies_query_gallery', 'queries find their own exact copy, or themselves, in the gallery, and the protocol counts it', 'remove the copies from the gallery: rank 1 is flattered'),
+        'harmless': ('note', 'copies_same_camera', 'queries are in the gallery too, on the same camera (by design in GTASynthReid and in the old protocol of CUHK03)', 'nothing to do: the protocol leaves these matches out'),
         'plain': ('note', 'copies', 'pictures exist more than once within one split and identity', 'delete the copies if they are many')}
     return [Finding(severity, name, f'{len(found[k])} {text}', remedy, found[k]) for k, (severity, name, text, remedy) in kinds.items() if found[k]]
 
@@ -238,6 +245,12 @@ def _check_identities(d: ReidDataset) -> list[Finding]:
         out.append(Finding('warning' if many else 'note', 'single_pictures', f'{single.sum()} of {n} training identities have a single picture' + (', so the pattern may read a picture or frame number' if many else ''), 'mend the pattern if people have more; else no positive pair can be made of them', t.paths[single].tolist()))
     if odd := [f'{(test == v).sum()} {k}' for k, v in (('junk (pid -1)', -1), ('distractors (pid 0)', 0)) if (test == v).any()]: out.append(Finding('note', 'junk', f'{" and ".join(odd)} among {len(test)} test pictures', 'nothing to do: junk is ignored in scoring, distractors count as wrong matches'))
     return out
+
+def _check_nobody(d: ReidDataset) -> list[Finding]:
+    "Whether the distractors of a dataset without a known convention (which junk would show) look like a person that was numbered 0."
+    zero, people = d.gallery.paths[d.gallery.pids == 0], np.unique(d.gallery.pids[d.gallery.pids > 0], return_counts=True)[1]
+    if not 0 < len(zero) <= people.max(initial=0) or (d.gallery.pids == -1).any(): return []
+    return [Finding('warning', 'person_zero', f'identity 0 is in the gallery only, with {len(zero)} pictures, no more than a person has: they count as wrong boxes that show nobody', 'if they show one person, give that person another name; if they are distractors, nothing to do', zero.tolist())]
 
 def _check_cameras(d: ReidDataset) -> list[Finding]:
     "Findings about camera numbers: none, one, or too many."
@@ -363,10 +376,10 @@ def _fitting(layout, listing, names=None) -> tuple[list, list]: # rows for `buil
         else: misfits.append(name)
     return rows, misfits
 
-def _other_layouts(listing, key=None) -> dict: # name -> share
+def _other_layouts(listing, key=None, unverified=False) -> dict: # name -> share
     "Layouts of the table that most names fit, apart from `key`; their folders need not be complete."
     names = listing.pictures[:: max(1, len(listing.pictures) // 2000)]
-    shares = {k: len(_fitting(v, listing, names)[0]) / max(1, len(names)) for k, v in LAYOUTS.items() if k != key and 'UNVERIFIED' not in v.checked}
+    shares = {k: len(_fitting(v, listing, names)[0]) / max(1, len(names)) for k, v in LAYOUTS.items() if k != key and ('UNVERIFIED' in v.checked) == unverified}
     return {k: s for k, s in shares.items() if s > .5}
 
 def _missing_folders(name, listing) -> list:
@@ -400,8 +413,9 @@ def _unknown(listing) -> tuple[dict, Finding]: # options of the reader 'pattern'
     pattern = suggest_pattern(listing.pictures); options = {'pattern': pattern} if pattern else {}
     name, missing = _incomplete(listing)
     if name: return options, Finding('error', 'incomplete', f'this looks like {name}, but without {" and ".join(missing)} ({text})', 'complete the download, or rename the folders as the dataset has them', files)
-    if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'if that is right, use layout pattern with {pattern}; else describe the names with a pattern of your own', files)
-    return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split)', files)
+    named = ''.join(f'if this is {k}, say so with --layout {k}; ' for k in _other_layouts(listing, unverified=True)) # names that could be anybody's
+    if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'{named}if that is right, use layout pattern with {pattern}; else describe the names with a pattern of your own', files)
+    return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', named + 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split)', files)
 
 # %% ../../nbs/14_data.doctor.ipynb #bebef824
 def _refusal(e, known=True) -> Finding:
@@ -439,7 +453,9 @@ def _read(key, path, base, listing, options) -> tuple: # dataset or None, names 
         if problem: dataset = _read_what_fits(key, base, listing, options)
     used = _paths_of(dataset)
     if problem and dataset and key not in LAYOUTS: misfits = [n for n in listing.pictures if f'{base}/{n}' not in used]
-    out = [Finding('warning', 'reader', str(w.message), 'see the message') for w in caught if not misfits and issubclass(w.category, UserWarning)]
+    out = [Finding('warning', 'reader', str(w.message), 'see the message') for w in caught if not misfits and w.category is UserWarning]
+    said = {str(w.message): w.message for w in caught if isinstance(w.message, Concern) and w.message.name != 'copies_train_test'} # the copies are looked for below
+    out += [Finding('warning', c.name, c.message, c.remedy, c.files) for c in said.values()]
     if misfits:
         like = f' like {Path(next(iter(used))).name}' if used else ''
         out.append(Finding('error' if problem else 'warning', 'misfits', f'{len(misfits)} of {len(listing.pictures)} pictures have names that do not fit the layout {key}' + ('' if problem else ', they are left out'), f'rename them{like}, move them out of the dataset, or describe all names with a pattern', [f'{base}/{n}' for n in misfits]))
@@ -475,6 +491,21 @@ def _check_listing(base, listing, used, misfits) -> list[Finding]:
     return out
 
 # %% ../../nbs/14_data.doctor.ipynb #a57d0c89
+def check_outputs(
+    picture=None, # file for `plot_cameras`
+    manifest=None, # new CSV file
+    hold_out: float = 0, # share of the people for a test of their own, which only a manifest can hold
+):
+    "Raise a `UserError` where the files that an examination is to write cannot be written so."
+    from matplotlib.backend_bases import FigureCanvasBase
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if picture is not None and Path(picture).suffix[1:].lower() not in kinds: raise UserError(f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})')
+    if manifest is not None and Path(manifest).suffix.lower() != '.csv': raise UserError(f'expected a manifest ending in .csv, got {manifest}: rename it, the commands know a manifest by this ending')
+    if manifest is not None and os.path.lexists(manifest): raise UserError(f'expected a new file, {manifest} is there already: choose another --manifest')
+    if hold_out and not 0 < hold_out < 1: raise UserError(f'expected a share of the people between 0 and 1, got --hold-out {hold_out}: 0.5 keeps half of them for the test')
+    if hold_out and manifest is None: raise UserError(f'expected a file for the split, got --hold-out {hold_out} alone: add --manifest NAME.csv')
+
+# %% ../../nbs/14_data.doctor.ipynb #e37235f7
 @dataclass(repr=False)
 class Diagnosis:
     "What `examine` found."
@@ -505,10 +536,24 @@ class Diagnosis:
 
     def save_picture(self, file) -> Path: # image file, its suffix is the format
         "Save `plot_cameras` of the dataset."
+        check_outputs(picture=file)
         if self.dataset is None: raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
-        try: plot_cameras(self.dataset).savefig(file, dpi=150)
-        except ValueError as e: raise UserError(f'expected a picture file such as cameras.png, got {file} ({e}): choose another suffix') from None
+        plot_cameras(self.dataset).savefig(file, dpi=150)
         return Path(file)
+
+    def save_manifest(self,
+        file, # new CSV file
+        share: float = 0, # of the people, kept for query and gallery where the folder has none, see `hold_out`
+        seed: int = 0, # of that draw
+    ) -> str: # what was written and what to do with it, for people
+        "Write what was read as a manifest."
+        check_outputs(manifest=file, hold_out=share); d = self.dataset
+        if d is None: raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
+        if share and (len(d.query) or len(d.gallery)): raise UserError(f'expected training pictures only, {self.path} has a test already ({len(d.query)} query and {len(d.gallery)} gallery pictures): leave --hold-out out, or give the folder of its training pictures alone')
+        if share: d = hold_out(d.train, share, seed, d.name)
+        write_manifest(d, file); told, name = [f'{d}', f'manifest in {_shown(file)}'], shlex.quote(_shown(file))
+        if share: told += ['next:', f'  synthreid train direct --source {name} --train-only --out runs/NAME', f'  synthreid evaluate runs/NAME --target {name}']
+        return '\n'.join(told)
 
 # %% ../../nbs/14_data.doctor.ipynb #e5ebefe2
 def _locate(path, layout) -> tuple[str | None, Path]: # layout or None, folder of the dataset
@@ -560,7 +605,8 @@ def examine(
     looks = look_at_files(paths, thorough, sample, seed, progress)
     findings += _check_listing(base, listing, used if dataset else None, misfits)
     findings += _check_pictures(paths, looks, thorough, key in LAYOUTS and LAYOUTS[key].kind == 'vehicles')
-    if dataset: findings += [f for check in (_check_queries, _check_identities, _check_cameras) for f in check(dataset)] + _check_duplicates(dataset, find_duplicates(paths, looks))
+    checks = (_check_queries, _check_identities, _check_cameras, *([_check_nobody] if key in ('folders', 'pattern', 'manifest') else []))
+    if dataset: findings += [f for check in checks for f in check(dataset)] + _check_duplicates(dataset, find_duplicates(paths, looks))
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
     pictures = pd.DataFrame({'path': pd.Series(paths, dtype=object)} | {k: pd.Series([getattr(x, k) for x in looks], dtype=object if k in ('problem', 'mode') else int) for k in Look._fields if k != 'tail'})
     return Diagnosis(path, base, key if dataset is not None else None, _how_sure(key, layout != 'auto', len(used), listing, guess), dataset, findings, pictures)
