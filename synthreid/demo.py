@@ -250,5 +250,5 @@ def run_demo(
         report = demo_report(out, results, methods, source, target, data, runs / slug('joint', 0) / 'metrics.csv', 'pca' if quick else 'umap')
         with atomic_write(out / 'table.md') as tmp: tmp.write_text('\n\n'.join([*make_tables(results), notes(results, data)]) + '\n')
     print('', *make_tables(results), notes(results, data), sep='\n\n')
-    print(f'\n{time.perf_counter() - began:.0f} s. Report: {report}')
+    print(f'\n{time.perf_counter() - began:.0f} s. Report: {report}\nLook around in it: synthreid explore {out} (in JupyterLab), synthreid app {out} (in a browser)')
     return report

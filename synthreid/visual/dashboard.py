@@ -243,7 +243,7 @@ def settings_cell(
     **options, # of `Dashboard`; None is left out
 ) -> str: # Python
     "The cell that makes the dashboard."
-    told = {k: str(Path(v).resolve()) if k in ('source', 'target', 'fid_weights') or (k == 'compare' and v not in ('auto', 'none')) else v for k, v in options.items() if v is not None}
+    told = {k: v if k in ('n', 'device') or v == 'none' else str(Path(v).resolve()) for k, v in options.items() if v not in (None, 'auto')}
     arguments = ', '.join([repr(str(Path(run).resolve())), *(f'{k}={v!r}' for k, v in told.items())])
     return f'from synthreid.visual.dashboard import Dashboard\n\nboard = Dashboard({arguments})\nboard.numbers()'
 
