@@ -1,0 +1,136 @@
+"""DG-Net against numbers that its released code produced: networks, losses, and one iteration of training at the start and behind the ramp."""
+import numpy as np
+import pytest
+import torch
+
+from reference import fill, load
+from synthreid.models.dgnet import AppearanceEncoder, MultiScaleDiscriminator, SwapGenerator, adversarial_loss, discriminator_losses
+from synthreid.training.dgnet import DGNet, DGNetConfig, weights_at
+
+INFO, ARRAYS = load('dgnet')
+DTYPES = {'float32': (torch.float32, '', 1e-4), 'float64': (torch.float64, '_f64', 1e-9)}
+
+
+def sample(x, k):
+    x = x.detach().double().numpy().ravel()
+    return x[::max(1, x.size // k)][:k] if x.size > k else x
+
+
+def fill_appearance(net, seed, scale):
+    "The weight formula; the released net has an unused ImageNet classifier whose draws are skipped."
+    rng, specs = np.random.RandomState(seed), INFO['specs']['id']
+    parameters = iter(net.parameters())
+    for name, shape, kind in specs:
+        r = rng.standard_normal(shape).astype(np.float32)
+        if name.startswith('model.fc.'): continue
+        p = next(parameters)
+        assert list(p.shape) == shape, name
+        p.data.copy_(torch.tensor(1 + 0.05 * r if kind == 'norm_w' else r * scale))
+    assert next(parameters, None) is None
+    return net
+
+
+def fill_all(nets, dtype):
+    seed, scale, specs = INFO['seed'], INFO['scale'], INFO['specs']
+    fill(nets['generator'], specs['gen'], seed, scale['gen']); fill_appearance(nets['appearance'], seed + 1, scale['id']); fill(nets['discriminator'], specs['dis'], seed + 2, scale['dis'])
+    for net in nets.values(): net.to(dtype)
+    return nets
+
+
+def make_nets(dtype): return fill_all(dict(generator=SwapGenerator(), appearance=AppearanceEncoder(INFO['ID_class']), discriminator=MultiScaleDiscriminator()), dtype)
+
+
+def signed(x, net):
+    "The fixtures' images are normalised with ImageNet's statistics; ours are in [-1, 1]."
+    return (x * net.normalise.std + net.normalise.mean) * 2 - 1
+
+
+def inputs(dtype, net):
+    shape = (INFO['batch'], 3, *INFO['image_hw'])
+    return [signed(torch.from_numpy(np.random.RandomState(INFO['seed'] + k).standard_normal(shape).astype(np.float32)).to(dtype), net) for k in range(100, 104)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_parameter_counts():
+    nets, counts = make_nets(torch.float32), INFO['counts']
+    n = lambda net: sum(p.numel() for p in net.parameters())
+    assert n(nets['generator']) == counts['gen'] and n(nets['discriminator']) == counts['dis'] and n(nets['appearance']) == counts['id'] - counts['imagenet_fc_unused']
+    assert n(nets['generator'].structure) == counts['structure_encoder'] and n(nets['generator'].decoder) == counts['decoder_conv']
+    assert n(nets['appearance'].backbone) == counts['appearance_backbone_without_imagenet_fc'] and n(nets['appearance'].primary) == counts['classifier1']
+
+
+@pytest.mark.parametrize('name', ['float32', 'float64'])
+def test_networks_and_losses(name):
+    dtype, suffix, tolerance = DTYPES[name]
+    nets = make_nets(dtype)
+    G, E, D = nets['generator'], nets['appearance'].eval(), nets['discriminator']
+    normalise = G.structure.normalise
+    a, b, *_ = inputs(dtype, G.structure)
+
+    def check(key, value):
+        want = ARRAYS[f'eval/{key}{suffix}.sample']
+        got = sample(value, len(want))
+        assert got.shape == want.shape and list(ARRAYS[f'eval/{key}{suffix}.shape']) == list(value.shape), key
+        assert abs(got - want).max() <= tolerance * abs(want).max(), key
+
+    with torch.no_grad():
+        check('gray_a', G.structure.gray(a))
+        s_a, s_b = G.encode(a), G.encode(b)
+        (f_a, p_a), (f_b, _) = E(a), E(b)
+        check('s_a', s_a); check('f_a', f_a); check('p_a0', p_a[0]); check('p_a1', p_a[1])
+        for i, embedding in enumerate(E.embed(a)): check(f'embed{i}_512', embedding)
+        check('recon_a', normalise(G.decode(s_a, f_a))); check('cross_ab', normalise(G.decode(s_a, f_b))); check('cross_ba', normalise(G.decode(s_b, f_a)))
+        check('recon_a_scaledcode', normalise(G.decode(s_a, f_a / f_a.std())))
+        fake = G.decode(s_a, f_b / f_b.std())
+        check('cross_ab_scaledcode', normalise(fake))
+        for i, verdicts in enumerate(D(a)): check(f'D_out{i}', verdicts)
+    losses = discriminator_losses(D, a, fake)
+    sum(losses.values()).backward()
+    number = lambda key: float(ARRAYS[key + suffix])
+    assert sum(losses.values()).item() == pytest.approx(number('loss/dis_total'), rel=tolerance)
+    assert losses['d_penalty'].item() == pytest.approx(number('loss/dis_reg'), rel=tolerance)
+    assert torch.sqrt(sum(p.grad.double().square().sum() for p in D.parameters())).item() == pytest.approx(number('loss/dis_grad_norm'), rel=tolerance)
+    leaf = normalise(fake).requires_grad_()
+    adversarial = adversarial_loss(D, signed(leaf, D))
+    adversarial.backward()
+    assert adversarial.item() == pytest.approx(number('loss/gen_adv'), rel=tolerance)
+    assert leaf.grad.norm().item() == pytest.approx(number('loss/gen_adv_grad_image_norm'), rel=tolerance)
+    want = ARRAYS[f'loss/gen_adv_grad_image_sample{suffix}']
+    assert abs(sample(leaf.grad, len(want)) - want).max() <= tolerance * abs(want).max()
+
+
+TERMS = {'self': 'loss_gen_recon_x', 'same': 'loss_gen_recon_xp', 'gan': 'loss_gen_adv', 'code': 'loss_gen_recon_f', 'structure': 'loss_gen_recon_s', 'cycle': 'loss_gen_cycrecon_x'}  # sums of _a and _b
+SINGLE = {'id': 'loss_id', 'positive': 'loss_pid', 'generated': 'loss_gen_recon_id'}
+
+
+@pytest.mark.parametrize('case', ['train_start', 'train_ramped'])
+def test_gradients_of_a_step(case):
+    ramped = case == 'train_ramped'
+    config = DGNetConfig(steps=100_000, batch_size=INFO['batch'], online=False, erasing=0, pad=0, dropout=(0, 0), lr=0, lr_appearance=0, encoder_again=1)
+    method = DGNet(config, INFO['ID_class'])
+    fill_all(method.nets, torch.float64)
+    images = inputs(torch.float64, method.nets['generator'].structure)
+    batch = dict(zip(('a', 'b', 'a_positive', 'b_positive'), images), a_pids=torch.tensor(INFO['labels'][0]), b_pids=torch.tensor(INFO['labels'][1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('synthreid.training.dgnet.random_flip', lambda x, g: x)
+        step = 50_000 if ramped else 0
+        weights, losses = weights_at(config, step), method.step(batch, step)
+    number = lambda key: float(ARRAYS[f'{case}/{key}_f64'])
+    for ours, theirs in TERMS.items():
+        if ours in weights: assert losses[ours].item() / weights[ours] == pytest.approx(number(theirs + '_a') + number(theirs + '_b'), rel=1e-6), ours
+        else: assert number(theirs + '_a') == 0
+    for ours, theirs in SINGLE.items(): assert losses[ours].item() / weights[ours] == pytest.approx(number(theirs), rel=1e-6), ours
+    judged = sum(v.item() for k, v in losses.items() if k.startswith('d_'))
+    assert judged == pytest.approx(number('loss_dis_total'), rel=1e-8)
+    assert sum(v.item() for v in losses.values()) - judged == pytest.approx(number('loss_gen_total'), rel=1e-6)
+    norm = lambda net: torch.sqrt(sum(p.grad.square().sum() for p in net.parameters() if p.grad is not None)).item()
+    assert norm(method.nets['appearance']) == pytest.approx(number('grad_norm_id'), rel=1e-6)
+    assert norm(method.nets['generator'].structure) == pytest.approx(number('grad_norm_enc_content'), rel=3e-8)
+    assert norm(method.nets['generator']) == pytest.approx(number('grad_norm_gen'), rel=3e-8)
