@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'make_config', 'make_method', 'uses_target', 'fingerprint', 'check_run', 'record_training',
            'seen_in_training', 'train_run', 'find_checkpoint', 'load_method', 'finished_checkpoint', 'translate_split',
-           'record_metrics', 'record_folders', 'find_folders']
+           'record_metrics', 'record_folders', 'find_folders', 'name_protocol']
 
 # %% ../../nbs/48_training.runs.ipynb #ec71b3f9
 import hashlib, inspect, json, math, os
@@ -23,11 +23,12 @@ from ..core import UserError, atomic_write, check_positive, parse_size, pick_dev
 from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import _content_digests, load_images
 from .direct import DirectConfig, DirectTransfer
+from .flip import FlipConfig, FlipReID
 from .joint import JointConfig, JointTransfer
 from .loop import Checkpointer, MetricsLog, ProgressBar, SampleGrid, fit, list_checkpoints, load_checkpoint, read_meta
 
 # %% ../../nbs/48_training.runs.ipynb #8993dc37
-METHODS = {'direct': (DirectTransfer, DirectConfig), 'joint': (JointTransfer, JointConfig)}
+METHODS = {'direct': (DirectTransfer, DirectConfig), 'joint': (JointTransfer, JointConfig), 'flip': (FlipReID, FlipConfig)}
 
 def make_config(
     name: str, # a key of `METHODS`
@@ -90,7 +91,7 @@ def _begin(name, config, source, target, seed, device, precision):
     device = pick_device(device)
     check_positive(steps=config.steps, batch_size=config.batch_size)
     if precision not in ('32-true', 'bf16-mixed'): raise UserError(f"expected precision '32-true' or 'bf16-mixed', got {precision!r}: choose one of the two")
-    if target is None and uses_target(config): raise UserError("expected target images to translate towards, got none: give a target, or set translation='none'")
+    if not target and uses_target(config): raise UserError("expected target images to translate towards, got none: give a target, or set translation='none'")
     n_cameras = 1
     if target is not None:
         cameras, camids = np.unique(target.camids, return_inverse=True)
@@ -108,10 +109,12 @@ def check_run(
     seed: int = 0, # see `train_run`
     device: str = 'auto', # likewise
     precision: str = '32-true', # likewise
+    without=('teacher',), # settings that name what may not be there yet: not looked at
 ):
     "Build everything that `train_run` builds and throw it away: what is wrong with settings, weights or folder is said before a million images are decoded."
-    method, target, settings = _begin(name, config, source, target, seed, device, precision)
-    _check_claim(folder, settings)
+    later = {k: v for k in without if (v := getattr(config, k, None)) is not None}
+    method, target, settings = _begin(name, replace(config, **dict.fromkeys(later)), source, target, seed, device, precision)
+    _check_claim(folder, settings | {'config': settings['config'] | later})
     size = parse_size(config.size)
     blank = lambda s: s and replace(s, images=np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (len(s), *size, 3)))
     method.batches(blank(source), blank(target))
@@ -296,3 +299,14 @@ def find_folders(
     found = {k: next((p for p in (run / v['from_here'], Path(v['folder'])) if p.exists()), None) for k, v in told.items()}
     if gone := [k for k, v in found.items() if v is None]: raise UserError(f'expected the {gone[0]} of the run {run} at {told[gone[0]]["folder"]}, found nothing: name the folder (--{gone[0]})')
     return {k: v.resolve() for k, v in found.items()}
+
+# %% ../../nbs/48_training.runs.ipynb #bbf74895
+def name_protocol(
+    result, # from `evaluate_reid`
+    dataset: ReidDataset, # it was measured on
+    seen: str | None = '', # from `seen_in_training`
+): # the result with a `protocol` that says everything
+    "Put dataset, split and doubts into the protocol of a result."
+    rule, text = result.protocol.split(':', 1)
+    own = dataset.protocol if rule == dataset.rule else f"{rule} in place of the dataset's own {dataset.protocol}"
+    return replace(result, protocol=f'{dataset.name}, {own}:{text}' + (f'; {seen}' if seen else ''))
