@@ -196,7 +196,7 @@ def reproduce(
     except ValueError: raise UserError(f'expected numbers separated by commas, got --seeds {seeds}') from None
     table = run_rows(system, Folders(source, target, source_layout, target_layout, test, cache), out, [r.strip() for r in rows.split(',') if r.strip()] or None, numbers or None,
                      dry_run, steps=steps or None, size=size or None, weights=weights, fid_weights=fid_weights, device=device, precision=precision)
-    if table is not None: print((Path(out) / 'table.md').read_text()); print(f'table in {out}/table.md')
+    if table is not None: print((Path(out) / system / 'table.md').read_text()); print(f'table in {out}/{system}/table.md')
 
 # %% ../nbs/60_cli.ipynb #a25eb4c2
 def import_reference(
