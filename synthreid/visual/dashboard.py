@@ -175,38 +175,39 @@ class Dashboard:
         pictures, places = made('translations', translations.TranslationExplorer), made('patches', patches.PatchExplorer)
         if pictures and places and not hasattr(self, '_steps'): self._steps = traitlets.link((pictures, 'step'), (places, 'step'))
 
-    def translations(self):
-        "Source and translation at every checkpoint."
+    def _translates(self): # said before anything is loaded
+        if _settings(self.run)[1] == 'none': raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which translates nothing; a joint run does')
+
+    def translations(self, **options):
+        "Source and translation at every checkpoint; `options` of `visual.translations.from_run`."
         def make():
-            translations.checkpoints_of(self.run) # a run that translates nothing says so before anything is loaded
+            self._translates()
             some, real = self._images(_spread(self.source, self.n)), self._images(_spread(self.target.train, 1500))
             extractor = inception_features(self.weights, self.device) if self.weights else None
             return translations.from_run(self.run, some.images, real.images, masks=find_masks(some, self.folders['source'], self.size), labels=[f'person {p}' for p in some.pids],
-                                         device=self.device, extractor=extractor)
+                                         device=self.device, extractor=extractor, **options)
         return self._part('translations', make)
 
-    def patches(self):
-        "Places of the source in the translation."
+    def patches(self, **options):
+        "Places of the source in the translation; `options` of `explore_patches`."
         def make():
-            patches.nce_taps(self.method)
-            return patches.explore_patches(self.run, self._images(_spread(self.source, 8)).images, curve=2, device=self.device)
+            self._translates(); patches.nce_taps(self.method)
+            return patches.explore_patches(self.run, self._images(_spread(self.source, 8)).images, device=self.device, **{'curve': 2, **options})
         return self._part('patches', make)
 
-    def features(self,
-        n: int = 300, # pictures of each kind
-    ):
-        "Source, translated and target features on a plane; the target is the queries, where there are any."
+    def features(self, **options):
+        "Source, translated and target features on a plane, 300 pictures of each; `options` of `EmbeddingExplorer.from_run`. The target is the queries, where there are any."
         def make():
             real = self.target.query if len(self.target.query) else self.target.train
-            return embedding.EmbeddingExplorer.from_run(self.method, self.source, real, n=n)
+            return embedding.EmbeddingExplorer.from_run(self.method, self.source, real, **{'n': 300, **options})
         return self._part('map of features', make)
 
-    def lists(self):
-        "Ranked lists, the opponent's beside them."
+    def lists(self, **options):
+        "Ranked lists, the opponent's beside them; `options` of `RankedExplorer`."
         def make():
             runs = {_label(self.run): self.method} | ({_label(self.compare): self.compare} if self.compare else {})
             if self.compare and len(runs) < 2: runs = {run_folder(self.run).name: self.method, run_folder(self.compare).name: self.compare}
-            explorer = ranked.from_runs(runs, self.target, self.device)
+            explorer = ranked.from_runs(runs, self.target, self.device, **options)
             explorer.flip = True # as `synthreid evaluate` counts
             return explorer
         return self._part('ranked lists', make)
