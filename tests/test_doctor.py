@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from layouts import LAYOUT_NAMES, make_layout
+from synthreid.cli import main
 from synthreid.core import UserError
 from synthreid.data.datasets import READERS, write_manifest
 from synthreid.data.doctor import check_outputs, examine, find_duplicates, list_everything, look_at_files, plot_cameras, suggest_pattern
@@ -245,6 +246,17 @@ def test_an_existing_test_is_not_dropped(market, tmp_path):
     assert not (tmp_path / 'm.csv').exists()
 
 
+def test_the_command(market, tmp_path, capsys):
+    call = lambda *a: (main(['doctor', *map(str, a)]), *capsys.readouterr())
+    for wrong, text in ((('--hold-out', .5), 'add --manifest'), (('--manifest', tmp_path / 'm.txt'), 'ending in .csv'), (('--picture', 'x.abc'), 'choose another suffix')):
+        code, out, err = call(market, *wrong)
+        assert code == 2 and not out and text in err, 'said before the examination'
+    assert call(market, '--manifest', tmp_path / 'm.csv')[0] == 0 and (tmp_path / 'm.csv').exists()
+    with open(tmp_path / 'm.csv', 'a') as f: f.write((tmp_path / 'm.csv').read_text().splitlines()[-1].replace('gallery', 'train') + '\n')
+    code, out, err = call(tmp_path / 'm.csv')
+    assert code == 2 and 'ERROR   copies_train_test: 1 pictures are in train and test' in out
+
+
 @pytest.mark.parametrize('options, text', [(dict(hold_out=.5), 'add --manifest'), (dict(manifest='x.csv', hold_out=2), 'between 0 and 1'), (dict(manifest='x.csv', hold_out=-.5), 'between 0 and 1'),
     (dict(manifest='x.txt'), 'ending in .csv'), (dict(manifest='x'), 'ending in .csv'), (dict(picture='x.csv'), 'choose another suffix'), (dict(picture='x'), 'choose another suffix')])
 def test_outputs_are_checked_first(options, text):
@@ -379,3 +391,28 @@ def test_no_damaged_dataset_makes_it_fail(name, tree, seed):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(names.map(lambda n: n) | st.tuples(st.sampled_from(FOLDERS), names).map('/'.join), max_size=30))
 def test_suggestions_never_fail(listed): suggest_pattern([n.lstrip('/') for n in listed])
+
+
+cells = st.one_of(st.sampled_from(['a.jpg', './a.jpg', 'b.jpg', '../d/a.jpg', '.', '', '/', '\0', 'path', 'pid', 'camid', 'split', 'domain', 'protocol', '0', '-1', '007', '7', '1_1', '1.0', 'nan', '-0', '9' * 18, '9' * 19, '9' * 5000, '1e400', '٣', 'train', 'query', 'gallery', 'market1501', 'no_cameras', '"', ',', '\n', '\ufeff', '\udcff']),
+    st.text(max_size=5))
+tables = st.tuples(st.lists(st.sampled_from(['path', 'pid', 'camid', 'split', 'domain', 'protocol', 'x', '']), max_size=7), st.lists(st.lists(cells, min_size=1, max_size=7), max_size=6))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.one_of(st.binary(max_size=60), tables, st.lists(st.tuples(*[cells] * 4), min_size=1, max_size=8)), st.sampled_from(['.csv', '.parquet']))
+def test_no_manifest_makes_it_fail(content, suffix):
+    if isinstance(content, list): content = (['path', 'pid', 'camid', 'split'], [[('a.jpg', 'b.jpg')[i % 2], *r[1:3], ('train', 'query', 'gallery')[len(r[3]) % 3]] for i, r in enumerate(content)])
+    with tempfile.TemporaryDirectory() as t:
+        root = Path(t) / 'd'; root.mkdir()
+        for n in 'ab': (root / f'{n}.jpg').write_bytes(jpeg())
+        file = root / f'm{suffix}'
+        if isinstance(content, bytes): file.write_bytes(content)
+        else:
+            import csv
+            with open(file, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
+                try: csv.writer(f).writerows([content[0], *content[1]])
+                except (UnicodeEncodeError, csv.Error): pass
+        d = look(file)
+        assert d.report().encode() and d.exit_code in (0, 1, 2)
+        assert not [f for f in d.findings if 'the reader fails' in f.message], d.report()
+        if d.dataset is not None: plot_cameras(d.dataset)

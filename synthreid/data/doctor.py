@@ -133,7 +133,7 @@ def look_at_files(
     "Open all files in parallel threads."
     chosen = np.full(len(paths), thorough); chosen[np.random.RandomState(seed).permutation(len(paths))[:sample]] = True
     blocks = [range(i, min(i + 256, len(paths))) for i in range(0, len(paths), 256)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, tqdm(total=len(paths), desc='open', unit='file', disable=not progress, leave=False) as bar:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, tqdm(total=len(paths), desc='open', unit='file', disable=not progress or not len(paths), leave=False) as bar:
         warnings.simplefilter('ignore') # Pillow warns of very large pictures; their size is a finding
         looks = []
         for block in pool.map(lambda b: [_look(paths[i], chosen[i]) for i in b], blocks): looks += block; bar.update(len(block))
@@ -414,7 +414,7 @@ def _unknown(listing) -> tuple[dict, Finding]: # options of the reader 'pattern'
     name, missing = _incomplete(listing)
     if name: return options, Finding('error', 'incomplete', f'this looks like {name}, but without {" and ".join(missing)} ({text})', 'complete the download, or rename the folders as the dataset has them', files)
     named = ''.join(f'if this is {k}, say so with --layout {k}; ' for k in _other_layouts(listing, unverified=True)) # names that could be anybody's
-    if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'{named}if that is right, use layout pattern with {pattern}; else describe the names with a pattern of your own', files)
+    if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'{named}if that is right, say so with --pattern {shlex.quote(pattern)}; else describe the names with a pattern of your own', files)
     return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', named + 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split)', files)
 
 # %% ../../nbs/14_data.doctor.ipynb #bebef824
@@ -549,7 +549,7 @@ class Diagnosis:
         "Write what was read as a manifest."
         check_outputs(manifest=file, hold_out=share); d = self.dataset
         if d is None: raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
-        if share and (len(d.query) or len(d.gallery)): raise UserError(f'expected training pictures only, {self.path} has a test already ({len(d.query)} query and {len(d.gallery)} gallery pictures): leave --hold-out out, or give the folder of its training pictures alone')
+        if share and (len(d.query) or len(d.gallery)): raise UserError(f'expected training pictures only, {self.path} has a test already ({len(d.query)} query and {len(d.gallery)} gallery pictures): leave --hold-out out, or describe the training folder alone with --pattern')
         if share: d = hold_out(d.train, share, seed, d.name)
         write_manifest(d, file); told, name = [f'{d}', f'manifest in {_shown(file)}'], shlex.quote(_shown(file))
         if share: told += ['next:', f'  synthreid train direct --source {name} --train-only --out runs/NAME', f'  synthreid evaluate runs/NAME --target {name}']
