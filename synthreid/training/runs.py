@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 from ..core import UserError, atomic_write, check_positive, parse_size, pick_device, to_signed, to_uint8
 from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import _content_digests, load_images
+from .dgnet import DGNet, DGNetConfig, SwapSamples
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
 from .joint import JointConfig, JointTransfer
 from .loop import Checkpointer, MetricsLog, ProgressBar, SampleGrid, fit, list_checkpoints, load_checkpoint, read_meta
 
 # %% ../../nbs/48_training.runs.ipynb #8993dc37
-METHODS = {'direct': (DirectTransfer, DirectConfig), 'joint': (JointTransfer, JointConfig), 'flip': (FlipReID, FlipConfig)}
+METHODS = {'direct': (DirectTransfer, DirectConfig), 'joint': (JointTransfer, JointConfig), 'flip': (FlipReID, FlipConfig), 'dgnet': (DGNet, DGNetConfig)}
 
 def make_config(
     name: str, # a key of `METHODS`
@@ -58,7 +59,7 @@ def uses_target(
     config, # of any method
 ) -> bool: # True: it trains on unlabelled target images as well
     "Whether a config asks for a target."
-    return getattr(config, 'translation', 'none') != 'none'
+    return getattr(config, 'translation', 'none') != 'none' or getattr(config, 'use_target', False)
 
 # %% ../../nbs/48_training.runs.ipynb #39ae8814
 def fingerprint(
@@ -114,7 +115,7 @@ def check_run(
     "Build everything that `train_run` builds and throw it away: what is wrong with settings, weights or folder is said before a million images are decoded."
     later = {k: v for k in without if (v := getattr(config, k, None)) is not None}
     method, target, settings = _begin(name, replace(config, **dict.fromkeys(later)), source, target, seed, device, precision)
-    _check_claim(folder, settings | {'config': settings['config'] | later})
+    _check_claim(folder, {k: settings[k] for k in ('method', 'seed', 'precision')} | {'config': settings['config'] | later}) # the number of people may shrink when broken images are left out
     size = parse_size(config.size)
     blank = lambda s: s and replace(s, images=np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (len(s), *size, 3)))
     method.batches(blank(source), blank(target))
@@ -197,6 +198,7 @@ def train_run(
     if done >= config.steps: return method, done
     batches = method.batches(source, target)
     hooks = [MetricsLog(folder, done, tensorboard=tensorboard), ProgressBar(config.steps, done, folder.name, disable=not progress)]
+    if sample_every and hasattr(method, 'swap_grid'): hooks.append(SwapSamples(folder / 'samples', to_signed(source.images[::max(1, len(source) // 6)][:6], fabric.device), sample_every))
     if sample_every and hasattr(method, 'translate') and getattr(config, 'translation', 'gan') == 'gan':
         some = to_signed(source.images[::max(1, len(source) // 8)][:8], fabric.device)
         hooks.append(SampleGrid(folder / 'samples', some, sample_every))
