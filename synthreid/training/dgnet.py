@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SwapNetsConfig', 'DGNetConfig', 'ramp', 'weights_at', 'DGNetBatches', 'augment_views', 'load_teacher', 'soft_labels',
-           'mean_difference', 'labelled_loss', 'Swapping', 'Recognising', 'join_heads', 'Wearing', 'DGNet']
+           'mean_difference', 'labelled_loss', 'Swapping', 'Recognising', 'join_heads', 'Wearing', 'DGNet',
+           'draw_swaps', 'SwapSamples']
 
 # %% ../../nbs/44_training.dgnet.ipynb #000c8c69
 from dataclasses import dataclass, replace
@@ -171,7 +172,7 @@ def load_teacher(
 ) -> torch.nn.Module: # an `Embedder`, for `soft_labels`
     "A trained `direct` net that labels pictures."
     saved = [Path(run)] if (Path(run) / 'meta.json').exists() else list_checkpoints(Path(run) / 'checkpoints')
-    if not saved: raise UserError(f'expected a run of the method direct as teacher, found no checkpoint in {run}: train it first (synthreid train direct), or set primary=donor')
+    if not saved: raise UserError(f'expected a run of the method direct as teacher, found no checkpoint in {run}: train it first (synthreid train direct), or set primary to donor')
     meta = read_meta(saved[-1])
     if meta['method'] != 'direct': raise UserError(f"expected a teacher of the method 'direct', {run} holds {meta['method']!r}: train one with synthreid train direct")
     if meta['n_ids'] != n_ids: raise UserError(f'expected a teacher of {n_ids} identities, {run} knows {meta["n_ids"]}: train teacher and student on the same people')
@@ -311,11 +312,10 @@ class Wearing(Recognising):
         source: ReidSplit, # labelled images in memory
         target: ReidSplit | None = None, # unlabelled images in memory; looked at with `use_target` only
     ) -> DGNetBatches: # what `fit` needs
-        "The streams of batches this method trains on; loads the teacher."
+        "The streams of batches this method trains on; loads the teacher if there is one."
         c, source = self.config, source.relabel()
         if c.use_target and target is None: raise UserError('expected target images for use_target, got none: give a target, or leave use_target out')
-        if c.online and c.primary == 'teacher' and self.teacher is None:
-            if c.teacher is None: raise UserError("expected a teacher for primary='teacher', got none: train one (synthreid train direct) and give its run as teacher, or set primary=donor or primary=none")
+        if c.teacher and self.teacher is None:
             net = load_teacher(c.teacher, self.extra['n_ids'], self.device)
             self.teacher = lambda x: soft_labels(net, x)
         return DGNetBatches(source, c.batch_size, target if c.use_target else None, self.seed, self.device)
@@ -352,6 +352,7 @@ class DGNet(Wearing):
 
     def step(self, batch, i):
         c, nets, opts = self.config, self.nets, self.opts
+        if c.online and c.primary == 'teacher' and self.teacher is None: raise UserError("expected a teacher for primary='teacher', got none: train one (synthreid train direct) and give its run as teacher, or set primary to donor or none")
         for net in nets.values(): net.train()
         self.set_rates(i)
         g, weights = step_generator(self.seed, i, 1, device=self.device), weights_at(c, i)
@@ -368,3 +369,27 @@ class DGNet(Wearing):
             losses |= self.real_losses(logits, pids, weights) | self.generated_losses(made, pids, weights)
             losses = {k: weights[k] * losses[k] for k in weights if torch.is_tensor(losses[k])}
             return logged | update(losses, opts['generator'], opts['appearance'], fabric=self.fabric)
+
+# %% ../../nbs/44_training.dgnet.ipynb #7a63a991
+def draw_swaps(
+    appearance: torch.Tensor, # (R, 3, H, W) in [-1, 1]
+    structure: torch.Tensor, # (C, 3, H, W) in [-1, 1]
+    swaps: torch.Tensor, # (R, C, 3, H, W), from `DGNet.swap_grid`
+) -> Image.Image:
+    "Rows wear the same, columns stand the same; the originals are at the margins."
+    top = torch.cat([torch.ones_like(structure[:1]), structure])
+    rows = [top, *(torch.cat([a[None], made]) for a, made in zip(appearance, swaps))]
+    return Image.fromarray(np.concatenate([np.concatenate(list(to_uint8(row)), 1) for row in rows]))
+
+class SwapSamples:
+    "Every `every` steps, the same swaps: samples/step_00000500.png."
+    def __init__(self,
+        folder, # where the grids go
+        images: torch.Tensor, # (N, 3, H, W), fixed for the whole run
+        every: int, # steps between grids
+    ):
+        self.folder, self.images, self.every = Path(folder), images, every
+
+    def __call__(self, method, done, losses):
+        if done % self.every: return
+        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: draw_swaps(self.images, self.images, method.swap_grid(self.images, self.images)).save(tmp, format='PNG')
