@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'POSITIONAL', 'MORE_HELP', 'comments_of', 'demo', 'render', 'train', 'evaluate', 'doctor', 'fid',
-           'reproduce', 'import_reference', 'export', 'push', 'pull', 'translate', 'embed', 'explore', 'app',
+           'reproduce', 'import_reference', 'export', 'push', 'pull', 'translate', 'swap', 'embed', 'explore', 'app',
            'overview', 'list_protocols', 'main']
 
 # %% ../nbs/60_cli.ipynb #78959e43
@@ -297,11 +297,11 @@ def pull(
     print(f'checkpoint in {pull_from_hub(repo, out, revision, optimisers)}')
 
 # %% ../nbs/60_cli.ipynb #e13565dd
-def _plain_folder(folder, size):
-    "A folder of pictures without labels, decoded."
+def _plain_folder(folder, size, most=None):
+    "A folder of pictures (or one picture) without labels, decoded; `most` takes the first ones."
     from synthreid.data.datasets import ReidSplit, list_images
     from synthreid.data.store import load_images
-    paths = list_images(folder)
+    paths = ([Path(folder)] if Path(folder).is_file() else list_images(folder))[:most]
     return load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), size)
 
 def translate(
@@ -333,6 +333,33 @@ def translate(
         for name, image in zip(names[start:], to_uint8(method.translate(x, which))):
             with atomic_write(Path(out) / name) as tmp: Image.fromarray(image).save(tmp, format='PNG')
     print(f'{len(split)} images in {out}')
+
+# %% ../nbs/60_cli.ipynb #06e011f3
+def swap(
+    appearance: str, # folder of images, or one image: what to wear
+    structure: str, # folder of images, or one image: how to stand
+    run: str, # run folder or checkpoint of a dgnet method
+    out: str, # new folder: swaps as PNG, APPEARANCE_on_STRUCTURE.png, and all of them in grid.png
+    most: int = 12, # images taken from each folder
+    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+):
+    "Dress the people of some images in the clothes of others (DG-Net)."
+    from PIL import Image
+    from synthreid.core import atomic_write, check_positive, to_signed, to_uint8
+    from synthreid.training.dgnet import draw_swaps
+    from synthreid.training.runs import load_method
+    check_positive(most=most)
+    if Path(out).exists() and any(Path(out).iterdir()): raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
+    method = load_method(run, device)
+    if not hasattr(method, 'swap_grid'): raise UserError(f'expected a method that swaps, the run {run} holds {method.name!r}: give a dgnet run')
+    rows, columns = (_plain_folder(f, method.config.size, most) for f in (appearance, structure))
+    wear, stand = (to_signed(s.images, method.device) for s in (rows, columns))
+    made = method.swap_grid(wear, stand)
+    for a, line in zip(rows.paths, made):
+        for s, image in zip(columns.paths, to_uint8(line)):
+            with atomic_write(Path(out) / f'{Path(a).stem}_on_{Path(s).stem}.png') as tmp: Image.fromarray(image).save(tmp, format='PNG')
+    with atomic_write(Path(out) / 'grid.png') as tmp: draw_swaps(wear, stand, made).save(tmp, format='PNG')
+    print(f'{len(rows)} x {len(columns)} swaps in {out}')
 
 # %% ../nbs/60_cli.ipynb #b14c34f8
 def embed(
@@ -388,7 +415,7 @@ def app(
     return dashboard.app(run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device)
 
 # %% ../nbs/60_cli.ipynb #fadd35ba
-COMMANDS = {'demo': demo, 'explore': explore, 'app': app, 'doctor': doctor, 'train': train, 'evaluate': evaluate, 'translate': translate, 'embed': embed, 'fid': fid, 'render': render,
+COMMANDS = {'demo': demo, 'explore': explore, 'app': app, 'doctor': doctor, 'train': train, 'evaluate': evaluate, 'translate': translate, 'swap': swap, 'embed': embed, 'fid': fid, 'render': render,
             'reproduce': reproduce, 'import-reference': import_reference, 'export': export, 'push': push, 'pull': pull}
 POSITIONAL = {'explore': ['run'], 'app': ['run'], 'evaluate': ['run'], 'translate': ['folder'], 'embed': ['folder'], 'doctor': ['path'], 'fid': ['a', 'b'], 'reproduce': ['system'], 'export': ['run'], 'push': ['run', 'repo'], 'pull': ['repo']}
 

@@ -2,8 +2,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reference import fill, load
+from synthreid.cli import main
+from synthreid.data.render import render_folder
 from synthreid.models.dgnet import AppearanceEncoder, MultiScaleDiscriminator, SwapGenerator, adversarial_loss, discriminator_losses
 from synthreid.training.dgnet import DGNet, DGNetConfig, weights_at
 
@@ -134,3 +137,35 @@ def test_gradients_of_a_step(case):
     assert norm(method.nets['appearance']) == pytest.approx(number('grad_norm_id'), rel=1e-6)
     assert norm(method.nets['generator'].structure) == pytest.approx(number('grad_norm_enc_content'), rel=3e-8)
     assert norm(method.nets['generator']) == pytest.approx(number('grad_norm_gen'), rel=3e-8)
+
+
+SMALL = ('--size 32x16 --backbone resnet_small --width 8 --embedding-dim 16 --structure-dim 4 --dilations [1,2,3] --n-blocks 2 --hidden 16 --discriminator-dim 4 --n-scales 1 '
+         '--steps 6 --batch-size 4 --pad 2 --codes-from 0.2 --teacher-from 0.2 --codes-ramp 0.5 --device cpu --sample-every 3').split()
+
+
+def test_commands(tmp_path, capsys):
+    "Teacher, DG-Net, evaluation and swaps, as a user would type them; what may be wrong ends with one line."
+    def call(*argv):
+        code = main([str(a) for a in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+    data, runs = tmp_path / 'people', tmp_path / 'runs'
+    render_folder(data, 'game', ids=10, per_id=6, size='32x16', workers=1, progress=False)
+    teach = ('train', 'direct', '--source', data, '--train-only', '--size', '32x16', '--backbone', 'resnet_small', '--steps', 3, '--batch-size', 8, '--device', 'cpu')
+    assert call(*teach, '--out', runs / 'teacher')[0] == 0
+    learn = ('train', 'dgnet', '--source', data, '--train-only', *SMALL)
+    code, said, err = call(*learn, '--teacher', runs / 'teacher', '--out', runs / 'dgnet')
+    assert code == 0 and '6 of 6 steps' in said, err
+    assert len(list((runs / 'dgnet' / 'samples').glob('*.png'))) == 2
+    code, said, err = call('evaluate', runs / 'dgnet', '--target', data, '--protocol', 'dgnet', '--device', 'cpu')
+    assert code == 0 and 'dgnet' in said, err
+    one = next((data / 'query').glob('*.jpg'))
+    code, said, err = call('swap', '--appearance', data / 'query', '--structure', one, '--run', runs / 'dgnet', '--most', 3, '--out', tmp_path / 'swaps', '--device', 'cpu')
+    assert code == 0 and '3 x 1 swaps' in said, err
+    assert len(list((tmp_path / 'swaps').glob(f'*_on_{one.stem}.png'))) == 3 and Image.open(tmp_path / 'swaps' / 'grid.png').size == (32, 4 * 32)
+    for argv, part in {(*learn, '--out', runs / 'x'): 'expected a teacher', (*learn, '--primary', 'guess', '--out', runs / 'x'): "got 'guess'",
+                       ('train', 'dgnet', '--source', data, *SMALL, '--teacher', runs / 'teacher', '--out', runs / 'y'): 'same people',
+                       ('swap', '--appearance', one, '--structure', one, '--run', runs / 'teacher', '--out', tmp_path / 'z'): 'dgnet run',
+                       ('swap', '--appearance', one, '--structure', one, '--run', runs / 'dgnet', '--out', tmp_path / 'swaps'): 'choose another'}.items():
+        code, said, err = call(*argv)
+        assert code == 2 and part in err and err.count('\n') == 1, (argv, err)
