@@ -292,8 +292,8 @@ def prepare_row(
         return prepare_row(rows[row], folders, out, seed, options, (*above, name))
     needs = {k: needed(row) for k in ('translate_with', 'teacher') if (row := getattr(recipe, k))}
     settings = {k: file_digest(v) if k == 'weights' and v else v for k, v in asdict(config).items()} # by content: files move
-    trained = dict(row=name, seed=seed, precision=options.precision, labelled=listing(labelled), target=listing(target.train) if uses_target(config) else None,
-                   **settings, **{k: hashlib.sha256(json.dumps(job.trained).encode()).hexdigest()[:12] for k, job in needs.items()})
+    trained = dict(row=name, seed=seed, precision=options.precision, labelled=listing(labelled), target=listing(target.train) if uses_target(config) else None)
+    trained |= settings | {k: hashlib.sha256(json.dumps(job.trained).encode()).hexdigest()[:12] for k, job in needs.items()}
     measured = dict(query=listing(tested.query), gallery=listing(tested.gallery), protocol=tested.protocol, test=recipe.test | ({'reranked': True} if recipe.reranked else {}))
     if recipe.method in JUDGES: measured |= dict(target=listing(target.labelled()), fid_weights=file_digest(find_fid_weights(options.fid_weights) or 'none'))
     if 'teacher' in needs: config = replace(config, teacher=str(needs['teacher'].run))

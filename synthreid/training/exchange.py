@@ -25,7 +25,7 @@ from ..metrics.evaluate import SHARES, flip_average
 from ..models.backbones import named_tensors, read_torch_file
 from .joint import JointConfig
 from .loop import describe, read_meta, save_checkpoint
-from .runs import METHODS, find_checkpoint, load_method, make_config, make_method
+from .runs import METHODS, find_checkpoint, load_method, make_config, make_method, run_file
 
 # %% ../../nbs/49_training.exchange.ipynb #21fb2dd9
 def match_by_order(
@@ -184,13 +184,14 @@ def stage_run(
     optimisers: bool = False, # True: also the optimisers' state, to go on training
     licence: str | None = None, # for the card
 ) -> list: # names of the files, sorted
-    "Put together what is worth sharing: nets.safetensors, meta.json, config.yaml, README.md. Paths in the settings lose their folders."
+    "Put together what is worth sharing: nets.safetensors, meta.json, config.yaml, README.md, and trained_on.npz where there is one: digests that tell whether a test is clean, no names. Paths in the settings lose their folders."
     checkpoint, folder = find_checkpoint(run), Path(folder)
     meta = read_meta(checkpoint)
-    if meta['config'].get('weights'): meta['config']['weights'] = Path(meta['config']['weights']).name
+    meta['config'] |= {k: Path(v).name for k in ('weights', 'teacher') if (v := meta['config'].get(k))}
     if optimisers and not (checkpoint / 'opts.pt').exists(): raise UserError(f'expected optimiser states in {checkpoint}, found weights only: leave optimisers out')
     load_method(checkpoint, 'cpu') # whole, or an error
     for name in ('nets.safetensors', *(['opts.pt'] if optimisers else [])): shutil.copyfile(checkpoint / name, folder / name)
+    if (seen := run_file(run, 'trained_on.npz')).exists(): shutil.copyfile(seen, folder / seen.name)
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
     (folder / 'config.yaml').write_text(yaml.safe_dump({k: meta[k] for k in ('method', 'seed', 'recipe', 'data', 'config') if k in meta}, sort_keys=False))
     (folder / 'README.md').write_text(model_card(checkpoint, licence))
@@ -229,7 +230,7 @@ def pull_from_hub(
     hub, out = need('huggingface_hub', 'hub'), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UserError(f'expected a new folder, {out} is there already: choose another one')
     out.parent.mkdir(parents=True, exist_ok=True)
-    files = ['nets.safetensors', 'meta.json', 'config.yaml', 'README.md', *(['opts.pt'] if optimisers else [])]
+    files = ['nets.safetensors', 'meta.json', 'config.yaml', 'README.md', 'trained_on.npz', *(['opts.pt'] if optimisers else [])]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.pull.') as d:
         new = Path(d) / 'checkpoint'
         try: hub.snapshot_download(repo_id, revision=revision, local_dir=new, allow_patterns=files, token=token)
