@@ -1,0 +1,129 @@
+"""The command line: what is said when, and to whom."""
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import synthreid.data.store
+from synthreid import cli
+from synthreid.core import UserError
+from synthreid.data.datasets import load_dataset
+from synthreid.data.render import render_folder
+from synthreid.training.exchange import stage_run
+
+SMALL = '--size 64x32 --steps 2 --batch-size 4 --backbone resnet_small --device cpu'.split()
+JOINT = ('--size 32x16 --steps 2 --warmup-steps 1 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8 --head basic --head-layers [1] --head-widths [16] --device cpu').split()
+
+
+def call(*argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = cli.main([str(a) for a in argv])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    for domain in ('game', 'camera'): render_folder(root / domain, domain, ids=8, per_id=6, size='64x32', workers=1, progress=False)
+    return root
+
+
+def test_nothing_is_decoded_before_the_rest_is_known_to_fit(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None) # would be a fault
+    start = 'train', 'direct', '--source', data / 'game', '--out', tmp_path / 'x'
+    for more, part in ((['--weights', tmp_path / 'lost.pth', '--size', '64x32', '--backbone', 'resnet18'], 'no file at'), ([*SMALL, '--neck', 'giraffe'], 'giraffe'), ([*SMALL, '--images-per-id', 3], 'divisible'),
+                       ([*SMALL, '--precision', 'half'], 'bf16-mixed'), ([*SMALL, '--translate-with', tmp_path / 'nowhere'], 'nowhere'), ([*SMALL, '--steps', 0], 'expected steps')):
+        code, said, err = call(*start, *more); assert code == 2 and part in err and 'should not happen' not in err, err
+    code, said, err = call(*start, *SMALL); assert code != 0 # the trap works
+    assert not (tmp_path / 'x').exists()
+
+
+def test_settings_of_another_run_are_refused_before_decoding(data, tmp_path, monkeypatch):
+    start = 'train', 'direct', '--source', data / 'game', '--out', tmp_path / 'run'
+    assert call(*start, *SMALL)[0] == 0
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)
+    code, said, err = call(*start, *SMALL, '--lr', .5); assert code == 2 and 'lr 0.0002 there, 0.5 here' in err
+
+
+def test_a_run_without_a_broken_person_goes_on(data, tmp_path):
+    shutil.copytree(data / 'game', tmp_path / 'game')
+    split = load_dataset('auto', tmp_path / 'game').train
+    for path in split.paths[split.pids == split.pids[0]]: Path(path).write_bytes(b'no picture')
+    start = 'train', 'direct', '--source', tmp_path / 'game', '--out', tmp_path / 'run', *SMALL, '--on-broken', 'skip'
+    for _ in range(2):
+        with pytest.warns(UserWarning, match='left out'): code, said, err = call(*start)
+        assert code == 0, err
+
+
+@pytest.mark.parametrize('error,code,said', [(MemoryError(), 2, 'expected enough memory'), (torch.OutOfMemoryError('CUDA out of memory. Tried ...'), 2, 'smaller batch'), (ZeroDivisionError('oops'), 70, 'please report')])
+def test_what_nobody_thought_of(error, code, said, monkeypatch):
+    def fail(**_): raise error
+    monkeypatch.setitem(cli.COMMANDS, 'fid', fail); monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
+    got, _, err = call('fid')
+    assert got == code and said in err and ('Traceback' in err) == (code == 70), err
+
+
+def test_help_says_everything_once():
+    for command in ('evaluate', 'doctor', 'fid', 'reproduce', 'translate'):
+        code, said, _ = call(command, '--help')
+        assert code == 0 and ' '.join(said.split()).count(cli.COMMANDS[command].__doc__.rstrip('.')) == 1, command
+    from synthreid.metrics.ranking import PROTOCOLS
+    said = call('evaluate', '--help')[1]
+    assert all(f'  {name} ' in said for name in PROTOCOLS)
+    said = call('train', 'direct', '--help')[1]
+    assert '%%' not in said and "the method's config" not in said and '--source-pattern' in said and '--translate-with' in said
+
+
+def test_subsets(data, tmp_path, monkeypatch):
+    taken = lambda **more: cli._source_split(str(data / 'game'), 'auto', '', None, *{**dict(train_only=False, per_id=None, ids='', seed=0), **more}.values())[1]
+    assert taken().n_ids == 8 and taken(train_only=True).n_ids == 4 and len(taken(per_id=2)) == 16
+    few = taken(ids='3'); assert few.n_ids == 3 and (few.paths != taken(ids='3', seed=1).paths).any() and (few.paths == taken(ids='3').paths).all()
+    named = load_dataset('auto', data / 'game', combineall=True).train.pids
+    some = sorted(set(named[named > 0]))[:2]; assert taken(ids=f'{some[0]},{some[1]}').n_ids == 2 and taken(ids=f'{some[0]},').n_ids == 1
+    both = cli._source_split(f'{data / "game"}, {data / "camera"}', 'auto', '', None, True, None, '', 0)
+    assert both[0] == ['game', 'camera'] and both[1].n_ids == 8
+    with pytest.raises(UserError, match='999'): taken(ids='999,')
+
+
+def test_options_and_patterns_reach_the_reader(data, tmp_path):
+    mine = tmp_path / 'mine' / 'train'; mine.mkdir(parents=True)
+    for file in (data / 'camera' / 'bounding_box_train').glob('*.jpg'): shutil.copy(file, mine / f'p{file.name[:4]}~{file.name[6]}{file.name[7:]}')
+    for argv in (['--source-pattern', 'p{pid}~{cam}s{*}.jpg'], ['--source-layout', 'pattern', '--source-options', 'pattern=p{pid}~{cam}s{*}.jpg']):
+        code, said, err = call('train', 'direct', '--source', mine, '--out', tmp_path / f'run{len(argv)}', *SMALL, *argv)
+        assert (code == 0) == (argv[0] == '--source-pattern') and (code == 0 or "got 'pattern'" in err), err
+    for options, n in ('junk=false', 28), ('junk=true', 30):
+        code, said, err = call('evaluate', tmp_path / 'run2', '--target', data / 'camera', '--protocol', 'all_images', '--options', options, '--device', 'cpu')
+        assert code == 0 and f'among {n} gallery images' in said, said + err
+    code, said, err = call('doctor', data / 'camera', '--options', 'junks=1'); assert code == 2 and "got 'junks'" in err
+    code, said, err = call('reproduce', 'synthreid', '--target', mine.parent, '--target-layout', 'pattern', '--target-options', 'nothing=1', '--source', data / 'game', '--dry-run'); assert code == 2 and 'nothing' in err
+
+
+def test_who_was_trained_on_is_known_wherever_the_model_goes(data, tmp_path):
+    assert call('train', 'joint', '--source', data / 'camera', '--target', data / 'camera', '--out', tmp_path / 'run', *JOINT)[0] == 0
+    for model in (tmp_path / 'run', tmp_path / 'run' / 'checkpoints' / 'step_00000002'):
+        code, said, err = call('evaluate', model, '--target', data / 'camera', '--device', 'cpu')
+        assert code == 0 and 'NO CLEAN TEST: 24 of 48 test images (4 of 4 people) were trained on,' in said and '--train-only' in err
+    (tmp_path / 'shared').mkdir()
+    assert 'trained_on.npz' in stage_run(tmp_path / 'run', tmp_path / 'shared')
+    assert 'NO CLEAN TEST' in call('evaluate', tmp_path / 'shared', '--target', data / 'camera', '--device', 'cpu')[1]
+    # copies under other names, in another folder, described by a pattern
+    renamed = tmp_path / 'renamed'
+    for split, folder in (('query', 'query'), ('gallery', 'bounding_box_test')):
+        (renamed / split).mkdir(parents=True)
+        for file in (data / 'camera' / folder).glob('0*.jpg'): shutil.copy(file, renamed / split / f'{int(file.name[:4]) + 500}-{file.name[6]}-{file.name[8:]}')
+    said = call('evaluate', tmp_path / 'run', '--target', renamed, '--pattern', '{split}/{pid}-{cam}-{*}.jpg', '--device', 'cpu')[1]
+    assert 'NO CLEAN TEST' in said and 'people) were trained on' in said
+    # a target's training images, seen without labels, are no test images
+    assert call('train', 'joint', '--source', data / 'game', '--target', data / 'camera', '--out', tmp_path / 'right', *JOINT)[0] == 0
+    code, said, err = call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu'); assert code == 0 and 'NO CLEAN' not in said + err
+    # a target of test images is, without labels
+    assert call('train', 'joint', '--source', data / 'game', '--target', data / 'camera' / 'query', '--pattern', '{pid}_c{cam}s{*}.jpg', '--out', tmp_path / 'peeked', *JOINT)[0] == 0
+    said = call('evaluate', tmp_path / 'peeked', '--target', data / 'camera', '--device', 'cpu')[1]; assert '24 of 48 test images (4 of 4 people) were trained on without labels' in said
+    (tmp_path / 'right' / 'trained_on.npz').unlink()
+    assert 'is not known' in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
+    np.savez(tmp_path / 'right' / 'trained_on.npz', other=1)
+    assert 'remove the file' in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
