@@ -1,0 +1,280 @@
+"""The explorer notebooks in a real JupyterLab, their pages offline, the dashboard through Voila.
+
+Each notebook is run whole in JupyterLab (with fewer training steps than in the saved one), then clicked, dragged and keyed;
+what happened is asserted in the page and in the kernel. One server for the module. Every wait is for a state.
+"""
+import json, os, re, secrets, signal, socket, subprocess, sys, time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from browser import browser_page, chromium_path
+from synthreid.visual.explorer import export_page
+
+NOTEBOOKS = Path(__file__).parent.parent / 'nbs' / 'explorers'
+PATIENCE = 180_000 # ms: the machine may be busy with other tests
+
+
+def quick(source):
+    "A cell with fewer training steps; asserts about what training achieves are left out."
+    source = re.sub(r'demo_rows\((steps=)?\d+\)', 'demo_rows(steps=24)', source).replace('explorer.wait()', 'explorer').replace('board.features().wait()', 'board.features()')
+    return '\n'.join(line for line in source.split('\n') if not line.startswith('assert '))
+
+
+class Server:
+    "JupyterLab on a port of its own, with settings in a temporary folder."
+    def __init__(self, folder):
+        self.folder, self.token = folder, secrets.token_hex(16)
+        for name, settings in {'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False}, 'notebook-extension/tracker': {'windowingMode': 'none'}}.items():
+            file = folder / 'settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
+            file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(settings))
+        (folder / 'work').mkdir()
+        with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
+        homes = {k: str(folder / k.lower()) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR')}
+        env = os.environ | homes | {'JUPYTERLAB_SETTINGS_DIR': str(folder / 'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(folder / 'workspaces'), 'JUPYTER_TOKEN': self.token, 'OMP_NUM_THREADS': '1',
+                                    'PYTHONPATH': os.pathsep.join([str(NOTEBOOKS.parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])])}
+        self.log = open(folder / 'log', 'w+')
+        self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={self.port}', '--ServerApp.port_retries=0', f'--ServerApp.root_dir={folder / "work"}',
+                                         '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly', '--LabApp.news_url=None'], env=env, stdout=self.log, stderr=self.log, start_new_session=True)
+        wait_for_port(self.port, self.process, self.log)
+
+    def stop(self): stop(self.process); self.log.close()
+
+
+def wait_for_port(port, process, log, seconds=PATIENCE / 1000):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as s:
+            if s.connect_ex(('127.0.0.1', port)) == 0: return
+        time.sleep(.05)
+    log.flush(); log.seek(0)
+    raise AssertionError(f'no server on port {port}:\n{log.read()[-3000:]}')
+
+def stop(process):
+    "Ask the server and its kernels to end; insist."
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try: os.killpg(process.pid, sign)
+        except ProcessLookupError: return
+        try: process.wait(20); return
+        except subprocess.TimeoutExpired: pass
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+    chromium_path()
+    pytest.importorskip('jupyterlab')
+    s = Server(tmp_path_factory.mktemp('lab'))
+    try: yield s
+    finally: s.stop()
+
+
+class Notebook:
+    "A notebook open in JupyterLab, with its kernel."
+    def __init__(self, page): self.page = page
+
+    def run_all(self):
+        self.page.evaluate("() => { window.ran = null; jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.ran = 'done', e => window.ran = String(e)) }")
+        self.page.wait_for_function("window.ran !== null || document.querySelector('.jp-RenderedText[data-mime-type=\"application/vnd.jupyter.error\"], .jp-OutputArea-output[data-mime-type=\"application/vnd.jupyter.stderr\"] .ansi-red-fg')")
+        errors = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+        assert errors.count() == 0, errors.first.inner_text()
+        assert self.page.evaluate('window.ran') == 'done'
+
+    def widget(self, kind):
+        "The explorer that has such a part, connected and drawn."
+        found = self.page.locator('.sr-explorer[data-kernel=live]', has=self.page.locator(kind)).first
+        found.wait_for()
+        self.until(lambda: int(found.get_attribute('data-ready')) > 0)
+        found.scroll_into_view_if_needed()
+        return found
+
+    def kernel(self, expression):
+        "Value of a Python expression in the kernel, through JSON."
+        got = self.page.evaluate('''async code => {
+            const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel, future = kernel.requestExecute({code, store_history: false}); let out = null;
+            future.onIOPub = m => { if (m.header.msg_type === 'stream' && m.content.name === 'stdout') out = (out || '') + m.content.text; if (m.header.msg_type === 'error') out = 'ERROR ' + m.content.traceback.join('\\n'); };
+            await future.done; return out; }''', f'import json as _j, numpy as _n; print(_j.dumps({expression}, default=lambda x: x.tolist()))')
+        assert got and not got.startswith('ERROR'), got
+        return json.loads(got)
+
+    def until(self, f, seconds=PATIENCE / 1000):
+        "Wait until a condition holds; each look is a round trip to the browser or to the kernel."
+        end = time.monotonic() + seconds
+        while not (found := f()):
+            assert time.monotonic() < end, f'still {found!r} after {seconds} s'
+        return found
+
+    def tell(self, code): self.kernel(f'exec({code!r})')
+
+    def n_cells(self): return self.page.evaluate("jupyterapp.shell.currentWidget.content.model.cells.length")
+
+    def keep_cells(self, part):
+        "`d d` in a focused widget deletes no cell, and arrows do not leave it."
+        n = self.n_cells()
+        part.focus()
+        for key in ('d', 'd', 'ArrowDown', 'd', 'd'): self.page.keyboard.press(key)
+        assert self.n_cells() == n and part.evaluate('e => e.closest(".sr-explorer").contains(document.activeElement)')
+
+
+@contextmanager
+def notebook(server, name, dark=False):
+    "A copy of an explorer notebook, run whole in JupyterLab."
+    book = json.loads((NOTEBOOKS / f'{name}.ipynb').read_text(encoding='utf-8'))
+    for cell in book['cells']:
+        cell['source'] = ''.join(cell['source'])
+        if cell['cell_type'] == 'code': cell['source'], cell['outputs'] = quick(cell['source']), []
+    book['metadata'].pop('widgets', None)
+    (server.folder / 'work' / f'{name}.ipynb').write_text(json.dumps(book))
+    with browser_page(width=1300, height=1000, offline=False, dark=dark) as page:
+        page.set_default_timeout(PATIENCE)
+        outside = []
+        page.on('request', lambda r: outside.append(r.url) if not r.url.startswith((f'http://127.0.0.1:{server.port}', f'ws://127.0.0.1:{server.port}', 'data:', 'blob:', 'about:')) else None)
+        page.goto(f'http://127.0.0.1:{server.port}/doc/tree/{name}.ipynb?token={server.token}&reset')
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+        n = Notebook(page); n.run_all()
+        try:
+            yield n
+            assert not outside, 'nothing is asked of other servers'
+        finally: page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+
+
+def drag(page, plot, path):
+    "A path in units of the element's box, 0..1."
+    plot.scroll_into_view_if_needed()
+    b = plot.bounding_box()
+    at = lambda x, y: (b['x'] + x * b['width'], b['y'] + y * b['height'])
+    page.mouse.move(*at(*path[0])); page.mouse.down()
+    for p in path[1:]: page.mouse.move(*at(*p), steps=6)
+    page.mouse.up()
+
+EVERYTHING = [(.02, .02), (.98, .02), (.98, .98), (.02, .98), (.02, .05)]
+
+
+# ---- what is done in each notebook, and what must follow
+
+def use_translations(n, name='explorer'):
+    w = n.widget('.tr-grid')
+    before = n.kernel(f'{name}.step')
+    w.get_by_label('previous checkpoint').click()
+    n.until(lambda: n.kernel(f'{name}.step') < before)
+    assert w.get_attribute('data-step') == str(n.kernel(f'{name}.step'))
+    drag(n.page, w.locator('.tr-stack').first, [(.5, .5), (.4, .5), (.1, .5)])
+    n.until(lambda: n.kernel(f'{name}.cut') < 20)
+    w.locator('.tr-cell').nth(2).click()
+    n.until(lambda: n.kernel(f'{name}.zoomed') == 2)
+    assert w.get_by_role('dialog').count() == 1
+    n.page.keyboard.press('Escape'); n.until(lambda: n.kernel(f'{name}.zoomed') == -1)
+    n.tell(f"{name}.view = 'difference'")
+    n.until(lambda: w.get_by_role('button', name='Difference').get_attribute('aria-pressed') == 'true')
+    n.keep_cells(w)
+
+def use_live(n):
+    w = n.widget('[data-role=stop]')
+    assert n.kernel('live.state') == w.get_attribute('data-state') == 'finished' and w.locator('[data-loss]').count() >= 3 and w.locator('.li-sheet').is_visible()
+
+def use_patches(n, name='explorer'):
+    w = n.widget('[data-panel=source]')
+    w.locator('[data-panel=source]').click(position={'x': 60, 'y': 80})
+    n.until(lambda: n.kernel(f'list({name}.place)') not in ([], [20, 17]))
+    n.until(lambda: w.locator('[data-hard]').count() == 5 and 'pa-pinned' in w.get_attribute('class'))
+    shown = float(w.locator('[data-direction=source] [data-number=cosine]').get_attribute('data-value'))
+    assert np.isclose(shown, n.kernel(f"{name}.numbers()['cosine']"), atol=.01), 'the page and the kernel say the same'
+    w.locator('[data-control=camera]').select_option('3')
+    n.until(lambda: n.kernel(f'{name}.camera') == 3)
+    n.until(lambda: w.locator('.pa-stale').count() == 0 and w.locator('[data-hard]').count() == 5)
+    step = n.kernel(f"{name}.info['steps'][0]")
+    w.locator(f'.pa-dot-g[data-step="{step}"]').first.click()
+    n.until(lambda: n.kernel(f'{name}.step') == step)
+    place = n.kernel(f'list({name}.place)')
+    w.focus(); n.page.keyboard.press('ArrowDown'); n.until(lambda: n.kernel(f'list({name}.place)') != place)
+    n.keep_cells(w)
+    n.page.keyboard.press('Escape'); n.until(lambda: n.kernel(f'list({name}.place)') == [])
+
+def use_embedding(n, points='explorer', lists='lists'):
+    w = n.widget('[data-plot]')
+    plot = w.locator('[data-plot]')
+    n.until(lambda: n.kernel(f'{points}.status') == '' and w.get_attribute('data-moving') == 'false')
+    drag(n.page, plot, EVERYTHING)
+    n.until(lambda: n.kernel(f'len({points}.selection)') == n.kernel(f"{points}.info['n']"))
+    assert w.get_attribute('data-selected') == str(n.kernel(f"{points}.info['n']"))
+    some = n.kernel(f"{points}.selected_rows('target')")
+    assert sorted(some) == sorted(n.kernel(f'list({lists}.choices)')) and len(some), 'the lasso feeds the ranked lists'
+    ranked = n.widget('.rl-query')
+    n.until(lambda: ranked.get_attribute('data-query') == str(n.kernel(f'{lists}.query')))
+    plot.scroll_into_view_if_needed()
+    w.locator('[data-control="colour_by"][data-value="camera"]').click(); n.until(lambda: n.kernel(f'{points}.colour_by') == 'camera')
+    w.focus(); n.page.keyboard.press('Escape'); n.until(lambda: n.kernel(f'len({points}.selection)') == 0)
+    n.tell(f'{points}.select([1, 2, 3])'); n.until(lambda: w.get_attribute('data-selected') == '3')
+    n.keep_cells(w)
+    n.tell(f'{points}.select([])'); n.until(lambda: n.kernel(f'len({lists}.choices)') == 0)
+
+def use_ranked(n, lists='lists'):
+    w = n.widget('.rl-query')
+    shown = lambda: w.get_attribute('data-query') == str(n.kernel(f'{lists}.query'))
+    w.get_by_label('worst query').click()
+    model = n.kernel(f'{lists}.models[0]')
+    worst = n.kernel(f"_n.nanmin(next(iter({lists}.lists.values())).result.ap)")
+    n.until(lambda: shown() and n.kernel(f"{lists}.lists['{model}/plain'].result.ap[{lists}.query]") <= max(worst, .2) + .2)
+    here = n.kernel(f'{lists}.query')
+    w.get_by_label('better query').click(); n.until(lambda: n.kernel(f'{lists}.query') != here and shown())
+    w.get_by_role('button', name='re-ranking').click(); n.until(lambda: n.kernel(f'{lists}.rerank'))
+    w.locator(f'[data-list$="rerank"] figure[data-before]').first.wait_for()
+    w.focus(); n.page.keyboard.press('2'); n.page.keyboard.press('Enter')
+    picked = w.locator('.rl-picked[data-gallery]'); picked.wait_for()
+    assert picked.get_attribute('data-gallery') == w.locator('figure[data-place="2"]').first.get_attribute('data-gallery')
+    n.tell(f'{lists}.choices = [5, 2]; {lists}.query = 5'); n.until(lambda: w.get_attribute('data-query') == '5')
+    n.keep_cells(w)
+
+
+# ---- the tests
+
+@pytest.mark.long
+def test_translations_notebook(server):
+    with notebook(server, 'translations') as n: use_live(n); use_translations(n)
+
+@pytest.mark.long
+def test_patches_notebook(server):
+    with notebook(server, 'patches') as n: use_patches(n)
+
+@pytest.mark.long
+def test_embedding_notebook(server):
+    with notebook(server, 'embedding', dark=True) as n: use_embedding(n)
+
+@pytest.mark.long
+def test_ranked_notebook(server):
+    with notebook(server, 'ranked') as n: use_ranked(n)
+
+@pytest.mark.long
+def test_dashboard_notebook(server):
+    with notebook(server, 'dashboard') as n:
+        assert n.page.locator('[data-number="rank-1"]').count() == 1 and n.page.locator('[data-part=missing]').count() == 1
+        use_embedding(n, 'points', 'lists')
+        use_ranked(n)
+        use_patches(n, 'board.patches()')
+        n.tell("board.translations().view = 'divider'"); use_translations(n, 'board.translations()')
+        assert n.kernel('board.patches().step == board.translations().step'), 'both go through the checkpoints together'
+
+
+@pytest.mark.parametrize('name', sorted(f.stem for f in NOTEBOOKS.glob('*.ipynb')))
+def test_page_works_offline(name, tmp_path):
+    "The saved notebook as one file: its widgets are drawn without a kernel and without a single request."
+    chromium_path()
+    pytest.importorskip('nbconvert')
+    source = NOTEBOOKS / f'{name}.ipynb'
+    assert source.stat().st_size < 4e6
+    page_file = export_page(source, tmp_path / 'page.html', code=False)
+    widgets = json.loads(source.read_text(encoding='utf-8'))['metadata']['widgets']['application/vnd.jupyter.widget-state+json']['state']
+    n = sum('_esm' in w['state'] for w in widgets.values())
+    with browser_page(width=1200) as page:
+        page.set_default_timeout(PATIENCE)
+        page.goto(page_file.as_uri())
+        page.wait_for_function(f"[...document.querySelectorAll('.sr-explorer')].filter(e => Number(e.dataset.ready) > 0).length === {n}")
+        assert not page.requests and not page.errors and page.locator('.sr-error:visible').count() == 0
+        if page.locator('.tr-grid').count():
+            page.get_by_label('previous checkpoint').first.click()
+            page.wait_for_function("document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step === document.querySelector('.tr-here').dataset.step")
+        if page.locator('[data-plot]').count():
+            drag(page, page.locator('[data-plot]'), EVERYTHING)
+            page.wait_for_function("Number(document.querySelector('.em').dataset.selected) > 100")
+        assert not page.requests and not page.errors
