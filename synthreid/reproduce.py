@@ -6,7 +6,7 @@
 __all__ = ['JUDGES', 'COLUMNS', 'Recipe', 'load_recipe', 'load_recipes', 'recipe_config', 'describe', 'flatten_images',
            'translate_flat', 'judge_translation', 'Folders', 'published_numbers', 'listing', 'file_digest', 'Options',
            'Job', 'prepare_row', 'find_result', 'check_job', 'measure_job', 'run_job', 'comparison_table', 'plan',
-           'write_table', 'reproduce']
+           'fitting_rows', 'write_table', 'reproduce']
 
 # %% ../nbs/56_reproduce.ipynb #d43dc5f4
 import hashlib, inspect, json, os
@@ -92,8 +92,9 @@ def recipe_config(
     if recipe.preset == 'reference' and hasattr(config, 'reference'): config = METHODS[recipe.method][1].reference()
     elif recipe.preset: raise UserError(f"expected preset 'reference' of a method that has one, or none, got {recipe.preset!r} in the recipe {recipe.row}")
     known = {f.name for f in fields(config)}
-    epoch = recipe.steps_per_epoch or n_images // {**vars(config), **recipe.settings}['batch_size']
-    if not epoch: raise UserError(f'expected at least one batch of images, got {n_images}: check the source')
+    batch = {**vars(config), **recipe.settings}['batch_size']
+    epoch = recipe.steps_per_epoch or n_images // batch
+    if not epoch: raise UserError(f'expected at least the {batch} images of one batch for the row {recipe.row}, got {n_images}: give more images with labels')
     steps = steps or recipe.epochs * epoch
     fractions = lambda epochs: tuple(e / recipe.epochs for e in epochs)
     changes = dict(steps=steps, size=size, milestones=fractions(recipe.milestone_epochs) if recipe.milestone_epochs or 'milestones' in known else None,
@@ -202,10 +203,10 @@ class Folders:
         target = self.read('target')
         return self.read(recipe.labels, **recipe.source), target, target if self.test is None else self.read('test')
 
-    def names(self, recipe: Recipe) -> dict: # 'source', 'target', 'tested'
+    def names(self, labels: str) -> dict: # 'source', 'target', 'tested'
         "The layouts, recognised where they are not given."
         found = lambda which: detect_layout(getattr(self, which)) if getattr(self, f'{which}_layout') == 'auto' else getattr(self, f'{which}_layout')
-        return {'source': found(recipe.labels), 'target': found('target'), 'tested': found('target' if self.test is None else 'test')}
+        return {'source': found(labels), 'target': found('target'), 'tested': found('target' if self.test is None else 'test')}
 
 def published_numbers(
     recipe: Recipe, # a row
@@ -347,7 +348,7 @@ def measure_job(
     seen = seen_in_training(job.run, job.tested)
     ranked = name_protocol(ranked, job.tested, seen)
     row = dict(system=job.recipe.system, row=job.recipe.row, title=job.recipe.title, seed=job.seed, steps=job.config.steps, published_steps=job.published.steps, size=job.config.size, published_size=job.published.size,
-               **f.names(job.recipe), n_source=len(images[0]), n_ids=int(job.labelled.n_ids), **ranked.summary(), protocol=ranked.protocol, metric=ranked.metric, seen=seen or '')
+               **f.names(job.recipe.labels), n_source=len(images[0]), n_ids=int(job.labelled.n_ids), **ranked.summary(), protocol=ranked.protocol, metric=ranked.metric, seen=seen or '')
     if job.recipe.reranked: row['mAP_reranked'] = test(rerank=True).mAP
     if (judge := JUDGES.get(job.recipe.method)) and getattr(job.config, 'translation', '') != 'none':
         wide = f.read('source', per_id=50) if job.recipe.labels == 'source' else job.source # more images than were trained on, as published
@@ -419,6 +420,17 @@ def plan(
     return '\n'.join(line.format(seeds) for line, seeds in lines.items())
 
 # %% ../nbs/56_reproduce.ipynb #1e7408b8
+def fitting_rows(
+    recipes: dict, # row: `Recipe`
+    folders: Folders, # the data
+) -> list: # names of rows
+    "The rows that can be compared on these folders."
+    target = folders.names('target')['target']
+    def fits(r): return folders.source is not None if r.labels == 'source' else not r.published or any(target.startswith(k) for k in r.published)
+    if rows := [k for k, r in recipes.items() if fits(r)]: return rows
+    raise UserError(f'expected folders for one of the rows {", ".join(recipes)}, got the target {target} and {"a" if folders.source else "no"} source: give a --source, or name --rows')
+
+# %% ../nbs/56_reproduce.ipynb #d94ffbf4
 def write_table(
     done, # rows from `run_job`
     recipes: dict, # row: `Recipe`
@@ -450,8 +462,9 @@ def reproduce(
     if wrong := sorted(set(rows or ()) - recipes.keys()): raise UserError(f'expected rows of {system} ({", ".join(recipes)}), got {wrong[0]!r}: see synthreid reproduce --dry-run')
     check_positive(**{'steps': options.steps} if options.steps is not None else {})
     if options.size is not None: parse_size(options.size)
-    jobs = [prepare_row(recipes[r], folders, out, seed, options) for r in rows or recipes for seed in seeds or recipes[r].seeds]
+    jobs = [prepare_row(recipes[r], folders, out, seed, options) for r in rows or fitting_rows(recipes, folders) for seed in seeds or recipes[r].seeds]
     if dry_run: print(plan(jobs))
+    if dry_run and (left := recipes.keys() - {j.recipe.row for j in jobs}) and not rows: print(f'(not for these folders: {", ".join(sorted(left))})')
     for job in {j.recipe.row: j for j in reversed(jobs)}.values() if dry_run else jobs: check_job(job, options, download=not dry_run)
     done = []
     for job in [] if dry_run else jobs:

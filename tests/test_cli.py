@@ -98,7 +98,7 @@ def test_options_and_patterns_reach_the_reader(data, tmp_path):
     for options, n in ('junk=false', 28), ('junk=true', 30):
         code, said, err = call('evaluate', tmp_path / 'run2', '--target', data / 'camera', '--protocol', 'all_images', '--options', options, '--device', 'cpu')
         assert code == 0 and f'among {n} gallery images' in said, said + err
-    code, said, err = call('doctor', data / 'camera', '--options', 'junks=1'); assert code == 2 and "got 'junks'" in err
+    code, said, err = call('doctor', data / 'camera', '--options', 'junks=1'); assert code == 2 and "got 'junks'" in said
     code, said, err = call('reproduce', 'synthreid', '--target', mine.parent, '--target-layout', 'pattern', '--target-options', 'nothing=1', '--source', data / 'game', '--dry-run'); assert code == 2 and 'nothing' in err
 
 

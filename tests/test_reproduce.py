@@ -12,7 +12,7 @@ from synthreid import reproduce as module
 from synthreid.core import UserError
 from synthreid.data.datasets import load_dataset, write_manifest
 from synthreid.data.render import render_folder
-from synthreid.reproduce import Folders, Options, check_job, comparison_table, load_recipes, prepare_row, reproduce
+from synthreid.reproduce import Folders, Options, check_job, comparison_table, fitting_rows, load_recipes, prepare_row, reproduce
 from synthreid.training import runs
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.loop import list_checkpoints
@@ -160,3 +160,23 @@ def test_published_columns_of_any_system(recipes):
 def test_a_target_without_training_images_is_refused_early(data, recipes, tmp_path):
     empty = manifest(data / 'camera', tmp_path / 'test only.csv', train=lambda s: s[:0])
     with pytest.raises(UserError, match='target'): reproduce('mine', Folders(str(data / 'game'), str(empty)), tmp_path / 'out', ['joint'], [0], recipe_folder=recipes, dry_run=True, **QUICK)
+
+
+def test_rows_that_fit_the_folders(data, recipes, tmp_path):
+    (recipes / 'mine_duke.yaml').write_text(DIRECT + 'labels: target\npublished: {dukemtmcreid: {mAP: 1.0}}\n')
+    (recipes / 'mine_market.yaml').write_text(DIRECT + 'labels: target\npublished: {market1501: {mAP: 2.0}}\n')
+    rows = load_recipes('mine', recipes)
+    assert fitting_rows(rows, folders(data)) == ['direct', 'joint', 'market']
+    assert fitting_rows(rows, folders(data, source=None)) == ['market']
+    with pytest.raises(UserError, match='no source.*--source'): fitting_rows({k: rows[k] for k in ('direct', 'duke')}, folders(data, source=None))
+    reproduce('mine', folders(data, source=None), tmp_path, ['duke'], [0], recipe_folder=recipes, dry_run=True, **QUICK) # named: as you like
+
+
+@pytest.mark.parametrize('system', ['synthreid', 'flipreid', 'dgnet'])
+def test_recipes_that_come_with_the_package(system, tmp_path):
+    for domain in ('game', 'camera'): render_folder(tmp_path / domain, domain, ids=24, per_id=6, size='32x16', workers=1, progress=False)
+    rows, data = load_recipes(system), tmp_path
+    assert all(r.origin and r.title for r in rows.values())
+    jobs = [prepare_row(r, folders(data), tmp_path, 0, Options(**{**QUICK, 'steps': None})) for r in map(rows.get, fitting_rows(rows, folders(data)))]
+    assert all(j.published.steps >= j.recipe.epochs and j.run.parts[-3] == system for j in jobs)
+    assert len(jobs) >= 2 and all('market1501' in j.recipe.published or not j.recipe.published or j.recipe.labels == 'source' for j in jobs)
