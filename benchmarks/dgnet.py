@@ -1,0 +1,158 @@
+"""DG-Net on rendered people: swaps, ablation, and the cost of a full-size step. Results go to dgnet.json, pictures beside it, the text is dgnet.md.
+
+python benchmarks/dgnet.py step        # one published step, 256x128, batch 8: seconds and memory
+python benchmarks/dgnet.py swaps       # a small run: grids of swaps, whom an independent network sees in them
+python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds
+"""
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from synthreid.core import atomic_write, pick_device, to_signed
+from synthreid.data.datasets import ReidSplit
+from synthreid.data.render import render_images
+from synthreid.metrics.evaluate import evaluate_reid
+from synthreid.metrics.features import random_features
+from synthreid.metrics.swaps import evaluate_swaps
+from synthreid.training.direct import DirectConfig, DirectTransfer
+from synthreid.training.dgnet import DGNet, DGNetConfig, draw_swaps
+from synthreid.training.loop import fit, load_checkpoint, save_checkpoint
+
+HERE = Path(__file__).parent
+SMALL = dict(backbone='resnet_small', strides=(1, 2), structure_dim=4, dilations=(1, 2, 3), hidden=64, embedding_dim=64, discriminator_dim=8, n_scales=2, dropout=(0.0, 0.0), pad=3,
+             erasing=0.0, batch_size=8, lr=1e-3, beta1=0.5, weight_gan=0.25, milestones=(0.8,), reference_quirks=False)
+
+
+def keep(name, value):
+    "Add results to dgnet.json."
+    path = HERE / 'dgnet.json'
+    told = json.loads(path.read_text()) if path.exists() else {}
+    told[name] = value
+    with atomic_write(path) as tmp: tmp.write_text(json.dumps(told, indent=1))
+
+
+def people(first, n, per_id, size):
+    r = render_images('game', np.repeat(np.arange(first, first + n), per_id), np.tile(np.arange(per_id), n), size=size, seed=1)
+    return ReidSplit(None, r.pids, r.camids, r.images)
+
+
+def ask(split, per_id, first=2):
+    "The first pictures of everybody ask, the others are the gallery."
+    q = np.arange(len(split)) % per_id < first
+    return split[q], split[~q]
+
+
+def train_direct(train, size, seed, steps, **changes):
+    config = DirectConfig(**{**dict(size=size, backbone='resnet_small', steps=steps, batch_size=32, images_per_id=4, pooling='gem', weight_triplet=1.0, lr=1e-3, milestones=(), flat=0.6), **changes})
+    method = DirectTransfer(config, train.n_ids, seed)
+    fit(method, method.batches(train), steps)
+    return method
+
+
+def mean_ap(embed, query, gallery): return 100 * evaluate_reid(embed, query, gallery, flip=False, protocol='all_images').mAP
+
+
+class WithoutGenerator(DGNet):
+    "The baseline row alone: what happens to the appearance encoder when it learns from real images only, without the time for pictures that nobody looks at."
+    def step(self, batch, i):
+        from synthreid.training.dgnet import augment_views, step_generator, update, weights_at
+        c = self.config
+        for net in self.nets.values(): net.train()
+        self.set_rates(i)
+        g, weights = step_generator(self.seed, i, 1), weights_at(c, i)
+        views = {k: augment_views(batch[k], g, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
+        logits = {k: self.read(v, True)[1] for k, v in views.items()}
+        losses = self.real_losses(logits, {k: batch[f'{k}_pids'] for k in 'ab'}, weights)
+        return update({k: weights[k] * v for k, v in losses.items()}, self.opts['appearance'])
+
+
+def ablation(seeds=(0, 1, 2), steps=550, at=300):
+    "All rows of a seed share their first steps, in which they do not differ; they part where the teacher begins."
+    size = '48x24'
+    train, test = people(0, 60, 8, size).relabel(), people(60, 60, 6, size)
+    query, gallery = ask(test, 6)
+    settings = {**SMALL, 'size': size, 'width': 16, 'steps': steps, 'strides': (2, 2), 'dilations': (1, 2), 'teacher_from': at / steps, 'teacher_ramp': 0.1, 'codes_from': 0.3, 'codes_ramp': 0.05,
+                'lr_appearance': 1e-2, 'head_lr': 2.0}
+    found = dict(size=size, people=60, pictures=len(train), steps=steps, rows_part_at=at, rows={}, teacher=[], seconds=[])
+    with tempfile.TemporaryDirectory() as d:
+        for seed in seeds:
+            began = time.process_time()
+            teacher = train_direct(train, size, seed, 150)
+            run = Path(d) / f'teacher{seed}'
+            save_checkpoint(teacher, run / 'checkpoints', 150)
+            found['teacher'].append(mean_ap(teacher.embed, query, gallery))
+            config = DGNetConfig(**settings, teacher=str(run))
+            trunk = DGNet(config, train.n_ids, seed)
+            fit(trunk, trunk.batches(train), at)
+            shared = save_checkpoint(trunk, Path(d) / f'trunk{seed}', at)
+            for row, changes in {'baseline': dict(online=False), 'primary': dict(fine=False), 'fine': dict(primary='none'), 'both': {}}.items():
+                method = (WithoutGenerator if row == 'baseline' else DGNet)(replace(config, **changes), train.n_ids, seed)
+                load_checkpoint(method, shared)
+                fit(method, method.batches(train), steps, start=at)
+                scores = {name: mean_ap(lambda x: method.embed_flipped(x, alpha), query, gallery) for name, alpha in (('primary head', 0), ('both heads', 0.5), ('fine head', 'fine'))}
+                found['rows'].setdefault(row, []).append(scores)
+                print(seed, row, {k: round(v, 1) for k, v in scores.items()}, round(time.process_time() - began), flush=True)
+            found['seconds'].append(time.process_time() - began)
+            keep('ablation', found)
+
+
+def swaps(steps=1600, seed=0):
+    size = '64x32'
+    train, test = people(0, 60, 12, size).relabel(), people(60, 60, 8, size)
+    query, gallery = ask(test, 8)
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as d:
+        teacher = train_direct(train, size, seed, 250)
+        save_checkpoint(teacher, Path(d) / 'checkpoints', 250)
+        method = DGNet(DGNetConfig(**SMALL, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0, teacher=d), train.n_ids, seed)
+        history = []
+        fit(method, method.batches(train), steps, hooks=[lambda m, i, losses: history.append({k: float(v) for k, v in losses.items()})])
+    judge = train_direct(train, size, seed + 7, 250)
+    report(method, judge, test, history, dict(steps=steps, seconds=time.process_time() - began, teacher_mAP=mean_ap(teacher.embed, query, gallery)))
+
+
+def report(method, judge, test, history, more):
+    "Numbers and pictures of a trained small run."
+    query, gallery = ask(test, 8)
+    found = dict(more, size=method.config.size, mAP={str(a): mean_ap(lambda x: method.embed_flipped(x, a), query, gallery) for a in (0, 0.5, 'fine')}, judge_mAP=mean_ap(judge.embed, query, gallery))
+    found |= evaluate_swaps(method.swap, test.images, test.pids, judge.embed, random_features([test.images], size=(64, 32)), n=400)
+    step = max(1, len(history) // 100)
+    found['losses'] = {k: [round(float(np.mean([h.get(k, 0) for h in history[i:i + step]])), 4) for i in range(0, len(history), step)] for k in history[-1]}
+    keep('swaps', found)
+    x, y = to_signed(test.images[::8][:8]), to_signed(test.images[3::8][8:16])
+    draw_swaps(x, y, method.swap_grid(x, y)).resize((9 * 64, 9 * 128)).save(HERE / 'dgnet_swaps.jpg', quality=88)
+    print(json.dumps({k: v for k, v in found.items() if k != 'losses'}, indent=1))
+
+
+def full_step(device='auto', repeats=3):
+    "A published step behind the ramps, with a ResNet-50 teacher's place taken by soft labels that are given."
+    device = pick_device(device)
+    config = DGNetConfig.reference(weights=None, primary='donor')
+    method = DGNet(config, 751, device=device)
+    rng = np.random.default_rng(0)
+    images = ReidSplit(None, np.repeat(np.arange(751), 2), np.zeros(1502, int), np.broadcast_to(rng.integers(0, 255, (1, 256, 128, 3), np.uint8), (1502, 256, 128, 3)))
+    batches, seconds = method.batches(images), {}
+    for name, first in (('before the ramps', 0), ('behind the ramps', 50_000)):
+        method.step(batches(first), first)
+        taken = []
+        for i in range(repeats):
+            start = time.perf_counter()
+            losses = method.step(batches(first + 1 + i), first + 1 + i)
+            float(sum(losses.values())); taken.append(time.perf_counter() - start)
+        seconds[name] = float(np.median(taken)); print(name, [round(t, 2) for t in taken], flush=True)
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    where = torch.cuda.get_device_name() if device.type == 'cuda' else f'{len(os.sched_getaffinity(0))}-core {platform.machine()} CPU, {torch.get_num_threads()} threads'
+    keep(f'step {device.type}', dict(seconds=seconds, memory_GiB=round(memory, 2), where=where, torch=torch.__version__, parameters=sum(p.numel() for n in method.nets.values() for p in n.parameters())))
+
+
+if __name__ == '__main__':
+    {'step': full_step, 'swaps': swaps, 'ablation': ablation}[sys.argv[1]](*map(json.loads, sys.argv[2:]))
