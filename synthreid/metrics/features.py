@@ -138,7 +138,7 @@ def inception_features(
     if resize not in RESIZERS: raise UserError(f'expected a resizer out of {", ".join(map(repr, RESIZERS))}, got {resize!r}')
     net = _fid_inception()
     try: net.load_state_dict(torch.load(path, map_location='cpu', weights_only=True))
-    except Exception as e: raise UserError(f'expected the weights of pytorch-fid\'s InceptionV3, got {path} ({str(e).splitlines()[0][:120]}): is the file complete?') from None
+    except Exception as e: raise UserError(f"expected the weights of pytorch-fid's InceptionV3 in {path}, got another file or a part of it ({type(e).__name__}): download {FID_WEIGHTS} again from the releases of mseitzer/pytorch-fid") from None
     layers = [m for n, m in _fold_batchnorm(net).named_children() if n not in ('AuxLogits', 'avgpool', 'dropout', 'fc')]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(memory_format=torch.channels_last)
     original = hashlib.sha256(path.read_bytes()).hexdigest().startswith(FID_WEIGHTS[-12:-4])

@@ -42,7 +42,7 @@ PROTOCOLS = { # name: what it does, in one sentence
     'no_cameras': 'nothing is ignored; query and gallery are different images',
     'leave_one_out': 'query and gallery are the same images, and only the query itself is ignored',
     'cuhk03_old': 'CMC with one gallery image per person, drawn at random (expectation of the draw), mAP with all of them; the same person on the same camera is ignored',
-    'cuhk03_new': 'all_images on the new split of CUHK03 (767 people to train, 700 to test)',
+    'cuhk03_new': 'as all_images; the rule published with the new split of CUHK03',
     'dgnet': 'junk (pid -1) removed, trapezoidal average precision, means over all queries; the same person on the same camera is ignored (Market-1501 toolkit, DG-Net)',
 }
 _WITHOUT_CAMERAS, _WITHOUT_JUNK = ('no_cameras', 'leave_one_out'), ('market1501', 'dgnet')
