@@ -113,6 +113,7 @@ TERMS = {'self': 'loss_gen_recon_x', 'same': 'loss_gen_recon_xp', 'gan': 'loss_g
 SINGLE = {'id': 'loss_id', 'positive': 'loss_pid', 'generated': 'loss_gen_recon_id'}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', ['train_start', 'train_ramped'])
 def test_gradients_of_a_step(case):
     ramped = case == 'train_ramped'
