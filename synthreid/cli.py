@@ -72,7 +72,7 @@ def _reader_options(text: str) -> dict:
     pairs = [pair.partition('=') for pair in text.split(',') if pair.strip()]
     given = {k.strip(): yaml.safe_load(v) for k, sign, v in pairs if sign and v.strip()}
     if len(given) < len(pairs): raise UserError(f'expected options such as split_id=3,images=labeled, each once, got {text!r}: mend them')
-    if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}): raise UserError(f'expected options of the reader, got {wrong[0]!r}: it has an option of its own, see --help')
+    if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}): raise UserError(f'expected options of the reader, got {wrong[0]!r}: see --help for an option of its own, or write a manifest (synthreid doctor FOLDER --manifest NEW.csv), which every command takes')
     return given
 
 def _read(folder, layout='auto', options='', pattern=None, **more):

@@ -433,10 +433,10 @@ def plan(
     for job in jobs:
         r, c, t = job.recipe, job.config, job.tested
         lines.setdefault(f'{r.row}: {r.title}; {r.method}, seeds {{}}, {c.steps} steps of {c.batch_size} images {c.size} '
-                         f'(as published: {r.epochs} epochs, {job.published.steps} steps, {job.published.size}); {r.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities'
+                         f'(as published: {job.published.steps} steps, {job.published.size}); {r.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities'
                          + (f'; target {job.target.name}: {len(job.unlabelled)} images without labels' if job.unlabelled else '')
                          + f'; tested on {t.name} ({t.protocol}): {len(t.query)} queries, {len(t.gallery)} gallery images'
-                         + ''.join(f'; needs the row {n.recipe.system}/{n.recipe.row}' for n in job.needs.values()) + (f'; weights {c.weights}' if getattr(c, 'weights', None) else ''), []).append(job.seed)
+                         + ''.join(f'; needs the row {n.recipe.system}/{n.recipe.row}' for n in job.needs.values()) + (f'; weights {c.weights}' + ' from the hub, or a file (--weights)' * (c.weights == 'imagenet') if getattr(c, 'weights', None) else ''), []).append(job.seed)
     return '\n'.join(line.format(seeds) for line, seeds in lines.items())
 
 # %% ../nbs/56_reproduce.ipynb #1e7408b8

@@ -87,6 +87,7 @@ def _claim(folder, settings):
     if not list_checkpoints(Path(folder) / 'checkpoints'):
         with atomic_write(Path(folder) / 'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
 
+# %% ../../nbs/48_training.runs.ipynb #a62359d9
 def _begin(name, config, source, target, seed, device, precision):
     "The method, the target with its cameras renumbered and the settings of config.yaml, after all checks that need no pixels."
     device = pick_device(device)
