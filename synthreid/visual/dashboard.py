@@ -303,7 +303,8 @@ def explore(
     _needs('jupyterlab', 'JupyterLab'); _check(run, options)
     path = write_notebook(run, **options)
     print(f'{path}: choose Run > Run All Cells there', flush=True)
-    return _serve([sys.executable, '-m', 'jupyterlab', str(path), '--ServerApp.ip=127.0.0.1', '--LabApp.news_url=None', *([] if browser else ['--no-browser'])])
+    return _serve([sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={path.parent}', f'--LabApp.default_url=/lab/tree/{path.name}', '--ServerApp.ip=127.0.0.1', '--LabApp.news_url=None', '--log-level=WARN', *([] if browser else ['--no-browser']),
+                   *(['--allow-root'] if getattr(os, 'geteuid', lambda: 1)() == 0 else [])]) # a container's only user, as a rule
 
 def app(
     run, # run folder, checkpoint, or folder with runs
