@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from browser import browser_page, chromium_path
-from synthreid.visual.explorer import export_page
+from synthreid.visual.explorer import export_page, front_end
 
 NOTEBOOKS = Path(__file__).parent.parent / 'nbs' / 'explorers'
 PATIENCE = int(os.environ.get('SYNTHREID_PATIENCE', 300_000)) # ms: the machine may be busy with other tests
@@ -340,7 +340,10 @@ def test_page_works_offline(name, tmp_path):
     assert source.stat().st_size < 4e6
     page_file = export_page(source, tmp_path / 'page.html', code=False)
     widgets = json.loads(source.read_text(encoding='utf-8'))['metadata']['widgets']['application/vnd.jupyter.widget-state+json']['state']
-    n = sum('_esm' in w['state'] for w in widgets.values())
+    shown = [w['state'] for w in widgets.values() if '_esm' in w['state']]
+    now = [(f['_esm'], f['_css']) for f in map(front_end, ('live', 'ranked', 'patches', 'translations', 'embedding'))]
+    assert all((w['_esm'], w['_css']) in now for w in shown), 'saved with other code than the present: run the notebook again'
+    n = len(shown)
     with browser_page(width=1200) as page:
         page.set_default_timeout(PATIENCE)
         page.goto(page_file.as_uri())

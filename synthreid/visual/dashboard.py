@@ -176,7 +176,7 @@ class Dashboard:
         if pictures and places and not hasattr(self, '_steps'): self._steps = traitlets.link((pictures, 'step'), (places, 'step'))
 
     def _translates(self): # said before anything is loaded
-        if _settings(self.run)[1] == 'none': raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which translates nothing; a joint run does')
+        if _settings(self.run)[1] == 'none': raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which does not translate the source into the look of the target; a joint run does')
 
     def translations(self, **options):
         "Source and translation at every checkpoint; `options` of `visual.translations.from_run`."
