@@ -83,7 +83,8 @@ class LiveView(Explorer):
             self.rate = .7 * self.rate + .3 * rate if self.rate else rate
             if self.checkpointer is not None and self.checkpointer.saved: self.saved = self.checkpointer.last_good
 
-    def close(self, method, done, failed=False):
+    def close(self, method=None, done=0, failed=False):
+        if method is None: return super().close() # the widget's own: `fit` closes a hook with its method
         self.refresh()
         if self.checkpointer is not None and self.checkpointer.saved: self.saved = self.checkpointer.last_good
         with self._lock: self.state = 'failed' if failed else 'finished' if done >= self.steps else 'stopped'
