@@ -3,6 +3,7 @@
 python benchmarks/dgnet.py step        # one published step, 256x128, batch 8: seconds and memory
 python benchmarks/dgnet.py swaps       # a small run: grids of swaps, whom an independent network sees in them
 python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds
+python benchmarks/dgnet.py text        # dgnet.md from what has been measured
 """
 import json
 import os
@@ -40,8 +41,8 @@ def keep(name, value):
     with atomic_write(path) as tmp: tmp.write_text(json.dumps(told, indent=1))
 
 
-def people(first, n, per_id, size):
-    r = render_images('game', np.repeat(np.arange(first, first + n), per_id), np.tile(np.arange(per_id), n), size=size, seed=1)
+def people(first, n, per_id, size, **effects):
+    r = render_images('game', np.repeat(np.arange(first, first + n), per_id), np.tile(np.arange(per_id), n), size=size, seed=1, **effects)
     return ReidSplit(None, r.pids, r.camids, r.images)
 
 
@@ -105,18 +106,26 @@ def ablation(seeds=(0, 1, 2), steps=550, at=300):
             keep('ablation', found)
 
 
-def swaps(steps=1600, seed=0):
+STUDIO = dict(fixed=True, n_cameras=2, occlusion=0.0, crowd=0.0)  # two places, nobody else in the picture
+
+
+def swaps(steps=1000, seed=0):
     size = '64x32'
-    train, test = people(0, 60, 12, size).relabel(), people(60, 60, 8, size)
+    train, test = people(0, 60, 12, size, **STUDIO).relabel(), people(60, 60, 8, size, **STUDIO)
     query, gallery = ask(test, 8)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as d:
-        teacher = train_direct(train, size, seed, 250)
-        save_checkpoint(teacher, Path(d) / 'checkpoints', 250)
-        method = DGNet(DGNetConfig(**SMALL, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0, teacher=d), train.n_ids, seed)
+        teacher = train_direct(train, size, seed, 200)
+        save_checkpoint(teacher, Path(d) / 'checkpoints', 200)
+        print('teacher', mean_ap(teacher.embed, query, gallery), flush=True)
+        method = DGNet(DGNetConfig(**SMALL, width=16, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0, teacher=d), train.n_ids, seed)
         history = []
-        fit(method, method.batches(train), steps, hooks=[lambda m, i, losses: history.append({k: float(v) for k, v in losses.items()})])
-    judge = train_direct(train, size, seed + 7, 250)
+        def look(m, i, losses):
+            history.append({k: float(v) for k, v in losses.items()})
+            if i % 100 == 0: print(i, {k: round(float(np.mean([h.get(k, 0) for h in history[-50:]])), 3) for k in history[-1]}, flush=True)
+            if i % 250 == 0 or i == steps: save_checkpoint(m, Path(tempfile.gettempdir()) / 'synthreid_dgnet', i)
+        fit(method, method.batches(train), steps, hooks=[look])
+    judge = train_direct(train, size, seed + 7, 200)
     report(method, judge, test, history, dict(steps=steps, seconds=time.process_time() - began, teacher_mAP=mean_ap(teacher.embed, query, gallery)))
 
 
@@ -134,25 +143,47 @@ def report(method, judge, test, history, more):
 
 
 def full_step(device='auto', repeats=3):
-    "A published step behind the ramps, with a ResNet-50 teacher's place taken by soft labels that are given."
+    "A step at the published size, before and behind the ramps. The appearance donor's label stands in for the teacher, whose two extra forwards per picture are not counted."
     device = pick_device(device)
-    config = DGNetConfig.reference(weights=None, primary='donor')
-    method = DGNet(config, 751, device=device)
-    rng = np.random.default_rng(0)
-    images = ReidSplit(None, np.repeat(np.arange(751), 2), np.zeros(1502, int), np.broadcast_to(rng.integers(0, 255, (1, 256, 128, 3), np.uint8), (1502, 256, 128, 3)))
-    batches, seconds = method.batches(images), {}
+    method = DGNet(DGNetConfig.reference(weights=None, primary='donor'), 751, device=device)
+    image = np.random.default_rng(0).integers(0, 255, (1, 256, 128, 3), np.uint8)
+    batches = method.batches(ReidSplit(None, np.repeat(np.arange(751), 2), np.zeros(1502, int), np.broadcast_to(image, (1502, 256, 128, 3))))
+    rows = {}
     for name, first in (('before the ramps', 0), ('behind the ramps', 50_000)):
-        method.step(batches(first), first)
-        taken = []
+        wall, cpu = [], []
         for i in range(repeats):
-            start = time.perf_counter()
-            losses = method.step(batches(first + 1 + i), first + 1 + i)
-            float(sum(losses.values())); taken.append(time.perf_counter() - start)
-        seconds[name] = float(np.median(taken)); print(name, [round(t, 2) for t in taken], flush=True)
+            start, used = time.perf_counter(), time.process_time()
+            losses = method.step(batches(first + i), first + i)
+            assert all(v.isfinite() for v in losses.values()) # waits for the device
+            wall.append(time.perf_counter() - start); cpu.append(time.process_time() - used)
+        rows[name] = dict(seconds=round(float(np.median(wall)), 2), cpu_seconds=round(float(np.median(cpu)), 2))
+        print(name, [round(t, 2) for t in wall], [round(t, 2) for t in cpu], flush=True)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    where = torch.cuda.get_device_name() if device.type == 'cuda' else f'{len(os.sched_getaffinity(0))}-core {platform.machine()} CPU, {torch.get_num_threads()} threads'
-    keep(f'step {device.type}', dict(seconds=seconds, memory_GiB=round(memory, 2), where=where, torch=torch.__version__, parameters=sum(p.numel() for n in method.nets.values() for p in n.parameters())))
+    where = torch.cuda.get_device_name() if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} thread(s)'
+    keep(f'step {device.type}', dict(rows, memory_GiB=round(memory, 2), repeats=repeats, where=where, torch=torch.__version__, parameters=sum(p.numel() for n in method.nets.values() for p in n.parameters())))
+
+
+def text():
+    told, out = json.loads((HERE / 'dgnet.json').read_text()), ['# DG-Net', '', 'Written by `python benchmarks/dgnet.py text` from `dgnet.json`.', '']
+    if steps := {k: v for k, v in told.items() if k.startswith('step ')}:
+        out += ['## One step at the published size', '', 'Batches of 8 in two streams with their positives, 256x128, ResNet-50, 751 people, all networks at their published widths, float32; the appearance donor stands in for the teacher. '
+                'Processor time is the sum over threads; where it is far below the wall-clock time, the machine was busy with other work.', '', '| where | phase | seconds | processor seconds | peak memory, GiB |', '|---|---|---|---|---|']
+        for v in steps.values(): out += [f"| {v['where']}, torch {v['torch']} | {phase} | {v[phase]['seconds']} | {v[phase]['cpu_seconds']} | {v['memory_GiB']} |" for phase in ('before the ramps', 'behind the ramps')]
+        out += ['']
+    if s := told.get('swaps'):
+        out += ['## Swaps', '', f"60 rendered people (720 pictures, {s['size']}, two places), {s['steps']} steps, small networks (`SMALL` in the script), {s['seconds']:.0f} processor seconds with teacher. Everything is measured on 60 other people.", '',
+                '![swaps](dgnet_swaps.jpg)', '', '| | |', '|---|---|', f"| swaps whose nearest real picture shows the appearance donor | {s['identity_appearance']:.1%} |", f"| ... the structure donor | {s['identity_structure']:.1%} |",
+                f"| chance | {s['identity_chance']:.1%} |", f"| mAP of the network that judged this (independent, never saw a swap) | {s['judge_mAP']:.1f} |", f"| SSIM of a swap and its structure donor | {s['ssim_structure_donor']:.2f} |", f"| ... and its appearance donor | {s['ssim_appearance_donor']:.2f} |",
+                f"| SSIM of two swaps (of two real pictures) | {s['ssim_swaps']:.2f} ({s['ssim_real']:.2f}) |", f"| Frechet distance to real pictures (between halves of these), {s['features']} | {s['frechet']:.2f} ({s['frechet_floor']:.2f}) |",
+                f"| mAP: primary head, both (alpha 0.5), fine-grained head | {', '.join(f'{v:.1f}' for v in s['mAP'].values())} |", f"| mAP of the teacher | {s['teacher_mAP']:.1f} |", '']
+    if a := told.get('ablation'):
+        n = min(map(len, a['rows'].values()))
+        cell = lambda v: f'{np.mean(v):.1f}' + (f' ± {np.std(v, ddof=1):.1f}' if n > 1 else '')
+        out += ['## Ablation', '', f"{a['people']} rendered people ({a['pictures']} pictures of a game with many places, {a['size']}), {a['steps']} steps of which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; mAP on 60 other people, mean and standard deviation. Teacher: {cell(a['teacher'][:n])}.", '',
+                '| row | primary head | both heads, alpha 0.5 | fine-grained head |', '|---|---|---|---|', *(f'| {row} | ' + ' | '.join(cell([v[k] for v in scores[:n]]) for k in scores[0]) + ' |' for row, scores in a['rows'].items()), '']
+    (HERE / 'dgnet.md').write_text('\n'.join(out))
+    print('\n'.join(out))
 
 
 if __name__ == '__main__':
-    {'step': full_step, 'swaps': swaps, 'ablation': ablation}[sys.argv[1]](*map(json.loads, sys.argv[2:]))
+    {'text': text, 'step': full_step, 'swaps': swaps, 'ablation': ablation}[sys.argv[1]](*map(json.loads, sys.argv[2:]))
