@@ -69,6 +69,20 @@ def test_parameter_counts():
     assert n(nets['appearance'].backbone) == counts['appearance_backbone_without_imagenet_fc'] and n(nets['appearance'].primary) == counts['classifier1']
 
 
+def test_optimisers():
+    method, seen = DGNet(DGNetConfig(), INFO['ID_class']), INFO['observed']
+    assert not [n for n, p in method.nets['generator'].named_parameters() if not p.requires_grad]
+    for step, factor in ((0, 1), (59_999, 1), (60_000, 0.1), (90_000, 0.01), (99_999, 0.01)):
+        method.set_rates(step)
+        for name in ('generator', 'discriminator'):
+            group = method.opts[name].param_groups[0]
+            assert (group['lr'], list(group['betas']), group['weight_decay']) == (pytest.approx(seen['dis_opt']['lr'] * factor), seen['dis_opt']['betas'], seen['dis_opt']['wd'])
+        backbone, heads = method.opts['appearance'].param_groups
+        assert [backbone['lr'], heads['lr']] == pytest.approx([g['lr'] * factor for g in seen['id_groups'][:2]])
+        assert all((g['momentum'], g['nesterov'], g['weight_decay']) == (0.9, True, 5e-4) for g in (backbone, heads))
+    assert len(backbone['params']) == seen['id_groups'][0]['n'] - len(seen['id_params_without_grad']) and len(heads['params']) == sum(g['n'] for g in seen['id_groups'][1:])
+
+
 @pytest.mark.parametrize('name', ['float32', 'float64'])
 def test_networks_and_losses(name):
     dtype, suffix, tolerance = DTYPES[name]
