@@ -14,6 +14,7 @@ from browser import browser_page, chromium_path
 from synthreid.visual.explorer import export_page, front_end
 
 NOTEBOOKS = Path(__file__).parent.parent / 'nbs' / 'explorers'
+STATIC = NOTEBOOKS.parent.parent / 'synthreid' / 'visual' / 'static'
 PATIENCE = int(os.environ.get('SYNTHREID_PATIENCE', 300_000)) # ms: the machine may be busy with other tests
 
 
@@ -341,7 +342,7 @@ def test_page_works_offline(name, tmp_path):
     page_file = export_page(source, tmp_path / 'page.html', code=False)
     widgets = json.loads(source.read_text(encoding='utf-8'))['metadata']['widgets']['application/vnd.jupyter.widget-state+json']['state']
     shown = [w['state'] for w in widgets.values() if '_esm' in w['state']]
-    now = [(f['_esm'], f['_css']) for f in map(front_end, ('live', 'ranked', 'patches', 'translations', 'embedding'))]
+    now = [(f['_esm'], f['_css']) for f in map(front_end, (p.stem for p in STATIC.glob('*.js') if p.stem not in ('common', 'page')))]
     assert all((w['_esm'], w['_css']) in now for w in shown), 'saved with other code than the present: run the notebook again'
     n = len(shown)
     with browser_page(width=1200) as page:

@@ -139,7 +139,10 @@ def view_numbers(
             result[key_of(tap, projected)] = (float(np.mean(probability)), float(np.mean(rank)))
     return result
 
-def key_of(*parts): # the last part says whether features are projected
+def key_of(
+    *parts, # numbers, and last whether features are projected
+) -> str: # such as '4/projected'
+    "Name of a piece of features."
     return '/'.join([*map(str, parts[:-1]), 'projected' if parts[-1] else 'raw'])
 
 def draw_places(
