@@ -27,11 +27,11 @@ batch = method.batches(source)(0)
 print(f'{platform.machine()}, {a.threads} threads, torch {torch.__version__}; {a.backbone}, {sum(p.numel() for p in method.nets["embedder"].parameters()):,} parameters, {a.size}, {a.ids} x {a.per_id}, {a.precision}')
 
 def step(i):
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     with fabric.autocast(): losses = method.step(batch, i)
     if a.device == 'cuda': torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() / 2**30 if a.device == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f'step {i}: {time.perf_counter() - began:.1f} s, peak {peak:.1f} GiB so far, ' + ', '.join(f'{k} {v:.3f}' for k, v in losses.items()), flush=True)
+    print(f'step {i}: {time.perf_counter() - began:.1f} s, CPU {time.process_time() - cpu:.1f} s, peak {peak:.1f} GiB so far, ' + ', '.join(f'{k} {v:.3f}' for k, v in losses.items()), flush=True)
 
 step(0)
 for i in range(a.steps): step(20 * 200 + i)
