@@ -179,7 +179,7 @@ def text():
     if a := told.get('ablation'):
         n = min(map(len, a['rows'].values()))
         cell = lambda v: f'{np.mean(v):.1f}' + (f' ± {np.std(v, ddof=1):.1f}' if n > 1 else '')
-        out += ['## Ablation', '', f"{a['people']} rendered people ({a['pictures']} pictures of a game with many places, {a['size']}), {a['steps']} steps of which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; mAP on 60 other people, mean and standard deviation. Teacher: {cell(a['teacher'][:n])}.", '',
+        out += ['## Ablation', '', f"{a['people']} rendered people ({a['pictures']} pictures of a game with many places, {a['size']}), {a['steps']} steps of which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; mAP on 60 other people, mean and standard deviation. The teacher has {cell(a['teacher'][:n])}, less than its student: no fair test of the primary features.", '',
                 '| row | primary head | both heads, alpha 0.5 | fine-grained head |', '|---|---|---|---|', *(f'| {row} | ' + ' | '.join(cell([v[k] for v in scores[:n]]) for k in scores[0]) + ' |' for row, scores in a['rows'].items()), '']
     (HERE / 'dgnet.md').write_text('\n'.join(out))
     print('\n'.join(out))
