@@ -1,7 +1,7 @@
-"""Time and memory of FlipReID steps at full size: python benchmarks/flip.py [--ids 16] [--backbone resnest50d] [--precision 32-true] [--steps 2]
+"""Time and memory of FlipReID steps at full size: python benchmarks/flip.py [--ids 16] [--backbone resnest50d] [--precision 32-true] [--steps 2] [--rest 1]
 
 Images are noise: what a step costs does not depend on them. Peak memory is the process's (CPU) or the allocator's (GPU).
-The first step of the second phase is timed, in which everything learns; a step of the first phase (backbone at rest) for comparison.
+`--rest` steps of the first phase (backbone at rest), then `--steps` of the second, in which everything learns.
 """
 import argparse, os, platform, resource, time
 
@@ -13,7 +13,7 @@ from synthreid.data.datasets import ReidSplit
 from synthreid.training.flip import FlipConfig, FlipReID
 
 parser = argparse.ArgumentParser()
-for name, default in dict(ids=16, per_id=4, backbone='resnest50d', size='384x128', precision='32-true', device='cpu', steps=2, threads=os.cpu_count()).items():
+for name, default in dict(ids=16, per_id=4, backbone='resnest50d', size='384x128', precision='32-true', device='cpu', steps=2, rest=1, threads=os.cpu_count()).items():
     parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default)
 a = parser.parse_args()
 torch.set_num_threads(a.threads)
@@ -33,5 +33,5 @@ def step(i):
     peak = torch.cuda.max_memory_allocated() / 2**30 if a.device == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f'step {i}: {time.perf_counter() - began:.1f} s, CPU {time.process_time() - cpu:.1f} s, peak {peak:.1f} GiB so far, ' + ', '.join(f'{k} {v:.3f}' for k, v in losses.items()), flush=True)
 
-step(0)
+for i in range(a.rest): step(i)
 for i in range(a.steps): step(20 * 200 + i)

@@ -126,7 +126,7 @@ def load_encoder(
     report = compare_weights(net, state)
     if not report.complete: raise UserError(f'expected a checkpoint that fits its own settings, {run} does not: {report}')
     net.load_state_dict(state)
-    print(f'encoder of {run}: {report}')
+    print(f'encoder of {Path(run).name}: {report}')
 
 # %% ../../nbs/43_training.flip.ipynb #ea2ae5d5
 class FlipReID(DirectTransfer):
