@@ -111,20 +111,21 @@ def train(
     seed: int = 0, # of initialisation, order and augmentation
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
     precision: str = '32-true', # or 'bf16-mixed'
-    checkpoint_every: int = 0, # steps between checkpoints; 0: twenty in the run
+    checkpoint_every: int = 0, # steps between checkpoints; 0: a twentieth of the run, at least 25
     sample_every: int = 500, # steps between translation grids; 0 none
     cache: str | None = None, # folder for decoded images, reused by later runs
 ):
     "Train a method; the synthetic set is used whole (train and gallery), of the target the training images without labels."
     from synthreid.data.store import load_images
-    from synthreid.training.runs import check_run, record_folders, train_run, translate_split
+    from synthreid.training.runs import check_run, record_folders, train_run, translate_split, uses_target
     real = _read(target, layout, options, pattern) if target else None
     names, labelled = _source_split(source, source_layout, source_options, source_pattern, train_only, per_id, ids, subset_seed)
-    check_run(out, method, config, labelled, real and real.train, seed, device, precision)
+    check_run(out, method, config, labelled, real.train if real and uses_target(config) else None, seed, device, precision)
     if translate_with: labelled = translate_split(labelled, translate_with, config.size, cache, device, on_broken=on_broken).relabel()
     else: labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
-    unlabelled = load_images(real.train, config.size, cache, on_broken=on_broken) if real else None
-    done = train_run(out, method, config, labelled, unlabelled, seed, device, precision, checkpoint_every or max(1, config.steps // 20), sample_every,
+    if real and not uses_target(config): print(f'(with these settings {method} does not look at the target: it is only noted for the explorers)', file=sys.stderr)
+    unlabelled = load_images(real.train, config.size, cache, on_broken=on_broken) if real and uses_target(config) else None
+    done = train_run(out, method, config, labelled, unlabelled, seed, device, precision, checkpoint_every or max(25, config.steps // 20), sample_every,
                      data=' + '.join(names) + (f' to {real.name}' if real else ''), builds_on=[translate_with] if translate_with else [])[1]
     record_folders(out, **({'source': source} if len(names) == 1 else {}), target=target)
     if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on')
@@ -145,7 +146,7 @@ def evaluate(
     protocol: str = 'auto', # what is ignored, see below; 'auto': the dataset's own
     rerank: bool = False, # also the ranking after k-reciprocal re-ranking
     flip: bool = True, # average with the mirror image
-    metric: str = 'cosine', # or 'euclidean'
+    metric: str = 'cosine', # or 'euclidean', 'squared_euclidean'
     on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100, # images at a time
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
@@ -163,7 +164,7 @@ def evaluate(
     if metric not in METRICS: raise UserError(f'expected --metric to be one of {", ".join(METRICS)}, got {metric!r}: choose one of these')
     weights = find_fid_weights(fid_weights)
     method, dataset = load_method(run, device), _read(target, layout, options, pattern)
-    if not len(dataset.query): raise UserError(f'expected a dataset with query and gallery, {target} ({dataset.name}) has images for training only: see synthreid doctor {target}')
+    if not len(dataset.query): raise UserError(f'expected a dataset with query and gallery, {target} ({dataset.name}) has images for training only: ' + ('the pattern needs {split}, which matches the folders query and gallery' if pattern else f'see synthreid doctor {target}'))
     if source and not hasattr(method, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
     rendered, extractor = source and _read(source, source_layout, source_options, source_pattern).labelled(), inception_features(weights, method.device) if source and weights else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
@@ -297,18 +298,19 @@ def pull(
     print(f'checkpoint in {pull_from_hub(repo, out, revision, optimisers)}')
 
 # %% ../nbs/60_cli.ipynb #e13565dd
-def _plain_folder(folder, size, most=None):
+def _plain_folder(folder, size, most=None, on_broken='refuse'):
     "A folder of pictures (or one picture) without labels, decoded; `most` takes the first ones."
     from synthreid.data.datasets import ReidSplit, list_images
     from synthreid.data.store import load_images
     paths = ([Path(folder)] if Path(folder).is_file() else list_images(folder))[:most]
-    return load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), size)
+    return load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), size, on_broken=on_broken)
 
 def translate(
     folder: str, # folder of images
     run: str, # run folder or checkpoint of a joint method
     out: str, # folder for the translations, same names as PNG
     camera: int = -1, # target camera, from 0; -1: all in turn
+    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 32, # images at a time
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
 ):
@@ -322,10 +324,11 @@ def translate(
     method = load_method(run, device)
     if not hasattr(method, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: give a joint run')
     cameras = getattr(method, 'n_cameras', 0)
-    if camera >= 0 and camera >= cameras: raise UserError(f'expected a camera below {cameras}, got {camera}: use -1 for all in turn')
+    if not -1 <= camera < cameras: raise UserError(f'expected a camera from 0 to {cameras - 1}, got {camera}: use -1 for all in turn')
     if Path(out).exists() and any(Path(out).iterdir()): raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
-    split = _plain_folder(folder, method.config.size)
-    names = [Path(p).relative_to(folder).with_suffix('.png') for p in split.paths]
+    split = _plain_folder(folder, method.config.size, on_broken=on_broken)
+    base = Path(folder).parent if Path(folder).is_file() else Path(folder)
+    names = [Path(p).relative_to(base).with_suffix('.png') for p in split.paths]
     if len(set(names)) < len(names): raise UserError(f'expected names that differ before the suffix, got {next(n for n in names if names.count(n) > 1).with_suffix("")} twice in {folder}: rename one')
     for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
         x = to_signed(split.images[start:start + batch_size], method.device)
@@ -367,6 +370,7 @@ def embed(
     run: str, # run folder or checkpoint
     out: str, # .npz file: paths (N,), features (N, D) float32
     flip: bool = True, # average with the mirror image
+    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100, # images at a time
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
 ):
@@ -379,7 +383,7 @@ def embed(
     if Path(out).suffix != '.npz': raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
     if Path(out).exists(): raise UserError(f'expected a new file, {out} is there already: choose another --out')
     method = load_method(run, device)
-    split = _plain_folder(folder, method.config.size)
+    split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     features = extract_features(method.embed, split.images, batch_size, flip=flip, device=method.device).float().numpy()
     with atomic_write(out) as tmp:
         with open(tmp, 'wb') as f: np.savez(f, paths=split.paths.astype(str), features=features)
@@ -469,6 +473,7 @@ def _show(name: str, argv: list):
         if method not in METHODS: raise UserError(f'expected a method of {sorted(METHODS)}, got {method!r}: see synthreid train --help')
         config = METHODS[method][1]
         parser = _parser(f'train {method}', function, config)
+        if hasattr(config, 'reference'): parser.description += ' --reference starts from the published settings, other options change them.'
         if '--reference' in argv and hasattr(config, 'reference'):
             parser.set_defaults({f: getattr(config.reference(), f) for f in config.__dataclass_fields__}); argv = [a for a in argv if a != '--reference']
         given = vars(parser.parse_args(argv).clone())

@@ -6,7 +6,7 @@
 __all__ = ['JUDGES', 'COLUMNS', 'Recipe', 'load_recipe', 'load_recipes', 'recipe_config', 'describe', 'flatten_images',
            'translate_flat', 'judge_translation', 'judge_swaps', 'Folders', 'published_numbers', 'listing',
            'file_digest', 'Options', 'Job', 'prepare_row', 'find_result', 'check_job', 'measure_job', 'run_job',
-           'comparison_table', 'plan', 'fitting_rows', 'write_table', 'reproduce']
+           'comparison_table', 'plan', 'fitting_rows', 'collect_results', 'write_table', 'reproduce']
 
 # %% ../nbs/56_reproduce.ipynb #d43dc5f4
 import hashlib, inspect, json, os
@@ -323,15 +323,18 @@ def prepare_row(
 # %% ../nbs/56_reproduce.ipynb #0b87b728
 def _differences(old, new): return '; '.join(f'{k} {old.get(k)} there, {new.get(k)} here' for k in {**new, **old} if old.get(k) != new.get(k))
 
+def _read_results(path) -> list: # (trained, measured, row)
+    "The entries of a results.json."
+    try: return [(r['trained'], r['measured'], r['row']) for r in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError): raise UserError(f'expected results in {path}, got something else: remove the file to measure again') from None
+
 def find_result(
     job: Job, # from `prepare_row`
 ) -> dict | None: # the row of the table; None: not measured yet
     "The result of exactly this job; results of another training in its folder are a `UserError`."
     path = job.run / 'results.json'
     if not path.exists(): return None
-    try: kept = [(r['trained'], r['measured'], r['row']) for r in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError): raise UserError(f'expected results in {path}, got something else: remove the file to measure again') from None
-    for trained, measured, row in kept:
+    for trained, measured, row in _read_results(path):
         if trained != job.trained: raise UserError(f'expected results of the same training in {job.run}, got another ({_differences(trained, job.trained)}): choose another --out, or remove that folder')
         if measured == job.measured: return row
     return None
@@ -410,8 +413,9 @@ def comparison_table(
     "The published table with ours beside it, in percent."
     rows, lines = pd.DataFrame(list(rows)), []
     name = 'FID' if set(rows.get('published_protocol_distance', pd.Series()).dropna()) <= {'FID'} else 'stand-in'
-    for row, group in rows.groupby('row', sort=False):
-        first, known = group.iloc[0], published_numbers(recipes[row], group.iloc[0].target)
+    same = [k for k in ('row', 'tested', 'steps', 'size', 'source', 'target', 'n_source', 'protocol') if k in rows]
+    for _, group in rows.groupby(same, sort=False, dropna=False): # seeds of one experiment
+        first = group.iloc[0]; known = published_numbers(recipes[first.row], first.target)
         def show(key, digits, factor):
             if key not in group or group[key].isna().all(): return ''
             spread = f' ± {group[key].std() * factor:.{digits}f}' if len(group) > 1 else ''
@@ -433,7 +437,7 @@ def plan(
     for job in jobs:
         r, c, t = job.recipe, job.config, job.tested
         lines.setdefault(f'{r.row}: {r.title}; {r.method}, seeds {{}}, {c.steps} steps of {c.batch_size} images {c.size} '
-                         f'(as published: {job.published.steps} steps, {job.published.size}); {r.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities'
+                         f'(the published schedule makes {job.published.steps} steps of {job.published.size} of these images); {r.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities'
                          + (f'; target {job.target.name}: {len(job.unlabelled)} images without labels' if job.unlabelled else '')
                          + f'; tested on {t.name} ({t.protocol}): {len(t.query)} queries, {len(t.gallery)} gallery images'
                          + ''.join(f'; needs the row {n.recipe.system}/{n.recipe.row}' for n in job.needs.values()) + (f'; weights {c.weights}' + ' from the hub, or a file (--weights)' * (c.weights == 'imagenet') if getattr(c, 'weights', None) else ''), []).append(job.seed)
@@ -451,6 +455,17 @@ def fitting_rows(
     raise UserError(f'expected folders for one of the rows {", ".join(recipes)}, got the target {target} and {"a" if folders.source else "no"} source: give a --source, or name --rows')
 
 # %% ../nbs/56_reproduce.ipynb #d94ffbf4
+def collect_results(
+    folder, # OUT/SYSTEM
+    recipes: dict, # row: `Recipe`
+    now=(), # rows of this call, from `run_job`
+) -> list: # rows, in the order of the recipes
+    "All results that lie in the folder; of those with one seed and one test the latest, or that of this call."
+    found = {}
+    earlier = [r for row in recipes for path in sorted(Path(folder).glob(f'{row}/seed_*/results.json')) for *_, r in _read_results(path)]
+    for r in [*earlier, *now]: found[r['row'], r['seed'], r['tested'], r['protocol'], r['metric']] = r
+    return list(found.values())
+
 def write_table(
     done, # rows from `run_job`
     recipes: dict, # row: `Recipe`
@@ -485,9 +500,14 @@ def reproduce(
     jobs = [prepare_row(recipes[r], folders, out, seed, options) for r in rows or fitting_rows(recipes, folders) for seed in seeds or recipes[r].seeds]
     if dry_run: print(plan(jobs))
     if dry_run and (left := recipes.keys() - {j.recipe.row for j in jobs}) and not rows: print(f'(not for these folders: {", ".join(sorted(left))})')
-    for job in {j.recipe.row: j for j in reversed(jobs)}.values() if dry_run else jobs: check_job(job, options, download=not dry_run)
+    wrong = {} # all rows are checked before the first one runs
+    for job in {j.recipe.row: j for j in reversed(jobs)}.values() if dry_run else jobs:
+        try: check_job(job, options, download=not dry_run)
+        except UserError as e: wrong.setdefault(job.recipe.row, e)
+    if wrong: raise UserError(' | '.join(f'row {row}: {e}' for row, e in wrong.items())) from next(iter(wrong.values()))
+    if dry_run: return None
     done = []
-    for job in [] if dry_run else jobs:
+    for job in jobs:
         done.append(run_job(job, options))
-        table = write_table(done, recipes, Path(out) / system)
+        table = write_table(collect_results(Path(out) / system, recipes, done), recipes, Path(out) / system)
     return table if done else None

@@ -137,7 +137,7 @@ def test_a_teacher_is_another_row(data, recipes, tmp_path, monkeypatch):
     check_job(prepare_row(load_recipes('mine', recipes)['pupil'], real, tmp_path, 0, Options(recipe_folder=recipes, **QUICK)))
     table = reproduce('mine', real, tmp_path, ['pupil'], [0], recipe_folder=recipes, **QUICK)
     run = tmp_path / 'mine' / 'pupil' / 'seed_0'
-    assert len(table) == 1 and f'teacher: {tmp_path}/mine/direct/seed_0' in (run / 'config.yaml').read_text()
+    assert len(table) == 2 and f'teacher: {tmp_path}/mine/direct/seed_0' in (run / 'config.yaml').read_text()
     assert runs.load_method(run, 'cpu').teacher is None, 'not needed to use it'
     (recipes / 'mine_direct.yaml').write_text(DIRECT + 'labels: target\nteacher: pupil\n')
     with pytest.raises(UserError): load_recipes('mine', recipes) # the direct method has no teacher
@@ -148,6 +148,16 @@ def test_people_trained_on_are_named_in_the_table(data, recipes, tmp_path):
     table = reproduce('mine', Folders(None, str(data / 'camera')), tmp_path, ['direct'], [0], recipe_folder=recipes, **QUICK)
     assert 'NO CLEAN TEST: 24 of 48 test images (4 of 4 people) were trained on' in table.row[0]
     assert 'NO CLEAN TEST' in (tmp_path / 'mine' / 'table.md').read_text()
+
+
+def test_the_table_gathers_what_earlier_calls_measured(data, recipes, tmp_path):
+    for row in ('direct', 'joint'): table = reproduce('mine', folders(data), tmp_path, [row], [0], recipe_folder=recipes, **QUICK)
+    assert len(table) == 2 and len((tmp_path / 'mine' / 'table.csv').read_text().splitlines()) == 3
+
+
+def test_all_rows_that_cannot_run_are_named(data, recipes, tmp_path):
+    for name in ('first', 'second'): (recipes / f'mine_{name}.yaml').write_text(DIRECT + 'labels: target\n')
+    with pytest.raises(UserError, match='row first: .*row second: '): reproduce('mine', folders(data), tmp_path, ['first', 'direct', 'second'], [0], recipe_folder=recipes, **{**QUICK, 'precision': 'half'})
 
 
 def test_published_columns_of_any_system(recipes):

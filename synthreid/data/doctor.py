@@ -145,7 +145,7 @@ def _check_pictures(paths, looks, thorough, vehicles=False) -> list[Finding]:
     where = lambda test: [p for p, x in zip(paths, looks) if x.problem is None and test(x)]
     broken, out = [f'{p} ({x.problem})' for p, x in zip(paths, looks) if x.problem], []
     n, modes = len(paths), Counter(x.mode for x in looks if x.problem is None and x.mode != 'RGB')
-    if broken: out.append(Finding('error', 'broken', f'{len(broken)} of {n} files cannot be read as pictures', 'replace or remove them, or skip them when loading (on_broken)' + ('' if thorough else '; examine with thorough to decode every file'), broken))
+    if broken: out.append(Finding('error', 'broken', f'{len(broken)} of {n} files cannot be read as pictures', 'replace or remove them, or skip them when loading (--on-broken skip)' + ('' if thorough else '; examine with --thorough to decode every file'), broken))
     if small := where(lambda x: min(x.width, x.height) < 16): out.append(Finding('warning', 'tiny_pictures', f'{len(small)} of {n} pictures are less than 16 pixels wide or high', 'remove them: nobody can be recognised on them', small))
     if (wide := where(lambda x: x.width > x.height)) and not vehicles:
         out.append(Finding('warning' if len(wide) > .05 * n else 'note', 'landscape', f'{len(wide)} of {n} pictures are wider than high', 'check that they are crops of one upright person and not whole scenes or rotated', wide))

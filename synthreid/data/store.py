@@ -262,7 +262,7 @@ class BrokenImages(UserError):
         n: int, # number of files in all
     ):
         self.files = list(files)
-        super().__init__(f"expected {n} images, could not read {len(self.files)}: replace or remove them, or leave them out with on_broken='skip'\n" + _list(self.files))
+        super().__init__(f"expected {n} images, could not read {len(self.files)}: replace or remove them, or leave them out with on_broken='skip' (--on-broken skip)\n" + _list(self.files))
 
 def _list(files): return '\n'.join(f'  {path} ({why})' for path, why in files)
 

@@ -294,7 +294,7 @@ def imagenet_weights(
     net: Backbone, # of timm, or an IBN-ResNet-50
 ) -> dict: # name -> tensor on the CPU
     "The published weights of a backbone, from timm's or torch hub's cache or downloaded; never a random network."
-    if not isinstance(net, Backbone) or net.name in ('resnet_small', 'osnet_x1_0'): raise UserError(f'expected a backbone of timm or an IBN-ResNet-50, got {getattr(net, "name", type(net).__name__)}: it has no published weights that can be fetched by name, give a file')
+    if not isinstance(net, Backbone) or net.name in ('resnet_small', 'osnet_x1_0'): raise UserError(f'expected a backbone of timm or an IBN-ResNet-50, got {getattr(net, "name", type(net).__name__)}: it has no published weights that can be fetched by name, give a file, or leave weights out (--weights null)')
     import timm
     try:
         if net.name in IBN_WEIGHTS: return torch.hub.load_state_dict_from_url(f'https://github.com/XingangPan/IBN-Net/releases/download/v1.0/{IBN_WEIGHTS[net.name]}', map_location='cpu', weights_only=True, check_hash=True)

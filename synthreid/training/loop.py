@@ -177,7 +177,7 @@ def read_meta(
     try:
         meta = json.loads((Path(checkpoint) / 'meta.json').read_text())
         return {'step': meta['step'], 'method': meta['method'], 'config': meta['config'], **meta}
-    except (OSError, ValueError, KeyError, TypeError) as e: raise UserError(f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): give a folder checkpoints/step_... of a run') from None
+    except (OSError, ValueError, KeyError, TypeError) as e: raise UserError(f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): remove this folder to go on from the checkpoint before it, or give a folder checkpoints/step_... of a run') from None
 
 # %% ../../nbs/40_training.loop.ipynb #a6b5bcb8
 def load_checkpoint(
