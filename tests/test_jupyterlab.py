@@ -22,6 +22,7 @@ def quick(source):
     "A cell with fewer training steps; asserts about what training achieves are left out."
     source = re.sub(r'demo_rows\((steps=)?\d+\)', 'demo_rows(steps=24)', source)
     source = source.replace('EmbeddingExplorer(**points)', 'EmbeddingExplorer(**points, umap=False)').replace('board.features(n=120)', 'board.features(n=120, umap=False)') # compiling UMAP takes longer than all the rest
+    source = source.replace("'../../tests/", f"'{NOTEBOOKS.parent.parent.as_posix()}/tests/") # it runs elsewhere
     return '\n'.join(line for line in source.split('\n') if not line.startswith('assert '))
 
 
@@ -227,6 +228,14 @@ def use_ranked(n, lists='lists'):
     n.tell(f'{lists}.choices = [5, 2]; {lists}.query = 5'); n.until(lambda: w.get_attribute('data-query') == '5')
     n.keep_cells(w)
 
+def use_swap(n):
+    w = n.widget('.sw-grid')
+    w.locator('.sw-cell[data-row="2"][data-column="1"]').click()
+    n.until(lambda: n.kernel('[explorer.row, explorer.column]') == [2, 1])
+    n.tell('explorer.other = 0'); w.focus(); n.page.keyboard.press('+'); n.until(lambda: n.kernel('explorer.mix') == 1)
+    n.page.keyboard.press('ArrowDown'); n.until(lambda: n.kernel('explorer.row') == 3)
+    n.keep_cells(w)
+
 
 # ---- the tests
 
@@ -245,6 +254,10 @@ def test_embedding_notebook(server):
 @pytest.mark.long
 def test_ranked_notebook(server):
     with notebook(server, 'ranked') as n: use_ranked(n)
+
+@pytest.mark.long
+def test_swap_notebook(server):
+    with notebook(server, 'swap') as n: use_swap(n)
 
 @pytest.mark.long
 def test_dashboard_notebook(server):
