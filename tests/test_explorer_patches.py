@@ -42,6 +42,9 @@ def settle(page, change): # do something and wait for the redraw
 def at(page, y, x, panel='source'): # a pixel of the picture on the screen
     box = page.locator(f'[data-panel={panel}]').bounding_box()
     return box['x'] + (x + .5) / SIZE[1] * box['width'], box['y'] + (y + .5) / SIZE[0] * box['height']
+def pin(page, y, x): # click a pixel; moving there is drawn first, so a redraw alone does not tell
+    page.mouse.click(*at(page, y, x))
+    page.wait_for_function("place => String(model.get('place')) === place", arg=f'{y},{x}')
 def get(page, name): return page.evaluate(f"model.get('{name}')")
 def read(page): # numbers of both directions
     row = lambda d: {k: float(page.get_attribute(f'[data-direction={d}] [data-number={k}]', 'data-value')) for k in ('probability', 'cosine', 'margin')} | {
@@ -56,8 +59,7 @@ def test_numbers_are_those_of_python(made, dark):
         for tap, projected, negatives, pixel in ((4, True, 'sampled', (20, 14)), (2, False, 'all', (0, 0)), (0, False, 'sampled', (63, 31)), (3, True, 'all', (41, 7))):
             settle(page, lambda: page.evaluate('([t, p, n]) => { model.put("tap", t); model.put("projected", p); model.put("negatives", n); }', [tap, projected, negatives]))
             if get(page, 'place'): settle(page, lambda: page.keyboard.press('Escape'))
-            settle(page, lambda: page.mouse.click(*at(page, *pixel)))
-            assert get(page, 'place') == list(pixel)
+            pin(page, *pixel)
             made.tap, made.projected, made.negatives, made.place = tap, projected, negatives, list(pixel)
             for direction, found in read(page).items():
                 made.direction = direction
@@ -73,7 +75,7 @@ def test_hover_click_escape_and_no_kernel(made):
         where = lambda: page.inner_text('.pa-where')
         settle(page, lambda: page.mouse.move(*at(page, 10, 10)))
         assert where() == 'row 3 of 16, column 3 of 8' and get(page, 'place') == []
-        settle(page, lambda: page.mouse.click(*at(page, 30, 20)))
+        pin(page, 30, 20)
         assert where() == 'row 8 of 16, column 6 of 8' and get(page, 'place') == [30, 20] and page.evaluate('model.saved.place') == [30, 20]
         settle(page, lambda: page.mouse.move(*at(page, 50, 4, 'heat')))
         assert where() == 'row 8 of 16, column 6 of 8' and 'at the pointer' in page.inner_text('[data-panel=heat] ~ .pa-under') # pinned
@@ -93,7 +95,7 @@ def test_keys_move_the_place_and_stay_inside(made):
     with widget_page(state(made), **front_end('patches')) as page:
         ready(page)
         page.evaluate("window.leaked = []; document.addEventListener('keydown', e => leaked.push(e.key))")
-        settle(page, lambda: page.mouse.click(*at(page, 20, 12)))
+        pin(page, 20, 12)
         for key, place in (('ArrowDown', [26, 14]), ('ArrowRight', [26, 18]), ('ArrowUp', [22, 18]), ('ArrowLeft', [22, 14])):
             settle(page, lambda: page.keyboard.press(key))
             assert get(page, 'place') == place, key

@@ -38,4 +38,6 @@ def test_from_folder_to_table(name, tmp_path):
 
 def test_a_layout_that_is_not_there_is_named(tmp_path):
     (tmp_path / 'a').mkdir()
+    with pytest.raises(UserError, match='expected images'): load_dataset('auto', tmp_path)
+    (tmp_path / 'a.jpg').write_bytes(b'')
     with pytest.raises(UserError, match='known layout'): load_dataset('auto', tmp_path)

@@ -671,7 +671,7 @@ def detect_layout(
     people = _folders(splits[0]) if splits else folders
     if len(people) > 1 and not _peek(root, 1) and all(_peek(p, 1) for p in people[:20]): return 'folders'
     maybe = ''.join(f' (its names would fit --layout {k}, --source-layout {k} for a source)' for k, v in LAYOUTS.items() if 'UNVERIFIED' in v.checked and _fits(v, root, names=True))
-    if not any(list_images(root)): raise UserError(f'expected a dataset in {root}, there are no pictures in it: check the path')
+    list_images(root) # refuses a folder without pictures
     raise UserError(f'expected a known layout in {root}, got folders {[f.name for f in folders[:6]]} and pictures {_peek(root, 3)}: name the layout{maybe}, or describe the names (layout pattern)')
 
 # %% ../../nbs/11_data.datasets.ipynb #f73327cb
