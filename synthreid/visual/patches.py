@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['layer_grid', 'choose_negatives', 'contrast_place', 'nce_taps', 'View', 'view_method', 'compact', 'view_numbers',
-           'key_of', 'draw_places', 'PatchExplorer', 'patch_curve', 'explore_patches', 'plot_patches',
-           'plot_patch_curve']
+           'key_of', 'draw_places', 'place_at', 'wanted_first', 'ShownPatches', 'PatchExplorer', 'patch_curve',
+           'explore_patches', 'plot_patches', 'plot_patch_curve']
 
 # %% ../../nbs/51_visual.patches.ipynb #b5b8bcf6
 from functools import lru_cache
@@ -157,8 +157,33 @@ def draw_places(
     return {g['tap']: sample_patches(torch.empty(1, 1, g['rows'], g['columns']), n_patches, generator=random)[1] for g in grids}
 
 # %% ../../nbs/51_visual.patches.ipynb #96c3f79c
-class PatchExplorer(Explorer):
-    "Where does a place of the source go? Source, translation, and a heat map of similarity."
+def place_at(
+    pixel, # (y, x), inside the image
+    grid: dict, # from `layer_grid`
+) -> int: # place: row * columns + column
+    "The cell of a layer under a pixel."
+    row, column = (min(int((v - grid['origin']) // grid['step']), n - 1) for v, n in zip(pixel, (grid['rows'], grid['columns'])))
+    return row * grid['columns'] + column
+
+# %% ../../nbs/51_visual.patches.ipynb #f11c2eec
+def wanted_first(
+    layers, # from `layer_grid`
+    tap: int, # the layer shown first
+    step: int, # the checkpoint shown first
+    steps, # all checkpoints
+    n: int, # images
+    kinds, # kinds of features, the one shown first at the front
+) -> list: # (step, camera, image, tap, projected), each once; camera 0 alone
+    "Pieces of features, most wanted first."
+    sizes = sorted((g['rows'] * g['columns'], g['tap']) for g in layers) # the small ones first
+    every = [(t, k) for _, t in sizes for k in kinds]
+    keys = [(step, 0, 0, tap, kinds[0]), *((step, 0, 0, t, k) for t, k in every[:-len(kinds)]), *((s, 0, 0, tap, kinds[0]) for s in steps),
+            *((step, 0, i, tap, kinds[0]) for i in range(n)), *((step, 0, i, t, k) for i in range(n) for t, k in every)]
+    return list(dict.fromkeys(keys))
+
+# %% ../../nbs/51_visual.patches.ipynb #19923282
+class ShownPatches(Explorer):
+    "Which patches are shown, and which there are."
     locals().update(front_end('patches'))
     info, sources = traitlets.Dict().tag(sync=True), traitlets.Bytes().tag(sync=True)
     translations, features = traitlets.Dict().tag(sync=True), traitlets.Dict().tag(sync=True) # what works without a kernel
@@ -169,6 +194,25 @@ class PatchExplorer(Explorer):
     negatives = traitlets.Enum(('sampled', 'all'), 'sampled').tag(sync=True)
     scale = traitlets.Enum(('fixed', 'place'), 'place').tag(sync=True) # of the heat map: [-1, 1] or that of the place
 
+    def _check(self, step, camera, image, tap, projected):
+        "Refuse what there is not."
+        info = self.info
+        allowed = dict(step=info['steps'], camera=range(max(1, info['cameras'])), image=range(info['n']), tap=[g['tap'] for g in info['layers']], projected=[k == 'projected' for k in info['kinds']])
+        for (name, values), got in zip(allowed.items(), (step, camera, image, tap, projected)):
+            if got not in values: raise UserError(f'expected {name} of {list(values)}, got {got!r}: choose one of these')
+
+    def _pinned(self,
+        place=None, # pixel (y, x) of the source; None: the pinned one
+    ) -> tuple: # (y, x)
+        "A pixel inside the picture."
+        y, x = self.place if place is None and self.place else place or (-1, -1)
+        height, width = self.info['height'], self.info['width']
+        if not (0 <= y < height and 0 <= x < width): raise UserError(f'expected a pixel (y, x) inside {height}x{width}, got {(y, x)}: pin a place with a click, or give one')
+        return y, x
+
+# %% ../../nbs/51_visual.patches.ipynb #d069431d
+class PatchExplorer(ShownPatches):
+    "Where does a place of the source go? Source, translation, and a heat map of similarity."
     def __init__(self,
         images: np.ndarray, # (N, H, W, 3) uint8 source images
         view, # function (step, camera) -> `View`
@@ -183,29 +227,19 @@ class PatchExplorer(Explorer):
         budget: int = 2_000_000, # bytes of features that work without a kernel
         seed: int = 0, # of the draw of places
     ):
-        images = np.asarray(images)
-        self._size, self._kinds, self._steps = images.shape[1:3], tuple(kinds), tuple(steps)
-        self._view, self.drawn = lru_cache(4)(view), draw_places(taps, self._size, n_patches, seed)
-        layers = [layer_grid(t, self._size) | {'sampled': self.drawn[t].tolist()} for t in taps]
-        info = dict(layers=layers, n=len(images), height=self._size[0], width=self._size[1], temperature=temperature, n_patches=n_patches, steps=list(steps), cameras=cameras,
+        images, kinds = np.asarray(images), tuple(kinds)
+        size = images.shape[1:3]
+        self._view, self.drawn = lru_cache(4)(view), draw_places(taps, size, n_patches, seed)
+        layers = [layer_grid(t, size) | {'sampled': self.drawn[t].tolist()} for t in taps]
+        info = dict(layers=layers, n=len(images), height=size[0], width=size[1], temperature=temperature, n_patches=n_patches, steps=list(steps), cameras=cameras,
                     kinds=['projected' if k else 'raw' for k in kinds], curve=list(curve), note=note)
         sheet = encode_image(np.concatenate(list(images), 1), 'PNG') # PNG: compression must not make up details
-        super().__init__(info=info, sources=sheet, step=steps[-1], tap=taps[min(2, len(taps) - 1)], projected=self._kinds[0])
-        self._embed(budget)
+        super().__init__(info=info, sources=sheet, step=steps[-1], tap=taps[min(2, len(taps) - 1)], projected=kinds[0])
+        self._embed(wanted_first(layers, self.tap, self.step, steps, len(images), kinds), budget)
 
-    def _keys(self): # what is embedded, most wanted first
-        now, n, usual, kind = self.step, range(self.info['n']), self.tap, self._kinds[0]
-        layers = sorted((g['rows'] * g['columns'], g['tap']) for g in self.info['layers']) # the small ones first
-        every = [(t, k) for _, t in layers for k in self._kinds]
-        yield now, 0, 0, usual, kind
-        yield from ((now, 0, 0, t, k) for t, k in every[:-len(self._kinds)])
-        yield from ((s, 0, 0, usual, kind) for s in self._steps)
-        yield from ((now, 0, i, usual, kind) for i in n)
-        yield from ((now, 0, i, t, k) for i in n for t, k in every)
-
-    def _embed(self, budget):
+    def _embed(self, keys, budget):
         translations, features = {}, {}
-        for key in dict.fromkeys(self._keys()):
+        for key in keys:
             packed = self.packed(*key)
             if features and len(packed) > budget: continue
             budget -= len(packed)
@@ -223,24 +257,16 @@ class PatchExplorer(Explorer):
         self._check(*key)
         self.send({'kind': 'view', 'key': key_of(*key), 'sheet': f'{key[0]}/{key[1]}'}, [self.sheet(*key[:2]), self.packed(*key)])
 
-    def _check(self, step, camera, image, tap, projected):
-        allowed = dict(step=self._steps, camera=range(max(1, self.info['cameras'])), image=range(self.info['n']), tap=[l['tap'] for l in self.info['layers']], projected=self._kinds)
-        for (name, values), got in zip(allowed.items(), (step, camera, image, tap, projected)):
-            if got not in values: raise UserError(f'expected {name} of {list(values)}, got {got!r}: choose one of these')
-
     def numbers(self,
         place=None, # pixel (y, x) of the source; None: the pinned one
     ) -> dict: # of `contrast_place`, for what is shown now
         "The numbers beside the pictures, computed in Python."
-        y, x = self.place if place is None and self.place else place or (-1, -1)
-        if not (0 <= y < self._size[0] and 0 <= x < self._size[1]): raise UserError(f'expected a pixel (y, x) inside {self._size[0]}x{self._size[1]}, got {(y, x)}: pin a place with a click, or give one')
+        pixel = self._pinned(place)
         self._check(self.step, self.camera, self.image, self.tap, self.projected)
-        g = layer_grid(self.tap, self._size)
-        r, c = (min(int((v - g['origin']) // g['step']), n - 1) for v, n in ((y, g['rows']), (x, g['columns'])))
-        place, sampled = r * g['columns'] + c, None if self.negatives == 'all' else self.drawn[self.tap]
+        at, sampled = place_at(pixel, next(g for g in self.info['layers'] if g['tap'] == self.tap)), None if self.negatives == 'all' else self.drawn[self.tap]
         source, translated = self._view(self.step, self.camera).pair(self.image, self.tap, self.projected)
         query, key = (source, translated) if self.direction == 'source' else (translated, source)
-        return dict(place=place, **contrast_place(query, key, place, choose_negatives(place, len(key), sampled), self.info['temperature']))
+        return dict(place=at, **contrast_place(query, key, at, choose_negatives(at, len(key), sampled), self.info['temperature']))
 
 # %% ../../nbs/51_visual.patches.ipynb #ca4f7f56
 def patch_curve(

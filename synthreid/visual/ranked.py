@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'judge', 'RankedLists', 'rank_lists', 'places_in', 'rank_variants', 'picture_bytes', 'file_name',
-           'RankedExplorer', 'mirror_features', 'from_runs', 'plot_lists']
+           'spread_queries', 'pack_pictures', 'describe_threshold', 'ShownLists', 'SentLists', 'RankedExplorer',
+           'mirror_features', 'from_runs', 'plot_lists']
 
 # %% ../../nbs/51_visual.ranked.ipynb #72a8ec3b
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +159,33 @@ def file_name(split: ReidSplit, i: int) -> str: # or the number, for images that
     return f'no. {i}' if split.paths is None else Path(split.paths[i]).name
 
 # %% ../../nbs/51_visual.ranked.ipynb #e52190e9
-class RankedExplorer(Explorer):
-    "Queries and their ranked lists, for one model or two side by side."
+def spread_queries(
+    ap: np.ndarray, # (Q,) average precision; NaN: no right match in the gallery
+    n: int, # queries wanted
+) -> list: # at most n queries that have a right match: the middle one, the worst and the best in turn, then evenly between
+    "Queries that show the whole range."
+    ranked = np.argsort(ap, kind='stable')[:np.count_nonzero(~np.isnan(ap))]
+    ends = [i for pair in zip(ranked[:n // 6], ranked[::-1]) for i in pair]
+    return list(dict.fromkeys([ranked[len(ranked) // 2], *ends, *ranked[np.linspace(0, len(ranked) - 1, n).round().astype(int)]]))[:n]
+
+# %% ../../nbs/51_visual.ranked.ipynb #5af4fcbf
+def pack_pictures(
+    pictures: dict, # name: bytes
+) -> tuple: # one block of bytes, and {name: [first, end]}
+    "Many files as one."
+    ends = np.cumsum([len(p) for p in pictures.values()]).tolist()
+    return b''.join(pictures.values()), {key: [end - len(p), end] for (key, p), end in zip(pictures.items(), ends)}
+
+def describe_threshold(
+    c, # `Calibration`, or why there is none
+) -> dict: # threshold, false_match, interval, true_match, n_accepted; or no_threshold
+    "A threshold for the browser."
+    if isinstance(c, str): return {'no_threshold': c}
+    return dict(threshold=c.threshold, false_match=c.false_match, interval=list(c.false_match_interval), true_match=c.true_match, n_accepted=c.n_accepted)
+
+# %% ../../nbs/51_visual.ranked.ipynb #b6e700d5
+class ShownLists(Explorer):
+    "Which lists are shown. Expects `lists`, {'model/variant': `RankedLists`}."
     locals().update(front_end('ranked'))
     info, entries, index = (traitlets.Dict().tag(sync=True) for _ in range(3)) # what does not change; lists of the embedded queries; where their pictures are
     pictures, ap = traitlets.Bytes().tag(sync=True), traitlets.Bytes().tag(sync=True) # JPEGs one after the other; float32 (info['keys'], queries)
@@ -168,86 +194,9 @@ class RankedExplorer(Explorer):
     models = traitlets.List(traitlets.Unicode()).tag(sync=True) # one or two names
     flip, rerank, hide_junk = (traitlets.Bool(False).tag(sync=True) for _ in range(3))
 
-    def __init__(self,
-        features: dict, # {model: (q, g)} or {model: {'plain': (q, g), 'flip': (q, g)}}, each (images, D)
-        query: ReidSplit, # labels, and paths or images, of the queries
-        gallery: ReidSplit, # likewise of the gallery
-        k: int = 20, # pictures that count, per list
-        protocol: str = 'market1501', # one of `PROTOCOLS`
-        metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-        rerank: bool | None = None, # as in `rank_variants`
-        false_match: float = 1e-3, # rate of the threshold
-        embed=24, # queries that work without a kernel: a number (the middle one, the worst, the best and some between) or their indices
-        budget: int = 2_000_000, # bytes of their pictures
-        note: str = '', # shown below
-    ):
-        if not features: raise UserError('expected features of at least one model, got none')
-        self._query, self._gallery, self._picture = query, gallery, lru_cache(4096)(self._read)
-        options = dict(rerank=rerank, k=k, protocol=protocol, metric=metric, false_match=false_match)
-        variants = {m: rank_variants(f if isinstance(f, dict) else {'plain': f}, query, gallery, **options) for m, f in features.items()}
-        self.lists = {f'{m}/{v}': one for m, lists in variants.items() for v, one in lists.items()} # 'joint/flip': `RankedLists`
-        size = np.asarray(query.images[0]).shape if query.images is not None else read_rgb(query.paths[0]).shape
-        described = {key: dict(rank1=one.result.rank(1), mAP=one.result.mAP, **self._threshold(one.calibration)) for key, one in self.lists.items()}
-        info = dict(models=list(features), keys=list(self.lists), lists=described, k=k, protocol=protocol, says=PROTOCOLS[protocol], metric=metric, false_match=false_match, n_query=len(query), n_gallery=len(gallery),
-                    height=size[0], width=size[1], note=note, names=[file_name(query, i) for i in range(len(query))], pids=query.pids.tolist(), camids=query.camids.tolist())
-        super().__init__(info=info, ap=np.stack([one.result.ap for one in self.lists.values()]).astype(np.float32).tobytes(), models=list(features)[:2])
-        self._embed(self._spread(embed) if isinstance(embed, int) else list(embed), budget)
-
-    @staticmethod
-    def _threshold(c):
-        if isinstance(c, str): return {'no_threshold': c}
-        return dict(threshold=c.threshold, false_match=c.false_match, interval=list(c.false_match_interval), true_match=c.true_match, n_accepted=c.n_accepted)
-
-    def _spread(self, n): # the middle one, the worst and the best, then evenly between
-        ap = next(iter(self.lists.values())).result.ap
-        ranked = np.argsort(ap, kind='stable')[:np.count_nonzero(~np.isnan(ap))]
-        ends = [i for pair in zip(ranked[:n // 6], ranked[::-1]) for i in pair]
-        return list(dict.fromkeys([ranked[len(ranked) // 2], *ends, *ranked[np.linspace(0, len(ranked) - 1, n).round().astype(int)]]))[:n]
-
-    def _embed(self, queries, budget):
-        wanted, entries = {}, {}
-        for i in map(int, queries):
-            entry = self.entry(i)
-            more = {key: self._picture(key) for key in self._keys(i, entry) if key not in wanted}
-            budget -= sum(map(len, more.values()))
-            if entries and budget < 0: break
-            wanted |= more; entries[str(i)] = entry
-        self.pictures, self.index = self._pack(wanted)
-        self.entries, self.query = entries, int(next(iter(entries)))
-
-    def _read(self, key): return picture_bytes(self._query if key[0] == 'q' else self._gallery, int(key[1:]))
-
-    def _keys(self, i, entry): return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
-
-    @staticmethod
-    def _pack(pictures): # bytes, and {key: [first, end]}
-        ends = np.cumsum([len(p) for p in pictures.values()]).tolist()
-        return b''.join(pictures.values()), {key: [end - len(p), end] for (key, p), end in zip(pictures.items(), ends)}
-
-    def entry(self,
-        i: int, # query
-    ) -> dict: # lists: per list order, flags, distance, before and the numbers; gallery: {index: [name, pid, camera]}
-        "What the browser needs to know of a query."
-        lists, seen = {}, {}
-        for key, one in self.lists.items():
-            n = int((one.flags[i] > -2).sum())
-            lists[key] = {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in one.numbers(i).items()}
-            lists[key] |= dict(order=one.order[i, :n].tolist(), flags=one.flags[i, :n].tolist(), distance=[float(f'{d:.5g}') for d in one.distance[i, :n]],
-                               before=None if one.before is None else one.before[i, :n].tolist())
-            seen |= {str(j): [file_name(self._gallery, j), int(self._gallery.pids[j]), int(self._gallery.camids[j])] for j in one.order[i, :n]}
-        return dict(lists=lists, gallery=seen)
-
-    def answer(self, message, buffers):
-        if message['kind'] != 'entry': return super().answer(message, buffers)
-        i = message['query']
-        if not (isinstance(i, int) and 0 <= i < len(self._query)): raise UserError(f'expected a query from 0 to {len(self._query) - 1}, got {i!r}')
-        entry = self.entry(i)
-        pictures, index = self._pack({key: self._picture(key) for key in self._keys(i, entry)})
-        self.send({'kind': 'entry', 'query': i, 'entry': entry, 'index': index}, [pictures])
-
     @traitlets.validate('query')
     def _known_query(self, proposal):
-        if not 0 <= proposal['value'] < len(self._query): raise UserError(f'expected a query from 0 to {len(self._query) - 1}, got {proposal["value"]}')
+        if not 0 <= proposal['value'] < self.info['n_query']: raise UserError(f'expected a query from 0 to {self.info["n_query"] - 1}, got {proposal["value"]}')
         return proposal['value']
 
     @traitlets.validate('models')
@@ -259,7 +208,7 @@ class RankedExplorer(Explorer):
     @traitlets.validate('choices')
     def _known_choices(self, proposal):
         chosen = list(dict.fromkeys(proposal['value']))
-        if odd := [i for i in chosen if not 0 <= i < len(self._query)]: raise UserError(f'expected queries from 0 to {len(self._query) - 1}, got {odd[0]}')
+        if odd := [i for i in chosen if not 0 <= i < self.info['n_query']]: raise UserError(f'expected queries from 0 to {self.info["n_query"] - 1}, got {odd[0]}')
         return chosen
 
     @traitlets.observe('choices')
@@ -274,6 +223,76 @@ class RankedExplorer(Explorer):
     def numbers(self) -> dict: # model: dict of ap, first, found, total
         "The numbers that are shown now."
         return {m: self.lists[f'{m}/{self.variant(m)}'].numbers(self.query) for m in self.models}
+
+# %% ../../nbs/51_visual.ranked.ipynb #887b860a
+class SentLists(ShownLists):
+    "What the browser is told. Expects `lists`, and the splits `_query` and `_gallery`."
+    def entry(self,
+        i: int, # query
+    ) -> dict: # lists: per list order, flags, distance, before and the numbers; gallery: {index: [name, pid, camera]}
+        "What the browser needs to know of a query."
+        lists, seen = {}, {}
+        for key, one in self.lists.items():
+            n = int((one.flags[i] > -2).sum())
+            lists[key] = {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in one.numbers(i).items()}
+            lists[key] |= dict(order=one.order[i, :n].tolist(), flags=one.flags[i, :n].tolist(), distance=[float(f'{d:.5g}') for d in one.distance[i, :n]],
+                               before=None if one.before is None else one.before[i, :n].tolist())
+            seen |= {str(j): [file_name(self._gallery, j), int(self._gallery.pids[j]), int(self._gallery.camids[j])] for j in one.order[i, :n]}
+        return dict(lists=lists, gallery=seen)
+
+    @cached_property
+    def _picture(self): # of 'q3' or 'g7'; the last ones are remembered
+        return lru_cache(4096)(lambda key: picture_bytes(self._query if key[0] == 'q' else self._gallery, int(key[1:])))
+
+    def _keys(self, i, entry): return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
+
+    def _embed(self, queries, budget):
+        wanted, entries = {}, {}
+        for i in map(int, queries):
+            entry = self.entry(i)
+            more = {key: self._picture(key) for key in self._keys(i, entry) if key not in wanted}
+            budget -= sum(map(len, more.values()))
+            if entries and budget < 0: break
+            wanted |= more; entries[str(i)] = entry
+        self.pictures, self.index = pack_pictures(wanted)
+        self.entries, self.query = entries, int(next(iter(entries)))
+
+    def answer(self, message, buffers):
+        if message['kind'] != 'entry': return super().answer(message, buffers)
+        i = message['query']
+        if not (isinstance(i, int) and 0 <= i < len(self._query)): raise UserError(f'expected a query from 0 to {len(self._query) - 1}, got {i!r}')
+        entry = self.entry(i)
+        pictures, index = pack_pictures({key: self._picture(key) for key in self._keys(i, entry)})
+        self.send({'kind': 'entry', 'query': i, 'entry': entry, 'index': index}, [pictures])
+
+# %% ../../nbs/51_visual.ranked.ipynb #3933f507
+class RankedExplorer(SentLists):
+    "Queries and their ranked lists, for one model or two side by side."
+    def __init__(self,
+        features: dict, # {model: (q, g)} or {model: {'plain': (q, g), 'flip': (q, g)}}, each (images, D)
+        query: ReidSplit, # labels, and paths or images, of the queries
+        gallery: ReidSplit, # likewise of the gallery
+        k: int = 20, # pictures that count, per list
+        protocol: str = 'market1501', # one of `PROTOCOLS`
+        metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
+        rerank: bool | None = None, # as in `rank_variants`
+        false_match: float = 1e-3, # rate of the threshold
+        embed=24, # queries that work without a kernel: a number (as in `spread_queries`) or their indices
+        budget: int = 2_000_000, # bytes of their pictures
+        note: str = '', # shown below
+    ):
+        if not features: raise UserError('expected features of at least one model, got none')
+        self._query, self._gallery = query, gallery
+        options = dict(rerank=rerank, k=k, protocol=protocol, metric=metric, false_match=false_match)
+        variants = {m: rank_variants(f if isinstance(f, dict) else {'plain': f}, query, gallery, **options) for m, f in features.items()}
+        self.lists = {f'{m}/{v}': one for m, lists in variants.items() for v, one in lists.items()} # 'joint/flip': `RankedLists`
+        size = np.asarray(query.images[0]).shape if query.images is not None else read_rgb(query.paths[0]).shape
+        described = {key: dict(rank1=one.result.rank(1), mAP=one.result.mAP, **describe_threshold(one.calibration)) for key, one in self.lists.items()}
+        info = dict(models=list(features), keys=list(self.lists), lists=described, k=k, protocol=protocol, says=PROTOCOLS[protocol], metric=metric, false_match=false_match, n_query=len(query), n_gallery=len(gallery),
+                    height=size[0], width=size[1], note=note, names=[file_name(query, i) for i in range(len(query))], pids=query.pids.tolist(), camids=query.camids.tolist())
+        ap = np.stack([one.result.ap for one in self.lists.values()])
+        super().__init__(info=info, ap=ap.astype(np.float32).tobytes(), models=list(features)[:2])
+        self._embed(spread_queries(ap[0], embed) if isinstance(embed, int) else list(embed), budget)
 
 # %% ../../nbs/51_visual.ranked.ipynb #d783e93c
 def mirror_features(
