@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 from browser import browser_page, widget_page
 from test_explorer_embedding import FRONT, ROUND_SOURCE, Plot, make_state
 from test_explorer_patches import made_explorer, state as patch_state
+from test_explorer_translations import switch_times
 from test_jupyterlab import PATIENCE, Notebook, Server, drag
 from synthreid.data.render import usable_cores
 from synthreid.visual.explorer import front_end
-from synthreid.visual.translations import TranslationExplorer
 
 ROWS = []
 def row(what, where, times, aim): # milliseconds
@@ -63,20 +63,7 @@ def embedding(n):
 
 def translations():
     "48 pictures of 128x64 at six checkpoints, all in the browser: from the key to the second frame after it."
-    rng = np.random.default_rng(0)
-    images = np.repeat(np.repeat(rng.integers(0, 255, (48, 32, 16, 3), np.uint8), 4, 1), 4, 2)
-    w = TranslationExplorer(images, {s: rng.permutation(images) for s in range(10, 70, 10)})
-    with widget_page({k: getattr(w, k) for k in 'info sheets step camera against view sort zoomed cut'.split()}, **front_end('translations')) as page:
-        page.wait_for_function("document.querySelector('.sr-explorer').dataset.prefetched")
-        times = page.evaluate('''async () => {
-            const root = document.querySelector('.sr-explorer'), times = [], frame = () => new Promise(requestAnimationFrame);
-            for (let i = 0; i < 24; i++) {
-                await frame(); const t = performance.now();
-                root.dispatchEvent(new KeyboardEvent('keydown', {key: i % 12 < 6 ? 'ArrowLeft' : 'ArrowRight', bubbles: true}));
-                await frame(); await frame(); times.push(performance.now() - t);
-            }
-            return times; }''')
-        row('translations: key to the other checkpoint, 48 pictures of 128x64', 'front end alone', times, '< 100')
+    row('translations: key to the other checkpoint, 48 pictures of 128x64', 'front end alone', switch_times(), '< 100')
 
 
 CELLS = ['''import numpy as np

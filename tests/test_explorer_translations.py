@@ -162,8 +162,8 @@ def test_one_camera_one_checkpoint_no_numbers(state):
         assert get(page, 'step') == 5 and not page.errors
 
 
-def test_latency_of_a_checkpoint_switch(state):
-    "Forty-eight pictures of 128 x 64 at six checkpoints: from the key to the second frame after it. Printed, hardly asserted."
+def switch_times():
+    "Milliseconds from the key to the second frame after it: forty-eight pictures of 128 x 64 at six checkpoints, all in the browser."
     rng = np.random.default_rng(0)
     images = np.repeat(np.repeat(rng.integers(0, 255, (48, 32, 16, 3), np.uint8), 4, 1), 4, 2)
     w = TranslationExplorer(images, {s: rng.permutation(images) for s in range(10, 70, 10)})
@@ -178,5 +178,11 @@ def test_latency_of_a_checkpoint_switch(state):
             }
             return times;
         }''')
-        print(f'\ncheckpoint switch: median {np.median(times):.0f} ms, worst {max(times):.0f} ms')
-        assert np.median(times) < 2000 and data(page, 'step') == '60'
+        assert data(page, 'step') == '60'
+        return times
+
+def test_latency_of_a_checkpoint_switch():
+    "Printed, hardly asserted."
+    times = switch_times()
+    print(f'\ncheckpoint switch: median {np.median(times):.0f} ms, worst {max(times):.0f} ms')
+    assert np.median(times) < 2000
