@@ -290,6 +290,15 @@ def read_weights(
 # %% ../../nbs/23_models.backbones.ipynb #f3cabff3
 IBN_WEIGHTS = {'ibn_resnet50_a': 'resnet50_ibn_a-d9d0bb7b.pth', 'ibn_resnet50_b': 'resnet50_ibn_b-9ca61e85.pth'} # the authors' releases
 
+def _ask_hub(
+    repo: str | None, # on the Hugging Face hub; None: the weights lie elsewhere
+):
+    "Fail within seconds without a network, unless the files are in the cache: the hub's own download tries again for a minute."
+    if not repo: return
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+    known = [try_to_load_from_cache(repo, f) for f in ('model.safetensors', 'pytorch_model.bin')]
+    if not any(isinstance(k, str) for k in known): get_session().head(constants.ENDPOINT, timeout=5)
+
 def imagenet_weights(
     net: Backbone, # of timm, or an IBN-ResNet-50
 ) -> dict: # name -> tensor on the CPU
@@ -298,6 +307,7 @@ def imagenet_weights(
     import timm
     try:
         if net.name in IBN_WEIGHTS: return torch.hub.load_state_dict_from_url(f'https://github.com/XingangPan/IBN-Net/releases/download/v1.0/{IBN_WEIGHTS[net.name]}', map_location='cpu', weights_only=True, check_hash=True)
+        _ask_hub(net.body.pretrained_cfg.get('hf_hub_id'))
         return timm.create_model(net.name, pretrained=True, num_classes=0, global_pool='').state_dict()
     except Exception as e: # no network, no such weights, a broken download
         where = "https://github.com/XingangPan/IBN-Net/releases" if net.name in IBN_WEIGHTS else "https://huggingface.co/timm, or torchvision's .pth for resnet50.tv_in1k"
