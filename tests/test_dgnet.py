@@ -53,14 +53,6 @@ def inputs(dtype, net):
     return [signed(torch.from_numpy(np.random.RandomState(INFO['seed'] + k).standard_normal(shape).astype(np.float32)).to(dtype), net) for k in range(100, 104)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_parameter_counts():
     nets, counts = make_nets(torch.float32), INFO['counts']
     n = lambda net: sum(p.numel() for p in net.parameters())

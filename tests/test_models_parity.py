@@ -20,14 +20,6 @@ def nets_of(info):
     return [fill(net, info['specs'][n], info['seed'] + i, info['scale'][n]) for i, (n, net) in enumerate(made.items())]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_parameter_counts():
     info, _ = load('synthreid_nets')
     for net, name in zip(nets_of(info), ('generator', 'discriminator', 'id_net')):

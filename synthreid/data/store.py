@@ -408,22 +408,23 @@ def random_grayscale(
 
 # %% ../../nbs/12_data.store.ipynb #8d35c53d
 def _boxes(x, generator, p, area, ratio):
-    "Masks (B, 1, H, W) of one random rectangle in some of the images."
+    "Masks (B, 1, H, W) of one random rectangle in some of the images: area and height / width are uniform, what does not fit is drawn again."
     B, _, H, W = x.shape
-    u = torch.rand(5, B, generator=generator, device=x.device)
-    side = (H * W * (area[0] + (area[1] - area[0]) * u[0])).sqrt()
-    aspect = torch.exp((2 * u[1] - 1) * -np.log(ratio) / 2)
-    h, w = (side * aspect).clamp(max=H - 1), (side / aspect).clamp(max=W - 1)
+    u, tries = torch.rand(3, B, generator=generator, device=x.device), torch.rand(2, 50, B, generator=generator, device=x.device)
+    size, tall = H * W * (area[0] + (area[1] - area[0]) * tries[0]), ratio + (1 / ratio - ratio) * tries[1]
+    h, w = (size * tall).sqrt(), (size / tall).sqrt()
+    first = ((h < H) & (w < W)).float().argmax(0, keepdim=True) # the first that fits
+    h, w = h.gather(0, first)[0].clamp(max=H - 1), w.gather(0, first)[0].clamp(max=W - 1)
     inside = lambda n, start, length: ((i := torch.arange(n, device=x.device)) >= start[:, None]) & (i < (start + length)[:, None])
-    box = inside(H, u[2] * (H - h), h)[:, :, None] & inside(W, u[3] * (W - w), w)[:, None, :]
-    return (box & (u[4] < p)[:, None, None])[:, None]
+    box = inside(H, u[0] * (H - h), h)[:, :, None] & inside(W, u[1] * (W - w), w)[:, None, :]
+    return (box & (u[2] < p)[:, None, None])[:, None]
 
 def random_erasing(
     x: torch.Tensor, # (B, 3, H, W)
     generator: torch.Generator, # on x's device
     p: float = 0.5, # probability per image
     area: tuple[float, float] = (0.02, 0.4), # fraction of the image, Zhong et al.
-    ratio: float = 0.3, # sides differ by at most this factor and its inverse
+    ratio: float = 0.3, # height / width is drawn from here to its inverse
     value: float | tuple | str = 0.0, # what the rectangle holds: a number, three (R, G, B), or 'noise', uniform in [-1, 1]
 ) -> torch.Tensor: # same shape
     "Erase one rectangle in some of the images."
@@ -436,7 +437,7 @@ def random_grayscale_patch(
     generator: torch.Generator, # on x's device
     p: float = 0.4, # probability per image (FlipReID: 0.8)
     area: tuple[float, float] = (0.02, 0.4), # fraction of the image, Gong et al.
-    ratio: float = 0.3, # sides differ by at most this factor and its inverse
+    ratio: float = 0.3, # height / width is drawn from here to its inverse
 ) -> torch.Tensor: # same shape
     "Take the colour out of one rectangle in some of the images."
     return torch.where(_boxes(x, generator, p, area, ratio), luminance(x), x)

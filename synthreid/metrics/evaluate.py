@@ -206,7 +206,7 @@ def evaluate_translation(
     return out
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #f061e5d2
-SHARES = ('rank1', 'rank5', 'rank10', 'mAP', 'mINP', 'source_retrieval_rank1') # given as fractions, shown in percent
+SHARES = ('rank1', 'rank5', 'rank10', 'mAP', 'mAP_reranked', 'mINP', 'source_retrieval_rank1') # given as fractions, shown in percent
 
 def result_row(
     method: str, # name in the table

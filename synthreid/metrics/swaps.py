@@ -37,17 +37,19 @@ def swap_identity(
     pids, # (N,) identities of the real pictures
     appearance, # (M,) rows of the real pictures that lent the appearance
     structure, # (M,) rows of those that lent the structure
-) -> dict: # shares from 0 to 1: appearance, structure, neither; chance of the appearance donor
+) -> dict: # shares from 0 to 1: appearance, structure, neither; chance of the appearance donor, and the ceiling: the donors' real pictures asked in place of the swaps
     "Whom the nearest real picture of every swap shows, cosine similarity, donors' own pictures excluded."
     pids, appearance, structure = (np.asarray(v) for v in (pids, appearance, structure))
     if not len(swaps) == len(appearance) == len(structure): raise UserError(f'expected two donors for each of {len(swaps)} swaps, got {len(appearance)} and {len(structure)}')
     if len(np.unique(pids[np.concatenate([appearance, structure])], return_counts=True)[1]) < 2 or (pids[appearance] == pids[structure]).any(): raise UserError('expected donors who are two people, got one person in both roles: draw pairs of different pids')
-    similarity, rows = F.normalize(swaps.float()) @ F.normalize(real.float()).T, np.arange(len(swaps))
-    for donors in (appearance, structure): similarity[rows, donors] = -torch.inf
-    who = pids[similarity.argmax(1).numpy()]
-    others = (pids[None] == pids[appearance][:, None]).sum(1) - 1
+    def nearest(asking): # the person in the nearest real picture, donors left out
+        similarity, rows = F.normalize(asking.float()) @ F.normalize(real.float()).T, np.arange(len(asking))
+        for donors in (appearance, structure): similarity[rows, donors] = -torch.inf
+        return pids[similarity.argmax(1).numpy()]
+    who, others = nearest(swaps), (pids[None] == pids[appearance][:, None]).sum(1) - 1
     return dict(appearance=float((who == pids[appearance]).mean()), structure=float((who == pids[structure]).mean()),
-                neither=float(((who != pids[appearance]) & (who != pids[structure])).mean()), chance=float((others / (len(pids) - 2)).mean()))
+                neither=float(((who != pids[appearance]) & (who != pids[structure])).mean()), chance=float((others / (len(pids) - 2)).mean()),
+                ceiling=float((nearest(real[appearance]) == pids[appearance]).mean()))
 
 # %% ../../nbs/36_metrics.swaps.ipynb #8205eb7a
 def evaluate_swaps(
@@ -55,12 +57,12 @@ def evaluate_swaps(
     images, # (N, H, W, 3) uint8, real pictures
     pids, # (N,)
     embed=None, # (B, 3, H, W) -> (B, D), of a network that had no part in the swaps; None: not asked
-    extractor=None, # `FeatureExtractor` for the Frechet distance; None: not asked
+    extractor=None, # `FeatureExtractor` for the Frechet distance and the diversity; None: not asked
     n: int = 200, # swaps
     seed: int = 0, # of the pairs
     batch_size: int = 32, # at a time
     device='cpu', # where swap and embed want their batch
-) -> dict: # identity_*, ssim_*, frechet*: numbers; n
+) -> dict: # identity_*, ssim_*, frechet*, diversity: numbers; n
     "Identity, diversity and realism of swapped pictures."
     rng, pids = np.random.default_rng(step_seed(seed)), np.asarray(pids)
     if len(np.unique(pids)) < 2: raise UserError('expected pictures of at least two people, got one: nobody to swap with')
@@ -76,7 +78,9 @@ def evaluate_swaps(
         features = [extract_features(embed, v, batch_size, flip=True, device=device) for v in (swaps, images)]
         out |= {f'identity_{k}': v for k, v in swap_identity(*features, pids, a, s).items()}
     if extractor is not None:
-        real, made = (np.asarray(extractor(v)) for v in (images, swaps))
+        real, made = (np.asarray(extractor(v), np.float64) for v in (images, swaps))
+        apart_by = lambda x, i, j: np.linalg.norm(x[i] - x[j], axis=1).mean()
+        out |= dict(diversity=float(apart_by(made, first[apart], second[apart]) / apart_by(real, a[first[apart]], a[second[apart]])))
         halves = np.array_split(rng.permutation(len(real)), 2)
         out |= dict(frechet=frechet_between(made, real), frechet_floor=frechet_between(*(real[h] for h in halves)), features=extractor.name)
     return out | dict(n=n)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SwapNetsConfig', 'DGNetConfig', 'ramp', 'weights_at', 'DGNetBatches', 'augment_views', 'load_teacher', 'soft_labels',
            'mean_difference', 'labelled_loss', 'Swapping', 'Recognising', 'join_heads', 'Wearing', 'DGNet',
-           'draw_swaps', 'SwapSamples']
+           'draw_swaps']
 
 # %% ../../nbs/44_training.dgnet.ipynb #000c8c69
 from dataclasses import dataclass, replace
@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..core import UserError, atomic_write, pick_device, seed_everything, step_generator, step_seed, to_signed, to_uint8
+from ..core import UserError, pick_device, seed_everything, step_generator, step_seed, to_signed, to_uint8
 from ..data.datasets import ReidSplit
 from ..data.samplers import shuffled_batch
 from ..data.store import _windows, random_erasing, random_flip
 from ..models.dgnet import AppearanceEncoder, MultiScaleDiscriminator, SwapGenerator, adversarial_loss, discriminator_losses, image_distance, judging
 from .direct import DirectConfig, DirectTransfer
+from .flip import FlipConfig, FlipReID
 from .loop import list_checkpoints, load_checkpoint, only_training, rate_at, read_meta, update
 
 # %% ../../nbs/44_training.dgnet.ipynb #0ded70fb
@@ -46,10 +47,10 @@ class SwapNetsConfig:
 # %% ../../nbs/44_training.dgnet.ipynb #693f2aad
 @dataclass
 class DGNetConfig(SwapNetsConfig):
-    "DG-Net: joint generation and recognition. The defaults are those of the released code."
+    "DG-Net: joint generation and recognition. The defaults are those of the released code, but from random weights."
     steps: int = 100_000  # optimiser steps
     batch_size: int = 8  # images in each of two streams; with their positives, four times as many
-    teacher: str | None = None  # run or checkpoint of `direct` on the same people; needed for primary='teacher'
+    teacher: str | None = None  # run or checkpoint of `direct` or `flip` on the same people; needed for primary='teacher'
     primary: str = 'teacher'  # labels of generated images for the primary head: 'teacher' (soft), 'donor' (the appearance donor, no teacher), 'none'
     fine: bool = True  # fine-grained head: generated images are the structure donor
     online: bool = True  # generated images train the appearance encoder; False: real images alone do
@@ -81,17 +82,17 @@ class DGNetConfig(SwapNetsConfig):
     head_lr: float = 10.0  # its heads learn so many times faster
     milestones: tuple[float, ...] = (0.6, 0.9)  # fractions of the run at which all rates are multiplied by 0.1
     alpha: float = 0.5  # weight of the fine-grained embedding's similarity in a test
-    reference_quirks: bool = True  # the code term has no gradient, and the first step of a ramp counts 0, as released; False: as meant
+    reference_quirks: bool = True  # as released: the code term has no gradient, the first step of a ramp counts 0; False: as meant
 
     @classmethod
     def reference(cls, **changes) -> 'DGNetConfig':
         "The released code's settings."
-        return replace(cls(weights='imagenet'), **changes)
+        return replace(cls(backbone='resnet50.tv_in1k', weights='imagenet'), **changes) # torchvision's weights
 
     @classmethod
     def paper(cls, **changes) -> 'DGNetConfig':
-        "The article, as far as we remember it: no cycle, penalty, erasing, positives or decay; code terms from the start."
-        return replace(cls(weights='imagenet', weight_cycle=0, weight_penalty=0, weight_positive=0, weight_gan=0.5, codes_from=0, codes_ramp=0, erasing=0, encoder_again=0,
+        "The article, as far as we remember it: no cycle, erasing, positives or decay, code terms from the start; least sure is that it has no gradient penalty."
+        return replace(cls(backbone='resnet50.tv_in1k', weights='imagenet', weight_cycle=0, weight_penalty=0, weight_positive=0, weight_gan=0.5, codes_from=0, codes_ramp=0, erasing=0, encoder_again=0,
                            head_lr=1, dropout=(0.5, 0.5), weight_decay_gan=0, milestones=(), reference_quirks=False), **changes)
 
 # %% ../../nbs/44_training.dgnet.ipynb #cc77e553
@@ -117,7 +118,8 @@ def weights_at(
     grown = {length: ramp(i, c.steps, c.codes_from, length, quirk) for length in (c.codes_ramp, 2 * c.codes_ramp)}
     weights |= dict(code=c.weight_code * grown[c.codes_ramp], structure=c.weight_structure * grown[c.codes_ramp], cycle=c.weight_cycle * grown[2 * c.codes_ramp])
     taught = ramp(i, c.steps, c.teacher_from, c.teacher_ramp, quirk) if c.online else 0.0
-    weights |= dict(primary=c.weight_primary * taught * (c.primary != 'none'), fine=c.weight_fine * taught * c.fine, fine_real=c.weight_fine * taught * c.fine)
+    before = ramp(i - quirk, c.steps, c.teacher_from, c.teacher_ramp) if c.online else 0.0 # released: real images take the weight of the step before
+    weights |= dict(primary=c.weight_primary * taught * (c.primary != 'none'), fine=c.weight_fine * taught * c.fine, fine_real=c.weight_fine * before * c.fine)
     return {k: w for k, w in weights.items() if w}
 
 # %% ../../nbs/44_training.dgnet.ipynb #6e2904c2
@@ -167,28 +169,30 @@ def augment_views(
 
 # %% ../../nbs/44_training.dgnet.ipynb #25468c9d
 def load_teacher(
-    run, # run folder (its last checkpoint is taken) or checkpoint folder of the method `direct`
+    run, # run folder (its last checkpoint is taken) or checkpoint folder of the methods `direct` or `flip`
     n_ids: int, # identities that are to be learned
     device='cpu', # where it works
-) -> torch.nn.Module: # an `Embedder`, for `soft_labels`
-    "A trained `direct` net that labels pictures."
+) -> torch.nn.Module: # an `Embedder` or `RegionalEmbedder`, for `soft_labels`
+    "A trained supervised net that labels pictures."
     saved = [Path(run)] if (Path(run) / 'meta.json').exists() else list_checkpoints(Path(run) / 'checkpoints')
     if not saved: raise UserError(f'expected a run of the method direct as teacher, found no checkpoint in {run}: train it first (synthreid train direct), or set primary to donor')
     meta = read_meta(saved[-1])
-    if meta['method'] != 'direct': raise UserError(f"expected a teacher of the method 'direct', {run} holds {meta['method']!r}: train one with synthreid train direct")
+    kinds = {'direct': (DirectTransfer, DirectConfig), 'flip': (FlipReID, FlipConfig)}
+    if meta['method'] not in kinds: raise UserError(f"expected a teacher of the methods {', '.join(kinds)}, {run} holds {meta['method']!r}: train one with synthreid train direct")
     if meta['n_ids'] != n_ids: raise UserError(f'expected a teacher of {n_ids} identities, {run} knows {meta["n_ids"]}: train teacher and student on the same people')
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in meta['config'].items()}
-    method = DirectTransfer(DirectConfig(**{**settings, 'weights': None}), n_ids, meta['seed'], device)
+    method, config = kinds[meta['method']]
+    method = method(config(**{**settings, 'weights': None}), n_ids, meta['seed'], device)
     load_checkpoint(method, saved[-1], optimisers=False)
     return method.nets['embedder'].requires_grad_(False)
 
 @torch.no_grad()
 def soft_labels(
-    net, # an `Embedder`, from `load_teacher`
+    net, # from `load_teacher`
     x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
 ) -> torch.Tensor: # (B, n_ids) float32, rows sum to 1
-    "What a teacher believes: the mean over an image and its mirror image, with the statistics of the batch."
-    def believe(x): return net.neck.classifier(net(x)).float().softmax(1)
+    "What a teacher believes: the mean over its classifiers, an image and its mirror image, with the statistics of the batch."
+    def believe(x): return torch.stack([neck.classify(part).float().softmax(1) for neck, part in zip(net.necks(), net.parts(x))]).mean(0)
     with judging(net): return (believe(x) + believe(x.flip(3))) / 2
 
 # %% ../../nbs/44_training.dgnet.ipynb #c721a6af
@@ -274,6 +278,7 @@ def join_heads(
     weights = (0.0, 1.0) if alpha == 'fine' else (1.0, alpha ** 0.5)
     return torch.cat([w * F.normalize(x.float()) for w, x in zip(weights, (primary, fine))], 1)
 
+# %% ../../nbs/44_training.dgnet.ipynb #dd3ef5c4
 class Wearing(Recognising):
     "What a trained DG-Net offers. Expects `extra`, `seed`, `device`."
     @torch.no_grad()
@@ -385,16 +390,3 @@ def draw_swaps(
     top = torch.cat([torch.ones_like(structure[:1]), structure])
     rows = [top, *(torch.cat([a[None], made]) for a, made in zip(appearance, swaps))]
     return Image.fromarray(np.concatenate([np.concatenate(list(to_uint8(row)), 1) for row in rows]))
-
-class SwapSamples:
-    "Every `every` steps, the same swaps: samples/step_00000500.png."
-    def __init__(self,
-        folder, # where the grids go
-        images: torch.Tensor, # (N, 3, H, W), fixed for the whole run
-        every: int, # steps between grids
-    ):
-        self.folder, self.images, self.every = Path(folder), images, every
-
-    def __call__(self, method, done, losses):
-        if done % self.every: return
-        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: draw_swaps(self.images, self.images, method.swap_grid(self.images, self.images)).save(tmp, format='PNG')

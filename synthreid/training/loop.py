@@ -296,17 +296,17 @@ def draw_pairs(
     return Image.fromarray(np.concatenate([np.concatenate(list(to_uint8(x)), 1) for x in (images, translated)]))
 
 class SampleGrid:
-    "Every `every` steps, the same images translated: samples/step_00000500.png."
+    "Every `every` steps, a picture of the same images: samples/step_00000500.png."
     def __init__(self,
-        folder, # where the grids go
-        images: torch.Tensor, # (N, 3, H, W), fixed for the whole run
-        every: int, # steps between grids
+        folder, # where the pictures go
+        draw, # draw(method) -> PIL image, of images that are fixed for the whole run
+        every: int, # steps between pictures
     ):
-        self.folder, self.images, self.every = Path(folder), images, every
+        self.folder, self.draw, self.every = Path(folder), draw, every
 
     def __call__(self, method, done, losses):
         if done % self.every: return
-        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: draw_pairs(self.images, method.translate(self.images)).save(tmp, format='PNG')
+        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: self.draw(method).save(tmp, format='PNG')
 
 # %% ../../nbs/40_training.loop.ipynb #e3d1683d
 def check_method(
