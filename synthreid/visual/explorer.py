@@ -98,6 +98,10 @@ def export_page(
     exporter = HTMLExporter(template_name='lab', exclude_input=not code, exclude_input_prompt=True, exclude_output_prompt=True, require_js_url='', jquery_url=nothing, mathjax_url=nothing, mermaid_js_url=nothing,
                             widget_renderer_url='data:text/javascript;base64,' + base64.b64encode(script).decode())
     page, _ = exporter.from_notebook_node(book, {'metadata': {'name': notebook.stem}})
+    dark = exporter.environment.loader.get_source(exporter.environment, 'static/theme-dark.css')[0] # JupyterLab's colours
+    style = f'@media screen {{ :root {{ color-scheme: light dark }} }}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}'
+    page = page.replace('</head>', f'<style>\n{style}\n</style>\n</head>', 1)
+    page = re.sub('<body[^>]*>', '<body class="jp-Notebook">', page, count=1) # without a theme of its own
     out = Path(out) if out else notebook.with_suffix('.html')
     with atomic_write(out) as tmp: tmp.write_text(page, encoding='utf-8')
     return out
