@@ -490,6 +490,15 @@ def test_wrong_folders_get_a_message(name, sub, message, tmp_path):
     with pytest.raises(UserError, match=message): load_dataset(name, tmp_path / sub)
 
 
+@pytest.mark.parametrize('name', sorted(LAYOUTS))
+def test_a_stray_name_is_answered_with_an_example(name, tmp_path):
+    make_layout(name, tmp_path, ids=8)
+    folder = sorted(p for p in tmp_path.rglob('*') if p.suffix == LAYOUTS[name].suffix)[0].parent
+    shutil.copy(next(folder.iterdir()), folder / f'stray{LAYOUTS[name].suffix}')
+    with pytest.raises(UserError, match='stray.*1 of') as refused: load_dataset(name, tmp_path)
+    assert f'names like {LAYOUTS[name].example} (person ' in str(refused.value) and '(?P<' not in str(refused.value)
+
+
 def test_pattern_sub_folders(tmp_path):
     touch(tmp_path, ['T/1_c1.jpg', 'Q/2_c1.jpg', 'G/2_c2.jpg', 'G/notes_c.jpg'])
     options = dict(pattern=r'(?P<pid>\d+)_c(?P<cam>\d+)', train='T', query='Q', gallery='G')

@@ -279,6 +279,13 @@ def test_a_missing_folder_is_named_from_around_too(tmp_path):
     assert 'cuhk02, but without P1/*' in found['incomplete'].message
 
 
+def test_a_split_that_is_not_there_is_an_error(tmp_path):
+    make_layout('cuhk03', tmp_path)
+    for options, text in ((dict(split_id=300), 'has one split'), (dict(split_id=300, protocol='old'), 'split_id 0 to'), (dict(split_id='x', protocol='old'), "got 'x'")):
+        d = look(tmp_path, **options)
+        assert d.exit_code == 2 and text in named(d)['refused'].report(), d
+
+
 def test_wrong_use_is_refused(tmp_path):
     (tmp_path / 'a.zip').touch()
     for arguments, text in (((tmp_path / 'no',), 'found nothing'), ((tmp_path / 'a.zip',), 'unpack'), ((tmp_path, 'market1502'), 'choose one of these layouts')):

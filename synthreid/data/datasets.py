@@ -218,8 +218,8 @@ def compile_pattern(
     return compiled
 
 # %% ../../nbs/11_data.datasets.ipynb #c5e83c90
-def _matched_rows(root, names, pattern, split=None, strict=True, suffix=None):
-    "Rows for relative names; those that do not fit are an error with an example (a warning, where the dataset has no files of that suffix)."
+def _matched_rows(root, names, pattern, told, split=None, strict=True, suffix=None):
+    "Rows for relative names; those that do not fit are an error with an example (a warning, where the dataset has no files of that suffix). `told` says for people what fits."
     groups = [sorted(g for g in pattern.groupindex if g.startswith(k)) for k in ('pid', 'cam')]
     rows, bad, keys, root = [], [], {}, str(root)
     for name in names:
@@ -231,7 +231,7 @@ def _matched_rows(root, names, pattern, split=None, strict=True, suffix=None):
         rows.append((f'{root}/{name}', s, keys.setdefault(pid, pid), keys.setdefault(cam, cam)))
     other = [n for n in bad if suffix and not n.lower().endswith(suffix)]
     if rows and other: warnings.warn(f'left out {len(other)} of {len(names)} files in {root} that are no part of the dataset: {other[:3]}'); bad = [n for n in bad if n not in set(other)]
-    if bad and strict: raise UserError(f'expected names that fit {pattern.pattern} in {root}, got {bad[0]!r} ({len(bad)} of {len(names)} do not fit): rename or move them, or give another pattern')
+    if bad and strict: raise UserError(f'expected names {told} in {root}, got {bad[0]!r} ({len(bad)} of {len(names)} do not fit): rename or move them, or give another pattern')
     return rows
 
 def read_pattern(
@@ -250,7 +250,7 @@ def read_pattern(
     parts = [('', None)] if 'split' in regex.groupindex else [(f, s) for f, s in ((train, 'train'), (query, 'query'), (gallery, 'gallery')) if f is not None]
     for sub, split in parts:
         names = _scan(root / sub)
-        rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], regex, split, strict)
+        rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], regex, f'that fit {pattern}', split, strict)
     if not rows: raise UserError(f'expected names that fit {pattern} in {root}, none does: give another pattern')
     return build_dataset(root.name, rows, 'market1501' if any(g.startswith('cam') for g in regex.groupindex) else 'no_cameras', first_cam)
 
@@ -342,11 +342,18 @@ class Layout:
     checked: str  # what the layout was checked against
     note: str = ''
     suffix: str = '.jpg'  # of the dataset's own files; others that do not fit are left out with a warning
+    example: str = '0002_c1s1_000451_03.jpg'  # a name that fits, for messages
 
     @property
     def regex(self): return re.compile(self.pattern)
     @property
     def protocol(self): return 'market1501' if self.query else 'train only'
+    @property
+    def told(self):
+        "The pattern in words: an example, and what its parts say."
+        parts = self.regex.search('/' + self.example).groupdict()
+        said = (' '.join(v for k, v in sorted(parts.items()) if k.startswith(g)) for g in ('pid', 'cam'))
+        return 'like {} (person {}, camera {})'.format(self.example, *said)
 
 _market = dict(train=('bounding_box_train',), query=('query',), gallery=('bounding_box_test',), first_cam=1)
 _plain = r'/(?P<pid>-?\d+)_c(?P<cam>\d+)[^/]*$'
@@ -355,19 +362,19 @@ _withdrawn = 'withdrawn by its authors in 2019 (people were recorded without con
 
 # %% ../../nbs/11_data.datasets.ipynb #fd90ab13
 LAYOUTS = { # more specific patterns first: `detect_layout` takes the first that fits
-    'gta_synthreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_s[dn]\d+c(?P<cam>\d\d)_[^/]*$', kind='synthetic', checked='reader of Synth-ReID', suffix='.jpeg'),
-    'occluded_duke': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='README of Occluded-DukeMTMC: same names as DukeMTMC-reID', note='made of DukeMTMC-reID: ' + _withdrawn),
-    'dukemtmcreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='reader of torchreid', note=_withdrawn),
-    'cuhk03_np': Layout(**_market, pattern=r'/(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.[^/.]+$', kind='real', checked='README of person-re-ranking; names from READMEs of users', note='new protocol: give the folder detected or labeled, or use the reader cuhk03', suffix='.png'),
+    'gta_synthreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_s[dn]\d+c(?P<cam>\d\d)_[^/]*$', kind='synthetic', checked='reader of Synth-ReID', suffix='.jpeg', example='00000012_sn001c02_0003.jpeg'),
+    'occluded_duke': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='README of Occluded-DukeMTMC: same names as DukeMTMC-reID', note='made of DukeMTMC-reID: ' + _withdrawn, example='0001_c2_f0046182.jpg'),
+    'dukemtmcreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='reader of torchreid', note=_withdrawn, example='0001_c2_f0046182.jpg'),
+    'cuhk03_np': Layout(**_market, pattern=r'/(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.[^/.]+$', kind='real', checked='README of person-re-ranking; names from READMEs of users', note='new protocol: give the folder detected or labeled, or use the reader cuhk03', suffix='.png', example='0001_c1_2.png'),
     'market1501_500k': Layout(**(_market | dict(gallery=('bounding_box_test', 'images'))), pattern=_plain, kind='real', checked='reader of torchreid', note='Market-1501 with the 500k distractors in images'),
     'market1501': Layout(**_market, pattern=_plain, kind='real', checked='reader of torchreid', note='also what synthreid renders, and any set in this layout'),
     'personx': Layout(('#/bounding_box_train',), ('#/query',), ('#/bounding_box_test',), _plain, 1, 'synthetic', 'three readers of users; plain or one folder per background'),
-    'veri': Layout(('image_train',), ('image_query',), ('image_test',), _plain, 1, 'vehicles', 'reader of fast-reid'),
-    'clonedperson': Layout(('train',), ('test/query',), ('test/gallery',), _scene, None, 'synthetic', 'README of ClonedPerson', 'a camera is a pair of scene and camera; QAConv reads the camera alone'),
-    'unrealperson': Layout(('unreal_v*/images',), (), (), r'/unreal_v(?P<cam1>\d+)\.(?P<pid1>\d+)/images/(?P<pid2>\d+)_c(?P<cam2>\d+)_[^/]*$', None, 'synthetic', 'Download.md of UnrealPerson', 'a person is (model version, number), a camera (scene, number)'),
-    'randperson': Layout(('',), (), (), _scene, None, 'synthetic', 'README of RandPerson and the reader of QAConv', 'a camera is a pair of scene and camera'),
-    'cuhk02': Layout(('P1/*', 'P2/*', 'P3/*', 'P4/*'), ('P5/cam1',), ('P5/cam2',), r'/(?=P(?P<cam1>\d))P(?P<pid1>\d)/cam(?P<cam2>\d)/(?P<pid2>\d+)_[^/]*$', None, 'real', 'reader of torchreid', 'P1 to P4 train, P5 is the test', '.png'),
-    'syri': Layout(('',), (), (), r'/(?P<pid>\d+)_(?P<cam>\d+)_[^/]*$', None, 'synthetic', 'one reader of a user: UNVERIFIED', 'the lighting number stands for the camera'),
+    'veri': Layout(('image_train',), ('image_query',), ('image_test',), _plain, 1, 'vehicles', 'reader of fast-reid', example='0001_c001_00016450_0.jpg'),
+    'clonedperson': Layout(('train',), ('test/query',), ('test/gallery',), _scene, None, 'synthetic', 'README of ClonedPerson', 'a camera is a pair of scene and camera; QAConv reads the camera alone', example='700012_s02_c03_f000123.jpg'),
+    'unrealperson': Layout(('unreal_v*/images',), (), (), r'/unreal_v(?P<cam1>\d+)\.(?P<pid1>\d+)/images/(?P<pid2>\d+)_c(?P<cam2>\d+)_[^/]*$', None, 'synthetic', 'Download.md of UnrealPerson', 'a person is (model version, number), a camera (scene, number)', example='unreal_v1.3/images/12_c003_45.jpg'),
+    'randperson': Layout(('',), (), (), _scene, None, 'synthetic', 'README of RandPerson and the reader of QAConv', 'a camera is a pair of scene and camera', example='000012_s02_c03_f000123.jpg'),
+    'cuhk02': Layout(('P1/*', 'P2/*', 'P3/*', 'P4/*'), ('P5/cam1',), ('P5/cam2',), r'/(?=P(?P<cam1>\d))P(?P<pid1>\d)/cam(?P<cam2>\d)/(?P<pid2>\d+)_[^/]*$', None, 'real', 'reader of torchreid', 'P1 to P4 train, P5 is the test', '.png', example='P1/cam2/012_3.png'),
+    'syri': Layout(('',), (), (), r'/(?P<pid>\d+)_(?P<cam>\d+)_[^/]*$', None, 'synthetic', 'one reader of a user: UNVERIFIED', 'the lighting number stands for the camera', example='012_003_0045.jpg'),
 }
 
 # %% ../../nbs/11_data.datasets.ipynb #a8197aa3
@@ -422,12 +429,12 @@ def read_layout(
     junk: bool = True, # keep junk (pid -1) in the gallery, marked; False drops it as torchreid does
 ) -> ReidDataset:
     "Read a dataset that a row of the table describes."
-    expected = f'the folders {", ".join(f or "(pictures)" for f in layout.train + layout.query + layout.gallery)}' if layout.query else f'pictures named like {layout.pattern}'
+    expected = f'the folders {", ".join(f or "(pictures)" for f in layout.train + layout.query + layout.gallery)}' if layout.query else f'pictures with names {layout.told}'
     root = find_root(root, partial(_fits, layout), expected); rows = []
     for split in ('train', 'query', 'gallery'):
         for sub in _expand(root, getattr(layout, split)):
             names = _scan(root / sub, recursive=False)
-            rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], layout.regex, split, suffix=layout.suffix)
+            rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], layout.regex, layout.told, split, suffix=layout.suffix)
         if getattr(layout, split) and not (rows and rows[-1][1] == split): raise UserError(f'expected images in {", ".join(getattr(layout, split))} of {root}, found none: check that the download is complete')
     return build_dataset(root.name, rows, layout.protocol, layout.first_cam, junk)
 
@@ -507,6 +514,10 @@ def _cuhk03_test_sets(root, kind) -> list: # per split the test people as (pair,
     except (ValueError, TypeError, KeyError) as e: raise UserError(f'expected the test sets of CUHK03 in {f}, could not read it ({e}): delete it and unpack cuhk-03.mat again') from None
     raise UserError(f'expected testsets.json or splits_classic_{kind}.json in {root}, found neither: unpack cuhk-03.mat there with unpack_cuhk03')
 
+def _check_split(split_id, n):
+    "Is there such a split among `n`?"
+    if not isinstance(split_id, (int, np.integer)) or not 0 <= split_id < n: raise UserError(f'expected split_id 0 to {n - 1}, got {split_id!r}: choose one of the {n} splits')
+
 def _cuhk03_new(root, kind, images) -> list: # (name, split, file label, view)
     file = next((d / f'cuhk03_new_protocol_config_{kind}.mat' for d in (root, root.parent, images.parent) if (d / f'cuhk03_new_protocol_config_{kind}.mat').is_file()), None)
     if file is None: raise UserError(f'expected cuhk03_new_protocol_config_{kind}.mat in {root}, found none: take it from github.com/zhunzhong07/person-re-ranking (evaluation/data/CUHK03), or use protocol="old"')
@@ -524,6 +535,7 @@ def read_cuhk03(
 ) -> ReidDataset: # checked against torchreid's reader
     "Read CUHK03 in any of its three forms; the five camera pairs share the cameras 0 and 1, as in the reference."
     if images not in ('detected', 'labeled') or protocol not in ('new', 'old'): raise UserError(f'expected images detected or labeled and protocol new or old, got {images!r}, {protocol!r}: choose one of these')
+    if protocol == 'new' and split_id: raise UserError(f'expected split_id with the old protocol alone, got {split_id!r} with the new one, which has one split: leave it out, or add protocol=old')
     mats = lambda d: [p for p in (d / 'cuhk-03.mat', d / 'cuhk03_release' / 'cuhk-03.mat') if p.is_file()]
     root = find_root(root, lambda d: (d / f'images_{images}').is_dir() or bool(mats(d)) or (d / images / 'bounding_box_train').is_dir(), f'cuhk-03.mat, images_{images} or {images}/bounding_box_train')
     name = f'cuhk03 {images}'
@@ -535,7 +547,7 @@ def read_cuhk03(
     folder = home / f'images_{images}'
     if protocol == 'new': return build_dataset(name, [(folder / n, *r) for n, *r in _cuhk03_new(root, images, folder)], 'cuhk03_new', first_cam=1)
     tests = _cuhk03_test_sets(home, images)
-    if not 0 <= split_id < len(tests): raise UserError(f'expected split_id 0 to {len(tests) - 1}, got {split_id}: choose one of the {len(tests)} splits')
+    _check_split(split_id, len(tests))
     parts = [(n, n.split('_')) for n in _scan(folder, recursive=False)]
     if odd := [n for n, p in parts if len(p) != 4 or not all(c.isdecimal() for c in p[:3])]: raise UserError(f'expected names like 1_001_1_01.png in {folder}, got {odd[0]!r}: move it away')
     rows = [(folder / n, s, tuple(p[:2]), (p[2],)) for n, p in parts
@@ -543,7 +555,7 @@ def read_cuhk03(
     return build_dataset(name, rows, f'cuhk03_old, split {split_id}', first_cam=1)
 
 # %% ../../nbs/11_data.datasets.ipynb #dbaac455
-_two_views = {'viper': ('cam_a', 'cam_b', r'(?P<pid>\d+)_'), 'cuhk01': ('campus', 'campus', r'(?P<pid>\d{4})(?P<cam>\d{3})\.')}
+_two_views = {'viper': ('cam_a', 'cam_b', r'(?P<pid>\d+)_', '012_45.bmp'), 'cuhk01': ('campus', 'campus', r'(?P<pid>\d{4})(?P<cam>\d{3})\.', '0012003.png')}
 
 def read_two_views(
     root, # VIPeR: folder with cam_a and cam_b; CUHK01: folder with campus
@@ -552,13 +564,13 @@ def read_two_views(
     split_seed: int = 0, # of the draws (numpy's RandomState, as torchreid after np.random.seed)
 ) -> ReidDataset: # checked against torchreid's readers
     "Half of the people train; of the others one view is the query and the other the gallery."
-    if not 0 <= split_id < 20: raise UserError(f'expected split_id 0 to 19, got {split_id}: choose one of the 20 splits')
-    a, b, pattern = _two_views[name]; found = []
+    _check_split(split_id, 20)
+    a, b, pattern, example = _two_views[name]; found = []
     root = find_root(root, lambda d: (d / a).is_dir() and (d / b).is_dir(), f'{a} and {b}')
     for view, sub in enumerate(dict.fromkeys((a, b))):
         for file in _scan(root / sub, recursive=False):
             m = re.match(pattern, file)
-            if m is None: raise UserError(f'expected names of {name} in {root / sub}, got {file!r}: rename or move it')
+            if m is None: raise UserError(f'expected names like {example} in {root / sub}, got {file!r}: rename or move it')
             found.append((f'{root}/{sub}/{file}', int(m['pid']), view if a != b else (int(m['cam']) - 1) // 2))
     people, r = np.unique([p for _, p, _ in found]), np.random.RandomState(split_seed)
     for _ in range(split_id // 2 + 1): order = np.arange(len(people)); r.shuffle(order)
@@ -569,10 +581,11 @@ def read_two_views(
 # %% ../../nbs/11_data.datasets.ipynb #e376f803
 def read_prid(
     root, # prid_2011/single_shot, or a folder around it
-    split_id: int = 0, # number of the draw
+    split_id: int = 0, # number of the draw, from 0
     split_seed: int = 0, # of the draws (Python's random, as torchreid after random.seed)
 ) -> ReidDataset: # checked against torchreid's reader
     "Single-shot PRID 2011: 100 people train in both views, 100 are searched among 649."
+    _check_split(split_id, 1000) # each is drawn after those before it
     root = find_root(root, lambda d: (d / 'cam_a' / 'person_0001.png').is_file() or (d / 'single_shot' / 'cam_a').is_dir(), 'single_shot with cam_a and cam_b')
     root = root / 'single_shot' if (root / 'single_shot').is_dir() else root; r, rows = random.Random(split_seed), []
     for _ in range(split_id + 1): train = set(r.sample(range(1, 201), 100))
@@ -592,7 +605,7 @@ def read_grid(
     "QMUL GRID: 125 people train, 125 are searched among themselves and 775 distractors (pid 0)."
     root = find_root(root, lambda d: (d / 'probe').is_dir() and (d / 'features_and_partitions.mat').is_file(), 'probe, gallery and features_and_partitions.mat')
     splits, rows = _load_mat(root / 'features_and_partitions.mat', 'trainIdxAll')[0][0], []
-    if not 0 <= split_id < len(splits): raise UserError(f'expected split_id 0 to {len(splits) - 1}, got {split_id}: choose one of the {len(splits)} splits')
+    _check_split(split_id, len(splits))
     train = set(splits[split_id][0][0][2].ravel().tolist())
     for sub, split in (('probe', 'query'), ('gallery', 'gallery')):
         for file in _scan(root / sub, recursive=False):
