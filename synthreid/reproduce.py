@@ -24,7 +24,7 @@ from .data.store import load_images
 from .metrics.evaluate import evaluate_reid, evaluate_translation
 from .metrics.frechet import compare_folders, find_fid_weights, inception_features, random_features
 from .metrics.swaps import evaluate_swaps
-from .training.runs import METHODS, check_run, make_config, name_protocol, record_folders, record_metrics, seen_in_training, train_run, translate_split, uses_target
+from .training.runs import METHODS, check_run, load_method, make_config, name_protocol, record_folders, record_metrics, seen_in_training, train_run, translate_split, uses_target
 
 # %% ../nbs/56_reproduce.ipynb #e2411636
 @dataclass
@@ -49,6 +49,7 @@ class Recipe:
     translate_with: str = '' # row, or SYSTEM/ROW, whose translations of the labelled images are trained on
     teacher: str = '' # row, or SYSTEM/ROW, whose finished run is the `teacher` of the settings
     reranked: bool = False # also report the mAP after k-reciprocal re-ranking
+    one_view: bool = False # also report the mAP without flip averaging
     published: dict = field(default_factory=dict) # layout of the target: its numbers, see `COLUMNS`
     note: str = '' # what a reader should know
 
@@ -159,15 +160,17 @@ def judge_translation(
     method, # trained, with `translate`
     source, # `ReidDataset` of the recipe's method, with paths
     target, # likewise
+    tested, # not used
     images, # (source images trained on, target images trained on)
     out, # folder for the flattened copies
     fid_weights=None, # pytorch-fid's Inception weights; None: torch hub's cache, else a stand-in
     cache='auto', # of features
     progress: bool = True, # show bars
+    on_broken: str = 'refuse', # see `load_images`
 ) -> dict: # the published protocol's numbers as `published_protocol_...`, and those of `evaluate_translation`
     "Distance to the target under the published protocol and under an honest one."
     weights, device = find_fid_weights(fid_weights), method.device
-    sets = {k: d.labelled() for k, d in (('source', source), ('target', target))}
+    sets = {k: load_images(d.labelled(), '4x4', progress=progress, on_broken=on_broken) for k, d in (('source', source), ('target', target))} # only to find files that are no pictures: more than were trained on
     flat = {k: flatten_images(s, Path(out) / k, progress=progress) for k, s in sets.items()}
     flat['translated'] = translate_flat(flat['source'], method.translate, Path(out) / 'translated', device, size=parse_size(method.config.size))
     extractor = inception_features(weights, device) if weights else random_features(list(images), device=device)
@@ -179,19 +182,26 @@ def judge_translation(
 def judge_swaps(
     method, # a trained DG-Net
     source, # not used
-    target, # `ReidDataset` with query and gallery
+    target, # not used
+    tested, # `ReidDataset` with query and gallery
     images, # (labelled images trained on, anything)
     out, # not used
     fid_weights=None, # as in `judge_translation`
     progress: bool = True, # show bars
-) -> dict: # re-ID under DG-Net's own protocol; distance, floor and diversity of up to 5000 swaps
-    "What DG-Net's authors report beside the usual test: their own test, realism and diversity of generated images."
+    on_broken: str = 'refuse', # see `load_images`
+) -> dict: # re-ID under DG-Net's own protocol; distance, floor and diversity of up to 5000 swaps of training images; whom the teacher sees in swaps of test images
+    "What DG-Net's authors report beside the usual test: their own test, realism and diversity of generated images; and whether these show the appearance donor."
     weights, device, labelled = find_fid_weights(fid_weights), method.device, images[0]
     extractor = inception_features(weights, device) if weights else random_features([labelled], device=device)
-    query, gallery = (load_images(s, method.config.size, progress=progress) for s in (target.query, target.gallery))
+    query, gallery = (load_images(s, method.config.size, progress=progress, on_broken=on_broken) for s in (tested.query, tested.gallery))
     own = evaluate_reid(method.embed_flipped, query, gallery, flip=False, protocol='dgnet', device=device, progress=progress)
     made = evaluate_swaps(method.swap, labelled, np.arange(len(labelled)), extractor=extractor, n=min(5000, len(labelled)), device=device)
-    return {'mAP_dgnet': own.mAP, 'rank1_dgnet': own.rank(1), **{f'swaps_{k}': made[k] for k in ('frechet', 'frechet_floor', 'ssim_swaps', 'ssim_real', 'n')}, 'published_protocol_distance': 'FID' if weights else extractor.name}
+    numbers = {'mAP_dgnet': own.mAP, 'rank1_dgnet': own.rank(1), **{f'swaps_{k}': made[k] for k in ('frechet', 'frechet_floor', 'ssim_swaps', 'ssim_real', 'n')}, 'published_protocol_distance': 'FID' if weights else extractor.name}
+    people = gallery[gallery.pids > 0]
+    if method.config.teacher and len(np.unique(people.pids)) > 1: # a network that never saw these people, and no swap of them
+        seen = evaluate_swaps(method.swap, people.images, people.pids, load_method(method.config.teacher, device).embed, n=min(1000, len(people)), device=device)
+        numbers |= {f'swaps_{k}': seen[f'identity_{k}'] for k in ('appearance', 'structure', 'chance', 'ceiling')}
+    return numbers
 
 # %% ../nbs/56_reproduce.ipynb #5030853a
 JUDGES = {'joint': judge_translation, 'dgnet': judge_swaps}
@@ -266,6 +276,7 @@ class Options:
     precision: str = '32-true' # or 'bf16-mixed'
     progress: bool = True # show bars
     recipe_folder: str | None = None # of recipes; None: the package's
+    on_broken: str = 'refuse' # images that cannot be read: 'refuse', or 'skip' them
 
 @dataclass
 class Job:
@@ -314,7 +325,7 @@ def prepare_row(
     settings = {k: file_digest(v) if k == 'weights' and v else v for k, v in asdict(config).items()} # by content: files move
     trained = dict(row=name, seed=seed, precision=options.precision, labelled=listing(labelled), target=listing(target.train) if uses_target(config) else None)
     trained |= settings | {k: hashlib.sha256(json.dumps(job.trained).encode()).hexdigest()[:12] for k, job in needs.items()}
-    measured = dict(query=listing(tested.query), gallery=listing(tested.gallery), protocol=tested.protocol, test=recipe.test | ({'reranked': True} if recipe.reranked else {}))
+    measured = dict(query=listing(tested.query), gallery=listing(tested.gallery), protocol=tested.protocol, test=recipe.test | {k: True for k in ('reranked', 'one_view') if getattr(recipe, k)})
     if recipe.method in JUDGES: measured |= dict(target=listing(target.labelled()), fid_weights=file_digest(find_fid_weights(options.fid_weights) or 'none'))
     if 'teacher' in needs: config = replace(config, teacher=str(needs['teacher'].run))
     return Job(recipe, folders, seed, Path(out) / recipe.system / recipe.row / f'seed_{seed}', config, recipe_config(recipe, len(labelled)), source, target, tested, needs,
@@ -364,17 +375,18 @@ def measure_job(
 ) -> dict: # the row of the table
     "Test a trained row, judge what else it does, and keep the result."
     f, progress = job.folders, options.progress
-    load = lambda s: load_images(s, job.config.size, f.cache, progress=progress)
-    test = lambda **more: evaluate_reid(method.embed, load(job.tested.query), load(job.tested.gallery), protocol=job.tested.rule, device=method.device, progress=progress, **job.recipe.test, **more)
+    load = lambda s: load_images(s, job.config.size, f.cache, progress, options.on_broken)
+    test = lambda **more: evaluate_reid(method.embed, load(job.tested.query), load(job.tested.gallery), protocol=job.tested.rule, device=method.device, progress=progress, **job.recipe.test | more)
     ranked = test()
     seen = seen_in_training(job.run, job.tested)
     ranked = name_protocol(ranked, job.tested, seen)
     row = dict(system=job.recipe.system, row=job.recipe.row, title=job.recipe.title, seed=job.seed, steps=job.config.steps, published_steps=job.published.steps, size=job.config.size, published_size=job.published.size,
                **f.names(job.recipe.labels), n_source=len(images[0]), n_ids=int(job.labelled.n_ids), **ranked.summary(), protocol=ranked.protocol, metric=ranked.metric, seen=seen or '')
+    if job.recipe.one_view: row['mAP_one_view'] = test(flip=False).mAP
     if job.recipe.reranked: row['mAP_reranked'] = test(rerank=True).mAP
     if (judge := JUDGES.get(job.recipe.method)) and getattr(job.config, 'translation', '') != 'none':
         wide = f.read('source', per_id=50) if job.recipe.labels == 'source' else job.source # more images than were trained on, as published
-        row |= judge(method, wide, job.target, images, job.run / 'fid', options.fid_weights, progress=progress)
+        row |= judge(method, wide, job.target, job.tested, images, job.run / 'fid', options.fid_weights, progress=progress, on_broken=options.on_broken)
     record_metrics(job.run, row)
     path = job.run / 'results.json'
     kept = json.loads(path.read_text()) if path.exists() else []
@@ -389,9 +401,9 @@ def run_job(
     if (done := find_result(job)): return done
     for needed in job.needs.values(): run_job(needed, options) # to its end, whatever is there of it
     recipe, config, f, progress = job.recipe, job.config, job.folders, options.progress
-    load = lambda s: s and load_images(s, config.size, f.cache, progress=progress)
+    load = lambda s: s and load_images(s, config.size, f.cache, progress, options.on_broken)
     translator = job.needs.get('translate_with')
-    labelled = translate_split(job.labelled, translator.run, config.size, f.cache, options.device, progress=progress) if translator else load(job.labelled)
+    labelled = translate_split(job.labelled, translator.run, config.size, f.cache, options.device, progress=progress, on_broken=options.on_broken) if translator else load(job.labelled)
     unlabelled = load(job.unlabelled)
     method, reached = train_run(job.run, recipe.method, config, labelled, unlabelled, job.seed, options.device, options.precision, checkpoint_every=max(1, min(1000, config.steps // 4)), sample_every=1000, progress=progress,
                                 recipe=f'{recipe.system} {recipe.row}', data=' to '.join(dict.fromkeys([job.source.name, job.target.name])), builds_on=[translator.run] if translator else [])
@@ -401,10 +413,12 @@ def run_job(
 
 # %% ../nbs/56_reproduce.ipynb #c5a96de3
 COLUMNS = { # heading: (our number, digits, factor, published number)
-    'mAP': ('mAP', 1, 100, 'mAP'), 'rank-1': ('rank1', 1, 100, 'rank1'), 'mAP re-ranked': ('mAP_reranked', 1, 100, 'mAP_reranked'),
+    'mAP': ('mAP', 1, 100, 'mAP'), 'rank-1': ('rank1', 1, 100, 'rank1'), 'mAP, one view': ('mAP_one_view', 1, 100, None), 'mAP re-ranked': ('mAP_reranked', 1, 100, 'mAP_reranked'),
     '{fid} before': ('published_protocol_before', 2, 1, 'fid_before'), '{fid} after': ('published_protocol_after', 2, 1, 'fid_after'),
     'honest {fid} before': ('before', 2, 1, None), 'honest {fid} after': ('after', 2, 1, None), 'honest {fid} floor': ('floor', 2, 1, None),
-    "mAP, DG-Net's protocol": ('mAP_dgnet', 1, 100, None), "rank-1, DG-Net's protocol": ('rank1_dgnet', 1, 100, None), '{fid} of swaps': ('swaps_frechet', 2, 1, None), '{fid} floor': ('swaps_frechet_floor', 2, 1, None)}
+    "mAP, DG-Net's protocol": ('mAP_dgnet', 1, 100, None), "rank-1, DG-Net's protocol": ('rank1_dgnet', 1, 100, None), '{fid} of swaps': ('swaps_frechet', 2, 1, 'fid_swaps'), '{fid} floor': ('swaps_frechet_floor', 2, 1, None),
+    'SSIM of swaps': ('swaps_ssim_swaps', 3, 1, None), 'SSIM of real pictures': ('swaps_ssim_real', 3, 1, None),
+    'swaps seen as the appearance donor, %': ('swaps_appearance', 1, 100, None), 'as the structure donor, %': ('swaps_structure', 1, 100, None), 'by chance, %': ('swaps_chance', 1, 100, None), 'ceiling, %': ('swaps_ceiling', 1, 100, None)}
 
 def comparison_table(
     rows, # from `run_job`

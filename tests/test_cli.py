@@ -2,6 +2,7 @@
 import contextlib
 import io
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import synthreid.data.store
 from synthreid import cli
 from synthreid.core import UserError
-from synthreid.data.datasets import load_dataset
+from synthreid.data.datasets import Concern, load_dataset
 from synthreid.data.render import render_folder
 from synthreid.training.exchange import stage_run
 
@@ -47,6 +48,57 @@ def test_settings_of_another_run_are_refused_before_decoding(data, tmp_path, mon
     assert call(*start, *SMALL)[0] == 0
     monkeypatch.setattr(synthreid.data.store, 'decode_image', None)
     code, said, err = call(*start, *SMALL, '--lr', .5); assert code == 2 and 'lr 0.0002 there, 0.5 here' in err
+
+
+def test_a_finished_run_says_so_without_decoding(data, tmp_path, monkeypatch):
+    shutil.copytree(data / 'game', tmp_path / 'game')
+    start = 'train', 'joint', '--source', tmp_path / 'game', '--target', data / 'camera', '--out', tmp_path / 'run', *JOINT
+    assert call(*start)[0] == 0
+    with monkeypatch.context() as m:
+        m.setattr(synthreid.data.store, 'load_images', None) # would be a fault
+        (tmp_path / 'run' / 'data.json').unlink()
+        code, said, err = call(*start); assert code == 0 and '2 of 2 steps were done before' in said, err
+        assert (tmp_path / 'run' / 'data.json').exists()
+    path = load_dataset('auto', tmp_path / 'game').train.paths[0]
+    shutil.copy(load_dataset('auto', data / 'camera').train.paths[0], path)
+    code, said, err = call(*start); assert code == 2 and 'other source images' in err
+    Path(path).write_bytes(b'no picture')
+    code, said, err = call(*start); assert code == 2 and 'could not read 1' in err
+
+
+def test_broken_images_are_skipped_when_asked_to(data, tmp_path):
+    shutil.copytree(data / 'game' / 'bounding_box_train', tmp_path / 'a')
+    next((tmp_path / 'a').iterdir()).write_bytes(b'no picture')
+    start = 'fid', tmp_path / 'a', data / 'camera' / 'bounding_box_train', '--stand-in', '--cache', tmp_path / 'kept', '--device', 'cpu'
+    code, said, err = call(*start); assert code == 2 and 'could not read' in err
+    code, said, err = call(*start, '--on-broken', 'ignore'); assert code == 2 and "'refuse' or 'skip'" in err
+    with pytest.warns(UserWarning, match='1 of 24 images left out'): code, said, err = call(*start, '--on-broken', 'skip')
+    assert code == 0 and [line.split()[1] for line in said.splitlines() if line[:2] == 'n_'] == ['23', '24'], said + err
+
+
+def test_warnings_are_one_line_at_the_shell_only(monkeypatch):
+    before, seen = warnings.formatwarning, []
+    def look(**_): seen.append(warnings.formatwarning(Concern('x', 'two spellings', 'choose one'), Concern, 'file.py', 7))
+    monkeypatch.setitem(cli.COMMANDS, 'fid', look); monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
+    assert call('fid')[0] == 0 and seen == ['warning: two spellings: choose one\n'] and warnings.formatwarning is before
+
+
+@pytest.mark.parametrize('argv,part', [
+    (['train', 'direct', '--steps', 'abc'], 'expected a whole number for --steps (optimiser steps), got abc: see synthreid train direct --help'),
+    (['train', 'direct', '--milestones', '3,2'], 'expected numbers in brackets such as [0.5,0.8] for --milestones (fractions of the run at which lr is multiplied by 0.1), got 3,2'),
+    (['train', 'direct', '--milestones', '[3,2]'], 'expected milestones from 0 to 1, got 3'), (['train', 'joint', '--identity-milestones', 'x'], 'expected numbers in brackets such as [0.5,0.8] or null for --identity-milestones'),
+    (['train', 'direct', '--stpes', 5], 'got --stpes (did you mean --steps?)'), (['train', 'direct', '--per-ids', 5], 'did you mean --per-id?'), (['train', 'direct', '--qqq', 5], 'got --qqq:'),
+    (['train', 'direct', '--margin', 'wide'], 'expected a number or null for --margin'), (['train', 'direct', '--clip', 7], 'expected true or false for --clip'), (['train', 'direct', '--clip'], 'expected a value after --clip, got none'),
+])
+def test_wrong_options_are_told_in_words(argv, part, data, tmp_path):
+    code, said, err = call(*argv, '--source', data / 'game', '--out', tmp_path / 'x', '--size', '64x32', '--device', 'cpu', *['--backbone', 'resnet_small'] * (argv[1] == 'direct'))
+    assert code == 2 and part in err and "<class" not in err and 'Parser key' not in err, err
+
+
+def test_what_is_missing_and_what_a_file_misspells(tmp_path):
+    (tmp_path / 'mine.yaml').write_text('stpes: 5\n')
+    for argv, part in ((['train', 'direct'], 'expected --source, --out, got nothing'), (['evaluate', '--target', 'x'], 'expected RUN, got nothing'), (['train', 'direct', '--config', tmp_path / 'mine.yaml', '--source', 'a', '--out', 'b'], 'got stpes (did you mean --steps?)')):
+        code, said, err = call(*argv); assert code == 2 and part in err, err
 
 
 def test_a_run_without_a_broken_person_goes_on(data, tmp_path):

@@ -160,6 +160,18 @@ def test_all_rows_that_cannot_run_are_named(data, recipes, tmp_path):
     with pytest.raises(UserError, match='row first: .*row second: '): reproduce('mine', folders(data), tmp_path, ['first', 'direct', 'second'], [0], recipe_folder=recipes, **{**QUICK, 'precision': 'half'})
 
 
+def test_broken_images_are_refused_or_skipped(data, recipes, tmp_path):
+    for domain, part in (('game', 'bounding_box_train'), ('camera', 'bounding_box_test')):
+        shutil.copytree(data / domain, tmp_path / domain)
+        sorted((tmp_path / domain / part).glob('0*'))[-1].write_bytes(b'no picture')
+    run = lambda **more: reproduce('mine', folders(tmp_path), tmp_path / 'out', ['joint'], [0], recipe_folder=recipes, **QUICK, **more)
+    n = len(load_dataset('auto', tmp_path / 'game', combineall=True).train)
+    with pytest.raises(UserError, match='could not read 1.*--on-broken skip'): run()
+    with pytest.warns(UserWarning, match='1 of .* images left out'): table = run(on_broken='skip')
+    kept, = json.loads((tmp_path / 'out' / 'mine' / 'joint' / 'seed_0' / 'results.json').read_text())
+    assert len(table) == 1 and kept['row']['n_source'] == n - 1 and kept['row']['published_protocol_after'] > 0
+
+
 def test_published_columns_of_any_system(recipes):
     recipe = replace(load_recipes('mine', recipes)['direct'], published={'market1501': {'mAP': 89.6, 'rank1': 95.8}})
     row = dict(row='direct', title='direct', target='market1501', tested='market1501', steps=4, published_steps=4, size='a', published_size='a', seen='', mAP=.5, rank1=.25)

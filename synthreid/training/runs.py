@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SHARES', 'make_config', 'check_settings', 'make_method', 'uses_target', 'fingerprint', 'check_run',
-           'run_file', 'record_training', 'seen_in_training', 'train_run', 'find_checkpoint', 'load_method',
-           'finished_checkpoint', 'translate_split', 'record_metrics', 'record_folders', 'find_folders',
+           'is_finished', 'run_file', 'record_training', 'seen_in_training', 'train_run', 'find_checkpoint',
+           'load_method', 'finished_checkpoint', 'translate_split', 'record_metrics', 'record_folders', 'find_folders',
            'name_protocol']
 
 # %% ../../nbs/48_training.runs.ipynb #ec71b3f9
@@ -22,12 +22,12 @@ from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_write, check_positive, parse_size, pick_device, to_signed, to_uint8
 from ..data.datasets import ReidDataset, ReidSplit
-from ..data.store import _content_digests, load_images
-from .dgnet import DGNet, DGNetConfig, SwapSamples
+from ..data.store import LazyImages, _content_digests, load_images
+from .dgnet import DGNet, DGNetConfig, draw_swaps
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
 from .joint import JointConfig, JointTransfer
-from .loop import Checkpointer, MetricsLog, ProgressBar, SampleGrid, fit, list_checkpoints, load_checkpoint, read_meta
+from .loop import Checkpointer, MetricsLog, ProgressBar, SampleGrid, draw_pairs, fit, list_checkpoints, load_checkpoint, read_meta
 
 # %% ../../nbs/48_training.runs.ipynb #8993dc37
 METHODS = {'direct': (DirectTransfer, DirectConfig), 'joint': (JointTransfer, JointConfig), 'flip': (FlipReID, FlipConfig), 'dgnet': (DGNet, DGNetConfig)}
@@ -43,7 +43,7 @@ def make_config(
     if unknown: raise UserError(f'expected settings of the method {name!r}, got {unknown[0]!r}: its settings are {", ".join(sorted(known))}')
     return METHODS[name][1](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
-SHARES = ('erasing', 'grey_patches', 'label_smoothing', 'dropout', 'encoder_again', 'codes_from', 'teacher_from', 'flat') # settings from 0 to 1
+SHARES = ('erasing', 'grey_patches', 'label_smoothing', 'dropout', 'encoder_again', 'codes_from', 'teacher_from', 'flat', 'milestones', 'identity_milestones') # settings from 0 to 1
 
 def check_settings(
     config, # of any method
@@ -137,6 +137,21 @@ def check_run(
     blank = lambda s: s and replace(s, images=np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (len(s), *size, 3)))
     method.batches(blank(source), blank(target))
 
+def is_finished(
+    folder, # run folder
+    config, # as for `train_run`
+    source: ReidSplit, # labelled, paths suffice
+    target: ReidSplit | None = None, # unlabelled, paths suffice
+) -> bool: # False, too, where a picture cannot be read: training will say so
+    "Whether a run was trained to its end on these images; of them only the sample of `fingerprint` is decoded."
+    saved = list_checkpoints(Path(folder) / 'checkpoints')
+    if not saved or read_meta(saved[-1])['step'] < config.steps: return False
+    if target is not None: target = replace(target, camids=np.unique(target.camids, return_inverse=True)[1])
+    lazy = lambda s: s if s is None or s.images is not None else replace(s, images=LazyImages(s.paths, parse_size(config.size)))
+    then = yaml.safe_load((Path(folder) / 'config.yaml').read_text())
+    try: return all(then.get(k) == (None if s is None else fingerprint(lazy(s))) for k, s in (('source', source), ('target', target)))
+    except UserError: return False
+
 # %% ../../nbs/48_training.runs.ipynb #f2e479b6
 def _digests(split, progress=False) -> np.ndarray: # (N,) uint64
     "The first 64 bits of what identifies every file, 0 where it cannot be read; nothing for images that have no file."
@@ -218,10 +233,9 @@ def train_run(
     if done >= config.steps: return method, done
     batches = method.batches(source, target)
     hooks = [MetricsLog(folder, done, tensorboard=tensorboard), ProgressBar(config.steps, done, folder.name, disable=not progress)]
-    if sample_every and hasattr(method, 'swap_grid'): hooks.append(SwapSamples(folder / 'samples', to_signed(source.images[::max(1, len(source) // 6)][:6], fabric.device), sample_every))
-    if sample_every and hasattr(method, 'translate') and getattr(config, 'translation', 'gan') == 'gan':
-        some = to_signed(source.images[::max(1, len(source) // 8)][:8], fabric.device)
-        hooks.append(SampleGrid(folder / 'samples', some, sample_every))
+    some = to_signed(source.images[::max(1, len(source) // 8)][:8], fabric.device)
+    if sample_every and hasattr(method, 'swap_grid'): hooks.append(SampleGrid(folder / 'samples', lambda m: draw_swaps(some, some, m.swap_grid(some, some)), sample_every))
+    if sample_every and hasattr(method, 'translate') and getattr(config, 'translation', 'gan') == 'gan': hooks.append(SampleGrid(folder / 'samples', lambda m: draw_pairs(some, m.translate(some)), sample_every))
     hooks.append(Checkpointer(folder / 'checkpoints', checkpoint_every, config.steps)) # last: what it saves has been logged
     return method, fit(method, batches, config.steps, done, hooks, fabric)
 
