@@ -261,4 +261,5 @@ def test_imagenet_weights_are_never_random(monkeypatch):
         if pretrained: raise OSError('cannot reach the hub')
         return create(name, pretrained=False, **k)
     monkeypatch.setattr(timm, 'create_model', offline)
+    monkeypatch.setattr('synthreid.models.backbones._ask_hub', lambda repo: None) # the hub answers, and the download fails
     with pytest.raises(UserError, match='cannot reach the hub.*weights=FILE'): backbone('resnet18', weights='imagenet')
