@@ -142,6 +142,16 @@ def notebook(server, name, dark=False):
         finally: page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
 
 
+def looks_dark(page):
+    "Whether the widgets are dark, ink and paper; in an exported page the page itself, too."
+    light = np.array(page.evaluate("""() => [...document.querySelectorAll('.sr-explorer, body.jp-Notebook')].map(e => ['backgroundColor', 'color'].map(k =>
+        getComputedStyle(e)[k].match(/[\\d.]+/g).slice(0, 3).reduce((sum, v) => sum + v / 3 * (getComputedStyle(e)[k].startsWith('color(') ? 255 : 1), 0)))"""))
+    assert len(light)
+    if (light[:, 0] < 70).all() and (light[:, 1] > 180).all(): return True
+    assert (light[:, 0] > 230).all() and (light[:, 1] < 90).all(), f'neither dark nor light, or not the same everywhere: {light.round().tolist()}'
+    return False
+
+
 def drag(page, plot, path):
     "A path in units of the element's box, 0..1."
     plot.scroll_into_view_if_needed()
@@ -249,7 +259,13 @@ def test_patches_notebook(server):
 
 @pytest.mark.long
 def test_embedding_notebook(server):
-    with notebook(server, 'embedding', dark=True) as n: use_embedding(n)
+    with notebook(server, 'embedding', dark=True) as n:
+        assert not looks_dark(n.page), "JupyterLab's theme counts, whatever the browser prefers"
+        use_embedding(n)
+        for theme in ('Dark', 'Light'): # the setting outlives the page
+            n.page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+            n.page.wait_for_function(f"document.body.dataset.jpThemeName === 'JupyterLab {theme}'")
+            assert looks_dark(n.page) == (theme == 'Dark')
 
 @pytest.mark.long
 def test_ranked_notebook(server):
@@ -363,6 +379,7 @@ def test_page_works_offline(name, tmp_path):
         page.goto(page_file.as_uri())
         page.wait_for_function(f"[...document.querySelectorAll('.sr-explorer')].filter(e => Number(e.dataset.ready) > 0).length === {n}")
         assert not page.requests and not page.errors and page.locator('.sr-error:visible').count() == 0
+        for scheme in ('dark', 'light'): page.emulate_media(color_scheme=scheme); assert looks_dark(page) == (scheme == 'dark'), 'as the reader prefers'
         if page.locator('.tr-grid').count():
             page.get_by_label('previous checkpoint').first.click()
             page.wait_for_function("document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step === document.querySelector('.tr-here').dataset.step")
