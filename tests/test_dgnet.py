@@ -163,7 +163,7 @@ def test_commands(tmp_path, capsys):
     render_folder(data, 'game', ids=10, per_id=6, size='32x16', workers=1, progress=False)
     teach = ('train', 'direct', '--source', data, '--train-only', '--size', '32x16', '--backbone', 'resnet_small', '--steps', 3, '--batch-size', 8, '--device', 'cpu')
     assert call(*teach, '--out', runs / 'teacher')[0] == 0
-    learn = ('train', 'dgnet', '--source', data, '--train-only', *SMALL)
+    learn = ('train', '--method', 'dgnet', '--source', data, '--train-only', *SMALL)
     code, said, err = call(*learn, '--teacher', runs / 'teacher', '--out', runs / 'dgnet')
     assert code == 0 and '6 of 6 steps' in said, err
     assert len(list((runs / 'dgnet' / 'samples').glob('*.png'))) == 2
