@@ -156,7 +156,7 @@ class PointsExplorer(Explorer):
         self.selected = indices.astype('<i4').tobytes()
 
     def on_select(self, f):
-        "Call `f(indices)`, (K,) int64, whenever the selection changes; returns a function that ends this."
+        "Call `f(indices)`, (K,) int64, whenever the selection changes; returns a function that ends this. What `f` raises is shown in the widget."
         handler = lambda change: f(self.selection)
         self.observe(handler, 'selected')
         return lambda: self.unobserve(handler, 'selected')

@@ -34,15 +34,24 @@ class Explorer(anywidget.AnyWidget):
 
     def __init__(self, **state):
         super().__init__(**state)
+        self._failed = {} # action: its error
         self.on_msg(lambda _, message, buffers: self._receive(message, buffers))
+
+    def _attempt(self, action, f):
+        try: f()
+        except Exception as e:
+            self.error = '' # so that the same text is a change
+            self.error = self._failed[action] = str(e) if isinstance(e, UserError) else f'{type(e).__name__}: {e}'
+        else:
+            if self._failed.pop(action, None) == self.error: self.error = ''
 
     def _receive(self, message: dict, buffers: list):
         if message.get('kind') == 'hello': return self.send({'kind': 'hello'})
-        try:
-            self.answer(message, buffers)
-            self.error = ''
-        except UserError as e: self.error = str(e)
-        except Exception as e: self.error = f'{type(e).__name__}: {e}'
+        self._attempt(message.get('kind'), lambda: self.answer(message, buffers))
+
+    def set_state(self, sync_data):
+        "Traits that the browser has changed; whoever observes them may fail."
+        self._attempt(('traits', *sorted(sync_data)), lambda: super(Explorer, self).set_state(sync_data))
 
     def answer(self,
         message: dict, # with a 'kind'

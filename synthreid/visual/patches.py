@@ -321,7 +321,6 @@ def plot_patches(
     found: dict, # of `contrast_place` or `PatchExplorer.numbers`, with 'place'
     grid: dict, # of `layer_grid`
     fixed: bool = False, # True: colours from -1 to 1; False: from the smallest to the largest cosine
-    save=None, # file name, e.g. 'patches.pdf'; None: not saved
 ) -> Figure:
     "Source, translation, and the translation under the cosines of one place."
     size = np.asarray(source).shape[:2]
@@ -341,14 +340,12 @@ def plot_patches(
     for i, (place, _) in enumerate(found['hardest']): _mark(axes[0, 2], grid, place, str(i + 1), ec='white', ls='--', lw=1)
     fig.colorbar(heat, ax=axes[0, 2], fraction=.08)
     axes[0, 1].set_xlabel(f"tap {grid['tap']}: rank {found['rank']}, p = {found['probability']:.2f}, margin {found['margin']:+.2f}", fontsize=8.5)
-    if save: fig.savefig(save)
     return fig
 
 @styled
 def plot_patch_curve(
     curve: list, # of `patch_curve`
     projected: bool = True, # which features
-    save=None, # file name; None: not saved
 ) -> Figure:
     "Probability and rank of the positives over the checkpoints, one line per layer."
     fig, axes = new_figure(1, 2, 6.8, 2.3)
@@ -357,5 +354,4 @@ def plot_patch_curve(
         for i, k in enumerate(keys): ax.plot([c['step'] for c in curve], [c['numbers'][k][j] for c in curve], marker='o^sDvPX*'[i % 8], ms=4, color=OKABE_ITO[i % 8], label=f"tap {k.split('/')[0]}")
         ax.set(title=title, xlabel='step')
     axes[0, 0].set_ylim(0, 1); axes[0, 1].set_yscale('log'); fig.legend(*axes[0, 1].get_legend_handles_labels(), loc='outside right center', fontsize=8)
-    if save: fig.savefig(save)
     return fig

@@ -45,10 +45,42 @@ function explorer(el, model, {label, keys = {}}) {
     dispose() { undo.forEach(f => f()); root.remove(); },
   };
   own.on('change:error', () => own.fail(model.get('error')));
-  own.on('msg:custom', m => { if (m && m.kind === 'hello') { root.dataset.kernel = 'live'; root.classList.add('sr-alive'); } });
+  own.on('msg:custom', () => { if (root.dataset.kernel === 'silent') own.fail(model.get('error')); root.dataset.kernel = 'live'; root.classList.add('sr-alive'); }); // whoever speaks is there
   own.fail(model.get('error'));
   model.send({kind: 'hello'});
   return own;
+}
+
+// Questions to the kernel, each asked once until it is `answered`. An error ends the waiting, and so does silence: then the kernel is
+// greeted anew at the next click or key, and what was in vain is asked again. `show` draws what is there, and asks for what is missing.
+function questions(own, model, show, patience = 15000) {
+  const waiting = new Map(), vain = new Set(); let timer = 0; // key: whether the reader waits for it
+  const rest = () => { clearTimeout(timer); timer = waiting.size ? setTimeout(silence, patience) : 0; };
+  function end() { waiting.forEach((_, key) => vain.add(key)); waiting.clear(); rest(); }
+  function silence() {
+    const loud = [...waiting.values()].some(v => v); end();
+    if (!loud) return;
+    own.root.dataset.kernel = 'silent'; own.root.classList.remove('sr-alive'); show();
+    own.fail(`No answer for ${patience / 1000} s: this needs a running kernel, and this one is gone or busy. A click asks again.`);
+  }
+  function again() {
+    if (own.root.dataset.kernel === 'silent') own.ask('hello'); // its answer shows everything anew
+    if (vain.size) { vain.clear(); setTimeout(own.guard(() => own.root.isConnected && show())); } // after what the click does
+  }
+  ['click', 'keydown', 'change'].forEach(name => own.root.addEventListener(name, again, true));
+  own.on('change:error', own.guard(() => { if (model.get('error') && waiting.size) { end(); show(); } }));
+  own.cleanup(() => clearTimeout(timer));
+  return {
+    // `send(keys)` is called with those that were not asked before; `loud`: the reader waits for them
+    ask(keys, send, loud = true) {
+      const fresh = own.alive ? keys.filter(k => !waiting.has(k) && !vain.has(k)) : [];
+      if (loud) keys.forEach(k => waiting.has(k) && waiting.set(k, true));
+      fresh.forEach(k => waiting.set(k, loud));
+      if (fresh.length) { send(fresh); if (!timer) rest(); }
+    },
+    answered(keys) { keys.forEach(k => { waiting.delete(k); vain.delete(k); }); rest(); },
+    waits: key => waiting.has(key),
+  };
 }
 
 // A synced Bytes trait (DataView) as a typed array of its own; empty when there is nothing.

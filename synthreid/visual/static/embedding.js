@@ -6,21 +6,22 @@ const corners = (n, start, s = 1) => Array.from({length: n}, (_, i) => [s * Math
 const OUTLINES = {triangle: corners(3, -Math.PI / 2, 1.25), down: corners(3, Math.PI / 2, 1.25), square: corners(4, Math.PI / 4, 1.2), diamond: corners(4, 0, 1.3),
   cross: [[-.4, -1.1], [.4, -1.1], [.4, -.4], [1.1, -.4], [1.1, .4], [.4, .4], [.4, 1.1], [-.4, 1.1], [-.4, .4], [-1.1, .4], [-1.1, -.4], [-.4, -.4]]};
 
-function glyph(shape, colour, hollow = false) { // a marker as SVG text, for the legend
-  const paint = hollow ? `fill="none" stroke="${colour}" stroke-width="2.2"` : `fill="${colour}"`;
+function glyph(shape, colour, ring = 0) { // a marker as SVG text, for the legend; ring: 0 full, 1 hollow, 2 with a dot
+  const paint = ring ? `fill="none" stroke="${colour}" stroke-width="2.2"` : `fill="${colour}"`;
   const e = h('span', {class: 'em-glyph', 'aria-hidden': 'true'});
-  e.innerHTML = `<svg viewBox="-7 -7 14 14" width="14" height="14">${shape === 'circle' ? `<circle r="5" ${paint}/>` : `<path d="M${OUTLINES[shape].map(p => p.map(v => (v * 5).toFixed(2))).join('L')}Z" ${paint}/>`}</svg>`;
+  e.innerHTML = `<svg viewBox="-7 -7 14 14" width="14" height="14">${shape === 'circle' ? `<circle r="5" ${paint}/>` : `<path d="M${OUTLINES[shape].map(p => p.map(v => (v * 5).toFixed(2))).join('L')}Z" ${paint}/>`}${ring === 2 ? `<circle r="1.9" fill="${colour}"/>` : ''}</svg>`;
   return e;
 }
 
 // A marker as pixels: painted once, then copied to wherever a point is. 50,000 copies take a few milliseconds, with or without a graphics card.
-function stamp(shape, r, {fill, edge, width, alpha}) {
+function stamp(shape, r, {fill, edge, width, alpha, dot}) {
   const half = Math.ceil(1.35 * r + width + 1), size = 2 * half + 1, c = h('canvas', {width: size, height: size}), ctx = c.getContext('2d', {willReadFrequently: true});
   ctx.translate(half + .5, half + .5); ctx.beginPath();
   if (shape === 'circle') ctx.arc(0, 0, r, 0, 7); else { OUTLINES[shape].forEach(([x, y]) => ctx.lineTo(x * r, y * r)); ctx.closePath(); }
   ctx.globalAlpha = alpha;
   if (fill) { ctx.fillStyle = fill; ctx.fill(); }
   if (edge) { ctx.strokeStyle = edge; ctx.lineWidth = width; ctx.stroke(); }
+  if (dot) { ctx.fillStyle = dot; ctx.beginPath(); ctx.arc(0, 0, r * .42, 0, 7); ctx.fill(); }
   const pixels = new Uint32Array(ctx.getImageData(0, 0, size, size).data.buffer), dx = [], dy = [], colour = [], a = [];
   pixels.forEach((p, i) => { if (p >>> 24 > 3) { dx.push(i % size - half); dy.push(Math.floor(i / size) - half); colour.push(p | 0xff000000); a.push(p >>> 24); } });
   return {half, dx, dy, colour: Uint32Array.from(colour), alpha: Uint8Array.from(a), offsets: null, width: 0};
@@ -109,9 +110,10 @@ function render({model, el}) {
   // ---- groups: domains by marker shape, cameras by colour; both by name in the legend
   const groups = [...info.domains.map((name, i) => ({key: `domain:${name}`, name, kind: 'domain', of: domain, i})), ...info.cameras.map((name, i) => ({key: `camera:${name}`, name, kind: 'camera', of: camera, i}))];
   groups.forEach(g => { g.total = 0; for (let i = 0; i < n; i++) if (g.of[i] === g.i) g.total++; });
-  const colourOf = i => { // [colour, hollow]
-    if (get('colour_by') === 'domain') return [COLOURS[domain[i] % 7], false];
-    return camera[i] < 0 ? ['#8a8f98', false] : [COLOURS[camera[i] % 7], Math.floor(camera[i] / 7) % 2 === 1];
+  const ringOf = c => Math.floor(c / 7) % 3;
+  const colourOf = i => { // [colour, ring]
+    if (get('colour_by') === 'domain') return [COLOURS[domain[i] % 7], 0];
+    return camera[i] < 0 ? ['#8a8f98', 0] : [COLOURS[camera[i] % 7], ringOf(camera[i])];
   };
   const rows = groups.map(g => {
     const count = h('span', {class: 'sr-number em-count', 'data-count': g.key}), sign = h('span', {});
@@ -131,12 +133,12 @@ function render({model, el}) {
       key.setAttribute('aria-pressed', String(!off));
       key.setAttribute('aria-label', `${g.kind} ${g.name}, ${count.textContent.replace('/', 'selected of')}, ${off ? 'hidden' : 'shown'}`);
       const shape = g.kind === 'domain' ? SHAPES[g.i % 6] : 'circle', colour = (g.kind === 'domain') === byDomain ? COLOURS[g.i % 7] : g.kind === 'domain' ? ink : '#8a8f98';
-      sign.replaceChildren(glyph(shape, colour, g.kind === 'camera' && (byDomain || Math.floor(g.i / 7) % 2 === 1)));
+      sign.replaceChildren(glyph(shape, colour, g.kind !== 'camera' ? 0 : byDomain ? 1 : ringOf(g.i)));
     });
   }
 
   // ---- pictures: sheets that came with the state, or asked for
-  const urls = pictures(own), sprites = new Map(), asked = new Set(), [th, tw] = info.thumb || [0, 0], perSheet = info.per_sheet;
+  const urls = pictures(own), sprites = new Map(), asked = questions(own, model, showing), [th, tw] = info.thumb || [0, 0], perSheet = info.per_sheet;
   const bytesOf = v => new Uint8Array(v.buffer ? v.buffer.slice(v.byteOffset, v.byteOffset + v.byteLength) : v.slice(0));
   function sprite(i) { // {url, column, row, columns, rows} or null
     const sheet = String(Math.floor(i / perSheet)), bytes = get('sheets')[sheet];
@@ -144,23 +146,22 @@ function render({model, el}) {
     return sprites.get(i) || null;
   }
   function want(points) {
-    const missing = points.filter(i => !sprite(i) && !asked.has(i));
-    if (!th || !missing.length || !own.alive) return;
-    missing.forEach(i => asked.add(i)); queueMicrotask(() => own.ask('pictures', {points: missing})); // a selection goes first
+    if (th) asked.ask(points.filter(i => !sprite(i)), missing => queueMicrotask(() => own.ask('pictures', {points: missing}))); // a selection goes first
   }
   function picture(i, height = th) {
     const s = sprite(i), scale = height / th, e = h('span', {class: 'em-picture', role: 'img', 'aria-label': `picture of ${label(i)}`, 'data-picture': i, style: `width:${Math.round(tw * scale)}px;height:${height}px`});
     if (s) { e.style.backgroundImage = `url(${s.url})`; e.style.backgroundSize = `${s.columns * 100}% ${s.rows * 100}%`; e.style.backgroundPosition = `${s.columns > 1 ? s.column / (s.columns - 1) * 100 : 0}% ${s.rows > 1 ? s.row / (s.rows - 1) * 100 : 0}%`; }
-    else e.classList.add(own.alive ? 'em-loading' : 'em-none');
+    else e.classList.add(asked.waits(i) ? 'em-loading' : 'em-none');
     return e;
   }
+  function showing() { telling(); listing(); const shown = hover; hover = -1; point(shown); }
   let received = 0;
   own.on('msg:custom', own.guard((message, buffers) => {
-    if (message.kind === 'hello') { telling(); return listing(); }
+    if (message.kind === 'hello') return showing();
     if (message.kind !== 'pictures') return;
     const m = message.points.length, columns = Math.min(info.columns, m), url = urls.url(`asked ${received++}`, bytesOf(buffers[0]), 'image/jpeg');
-    message.points.forEach((i, k) => { sprites.set(i, {url, column: k % columns, row: Math.floor(k / columns), columns, rows: Math.ceil(m / columns)}); asked.delete(i); });
-    listing(); const shown = hover; hover = -1; point(shown); schedule();
+    message.points.forEach((i, k) => { sprites.set(i, {url, column: k % columns, row: Math.floor(k / columns), columns, rows: Math.ceil(m / columns)}); });
+    asked.answered(message.points); showing(); schedule();
   }));
   const label = i => [info.domains[domain[i]], people[i] >= 0 && `identity ${info.people[people[i]]}`, camera[i] >= 0 && info.cameras[camera[i]]].filter(Boolean).join(', ');
 
@@ -308,11 +309,11 @@ function render({model, el}) {
   function schedule(all = true) { full = full || all; if (!frame) frame = requestAnimationFrame(own.guard(() => { frame = 0; draw(); })); }
   own.cleanup(() => cancelAnimationFrame(frame));
   function markOf(i, dark) {
-    const [fill, hollow] = colourOf(i), shape = SHAPES[domain[i] % 6], kind = style[i], key = `${shape} ${kind === DOTS.grey ? '' : fill + hollow} ${kind}`;
+    const [fill, hollow] = colourOf(i), shape = SHAPES[domain[i] % 6], kind = style[i], key = `${shape} ${kind === DOTS.grey ? '' : fill + hollow} ${kind}`, dot = hollow === 2 ? fill : null;
     if (!stamps.has(key)) {
       const edge = dark ? 'rgba(0,0,0,.7)' : 'rgba(0,0,0,.42)', r = radius * ratio, thin = Math.max(.6, r * .14);
-      stamps.set(key, stamp(shape, r, kind === DOTS.grey ? {fill: dark ? '#8a94a0' : '#8a8f98', alpha: .22, width: 0} : kind === DOTS.faint ? {fill: hollow ? null : fill, edge: hollow ? fill : null, width: thin * 2, alpha: .32}
-        : kind === DOTS.selected ? {fill: hollow ? look.paper : fill, edge: hollow ? fill : look.ink, width: hollow ? thin * 3 : thin * 1.7, alpha: 1} : {fill: hollow ? look.paper : fill, edge: hollow ? fill : edge, width: hollow ? thin * 2.4 : thin, alpha: .92}));
+      stamps.set(key, stamp(shape, r, kind === DOTS.grey ? {fill: dark ? '#8a94a0' : '#8a8f98', alpha: .22, width: 0} : kind === DOTS.faint ? {fill: hollow ? null : fill, edge: hollow ? fill : null, dot, width: thin * 2, alpha: .32}
+        : kind === DOTS.selected ? {fill: hollow ? look.paper : fill, edge: hollow ? fill : look.ink, dot, width: hollow ? thin * 3 : thin * 1.7, alpha: 1} : {fill: hollow ? look.paper : fill, edge: hollow ? fill : edge, dot, width: hollow ? thin * 2.4 : thin, alpha: .92}));
     }
     return stamps.get(key);
   }

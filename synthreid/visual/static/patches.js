@@ -52,7 +52,7 @@ function render({model, el}) {
   own.root.classList.add('pa');
 
   // ---- what is there: sheets of pictures and features, embedded or sent by the kernel
-  const sheets = new Map(), decoded = new Map(), waiting = new Set(), urls = pictures(own);
+  const sheets = new Map(), decoded = new Map(), asked = questions(own, model, () => schedule(true)), urls = pictures(own);
   const bytesOf = v => new Uint8Array(v.buffer ? v.buffer.slice(v.byteOffset, v.byteOffset + v.byteLength) : v.slice(0));
   const received = new Map(); // key -> bytes from the kernel
   const sheetBytes = key => key === 'source' ? get('sources') : received.get('sheet ' + key) || get('translations')[key];
@@ -84,7 +84,7 @@ function render({model, el}) {
   own.on('msg:custom', own.guard((message, buffers) => {
     if (message.kind === 'hello') return schedule(true);
     if (message.kind !== 'view') return;
-    waiting.delete(message.key);
+    asked.answered([message.key]);
     received.set(message.key, bytesOf(buffers[1]));
     if (!received.has('sheet ' + message.sheet)) received.set('sheet ' + message.sheet, bytesOf(buffers[0]));
     if (received.size > 48) { const old = [...received.keys()].find(k => !k.startsWith('sheet') && k !== message.key); received.delete(old); } // asked for again when needed
@@ -188,10 +188,8 @@ function render({model, el}) {
     });
   }
   function missing(key) { // nothing to compare: ask for it, or say why not
-    if (own.alive) {
-      if (!waiting.has(key)) { waiting.add(key); model.send({kind: 'view', step: get('step'), camera: get('camera'), image: get('image'), tap: get('tap'), projected: get('projected')}); }
-      head.replaceChildren(h('span', {class: 'sr-quiet'}, 'computing …'));
-    } else head.replaceChildren(h('span', {class: 'pa-missing'}, 'This choice needs a running kernel.'));
+    asked.ask([key], () => own.ask('view', {step: get('step'), camera: get('camera'), image: get('image'), tap: get('tap'), projected: get('projected')}));
+    head.replaceChildren(asked.waits(key) ? h('span', {class: 'sr-quiet'}, 'computing …') : h('span', {class: 'pa-missing'}, own.alive ? 'This could not be computed. A click tries again.' : 'This choice needs a running kernel.'));
     numbers.replaceChildren(); list.replaceChildren(); listTitle.textContent = ''; legend.replaceChildren(); under.textContent = '';
     panels.forEach(p => p.marks.replaceChildren());
     panels[2].frame.querySelectorAll('.pa-number').forEach(e => e.remove());

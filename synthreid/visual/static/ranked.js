@@ -5,7 +5,7 @@ const SAYS = {1: 'right', 0: 'wrong', '-1': 'junk'};
 function render({model, el}) {
   const info = model.get('info'), n = info.n_query, keys = info.keys; // not Object.keys: a saved notebook sorts them
   const ap = typed(model, 'ap', Float32Array), entries = new Map(Object.entries(model.get('entries')).map(([i, e]) => [Number(i), e]));
-  let sorting = 'left', detail = null, asked = new Set(), began = 0, known = {};
+  let sorting = 'left', detail = null, began = 0, known = {};
 
   const own = explorer(el, model, {label: 'Ranked lists', keys: {
     ArrowRight: () => walk(1), ArrowLeft: () => walk(-1), ArrowDown: () => step(1), ArrowUp: () => step(-1),
@@ -14,7 +14,7 @@ function render({model, el}) {
     f: () => press(flip), r: () => press(rerank), j: () => press(junk), w: () => go(sorted()[0]), b: () => go(sorted().at(-1)),
     ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8, 9].map(d => [String(d), () => focusPlace(d)])),
   }});
-  const urls = pictures(own), places = new Map(); // where the bytes of a picture are
+  const asked = questions(own, model, () => draw()), urls = pictures(own), places = new Map(); // where the bytes of a picture are
   remember(model.get('index'), typed(model, 'pictures', Uint8Array));
   function remember(index, bytes) { for (const [key, [a, b]] of Object.entries(index)) if (!places.has(key)) places.set(key, bytes.subarray(a, b)); }
   const url = key => places.has(key) ? urls.url(key, places.get(key)) : '';
@@ -218,18 +218,17 @@ function render({model, el}) {
     own.root.dataset.query = i; own.root.dataset.took = began ? (performance.now() - began).toFixed(1) : ''; began = 0;
     own.drawn();
     const at = order.indexOf(i); // the neighbours, before somebody asks
-    if (own.alive && at >= 0) for (const next of [order[at + 1], order[at - 1]]) if (next !== undefined && !entries.has(next)) fetchEntry(next);
+    if (own.alive && at >= 0) for (const next of [order[at + 1], order[at - 1]]) if (next !== undefined && !entries.has(next)) fetchEntry(next, false);
   });
-  function fetchEntry(i) {
-    if (!own.alive) return own.needsKernel('a query whose pictures are not saved here');
-    if (!asked.has(i)) { asked.add(i); own.ask('entry', {query: i}); }
+  function fetchEntry(i, loud = true) {
+    if (own.needsKernel('a query whose pictures are not saved here')) asked.ask([i], () => own.ask('entry', {query: i}), loud);
   }
   own.on('msg:custom', own.guard((message, buffers) => {
     if (message.kind === 'hello') return draw(); // now there is a kernel: all queries can be paged through
     if (message.kind !== 'entry') return;
     const b = buffers[0];
     remember(message.index, new Uint8Array(b.buffer ? b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength) : b.slice(0)));
-    entries.set(message.query, message.entry); asked.delete(message.query);
+    entries.set(message.query, message.entry); asked.answered([message.query]);
     if (message.query === model.get('query')) draw();
   }));
   for (const name of ['query', 'choices', 'models', 'flip', 'rerank', 'hide_junk']) own.on(`change:${name}`, draw);
