@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+PATIENCE = int(os.environ.get('SYNTHREID_PATIENCE', 300_000)) # ms, the longest wait: the machine may be busy with other tests
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 MODEL = '''
 window.decode = v => v && v.__bytes__ !== undefined ? new DataView(Uint8Array.from(atob(v.__bytes__), c => c.charCodeAt(0)).buffer)
@@ -58,12 +59,24 @@ def browser_page(dark=False, width=1000, height=900, offline=True):
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=path, headless=True, args=FLAGS)
         page = browser.new_context(viewport={'width': width, 'height': height}, color_scheme='dark' if dark else 'light').new_page()
+        page.set_default_timeout(PATIENCE)
         page.requests, page.errors = [], []
         page.on('pageerror', lambda e: page.errors.append(str(e)))
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
         if offline: page.route(lambda url: not url.startswith(('data:', 'blob:', 'about:', 'file:')), lambda route: (page.requests.append(route.request.url), route.abort()))
         try: yield page
         finally: browser.close()
+
+
+def painted(page):
+    "Return when all is drawn that was asked for before: two frames later."
+    page.evaluate('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')
+
+
+def at_rest(page, part='.sr-explorer'):
+    "Return when a widget draws no more: ten frames without a redraw."
+    page.evaluate("""async part => { const root = document.querySelector(part);
+        for (let last = null, same = 0; same < 10; same = last === root.dataset.ready ? same + 1 : 0) { last = root.dataset.ready; await new Promise(requestAnimationFrame); } }""", part)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import base64
 import numpy as np
 import pytest
 
-from browser import widget_page
+from browser import painted, widget_page
 from synthreid.visual.embedding import EmbeddingExplorer
 from synthreid.visual.explorer import front_end
 
@@ -31,8 +31,8 @@ def make_state(n=60, pictures=True, **changes):
 class Plot:
     "Clicks and drags in units of the data, -1..1."
     def __init__(self, page):
-        self.page, self.box = page, page.locator('[data-plot]').bounding_box()
         page.wait_for_function("document.querySelector('.em').dataset.moving === 'false'")
+        self.page, self.box = page, page.locator('[data-plot]').bounding_box()
 
     def at(self, x, y):
         b = self.box
@@ -44,14 +44,33 @@ class Plot:
         for p in path[1:]: self.page.mouse.move(*self.at(*p), steps=8)
         self.page.mouse.up()
 
-    def hover(self, x, y):
-        "The point that is found there, or the nearest one, to which the pointer goes."
+    def near(self, x, y):
+        "Index and place of the nearest point, on the plane."
         layout = self.page.evaluate("(v => Array.from(new Float32Array(v.buffer, v.byteOffset, v.byteLength / 4)))(model.get('places')[model.get('place')])")
         points = np.array(layout).reshape(-1, 2)
-        near = points[np.linalg.norm(points - [x, y], axis=1).argmin()]
-        self.page.mouse.move(*self.at(*near))
+        i = int(np.linalg.norm(points - [x, y], axis=1).argmin())
+        return i, points[i]
+
+    def leave(self):
+        "Away from the plot, where no point is under the pointer."
+        self.page.mouse.move(1, 1)
+        self.page.wait_for_function("!(Number(document.querySelector('.em').dataset.hover) >= 0)")
+        painted(self.page)
+
+    def hover(self, x, y):
+        "The point under the pointer where, before any zoom, the one nearest to (x, y) is."
+        spot = self.near(x, y)[1]
+        self.leave()
+        self.page.mouse.move(*self.at(*spot))
         self.page.wait_for_function("Number(document.querySelector('.em').dataset.hover) >= 0")
         return int(self.data('hover'))
+
+    def colour(self, x, y):
+        "Red, green, blue on the canvas where the nearest point is."
+        (px, py), b = self.at(*self.near(x, y)[1]), self.box
+        painted(self.page)
+        return np.array(self.page.evaluate("([x, y]) => { const c = document.querySelector('.em-base'); return Array.from(c.getContext('2d').getImageData(Math.round(x * c.width), Math.round(y * c.height), 1, 1).data).slice(0, 3); }",
+                                           [(px - b['x']) / b['width'], (py - b['y']) / b['height']]))
 
     def data(self, name): return self.page.evaluate(f"document.querySelector('.em').dataset.{name}")
 
@@ -154,14 +173,39 @@ def test_keyboard():
 def test_zoom_and_pan():
     with widget_page(make_state(), **FRONT) as page:
         plot = Plot(page)
-        page.mouse.move(*plot.at(-1, 0)); page.mouse.wheel(0, -300)
-        assert page.evaluate("document.activeElement === document.body") and plot.hover(-.97, 0) < 60 # not focused: the page scrolls
-        page.locator('[data-plot]').focus(); page.mouse.move(*plot.at(-1, 0)); n = int(plot.data('ready')); page.mouse.wheel(0, -300)
-        page.wait_for_function(f"Number(document.querySelector('.em').dataset.ready) > {n}")
-        page.mouse.move(*plot.at(1, 0)); assert plot.data('hover') == '-1' # target points have left
-        page.keyboard.press('0'); plot.hover(.98, 0)
+        page.evaluate("window.wheels = 0; document.addEventListener('wheel', () => wheels++)")
+        def wheel(n): # at the left; drawn when this returns
+            page.mouse.move(*plot.at(-1, 0)); page.mouse.wheel(0, -300)
+            page.wait_for_function(f'wheels === {n}'); painted(page)
+        target = plot.hover(.98, 0); assert target >= 120
+        wheel(1); assert page.evaluate('document.activeElement === document.body')
+        assert plot.hover(-.97, 0) < 60 and plot.hover(.98, 0) == target # not focused: the page scrolls
+        page.locator('[data-plot]').focus(); wheel(2)
+        assert plot.hover(-1, 0) < 60
+        page.mouse.move(*plot.at(*plot.near(.98, 0)[1]))
+        page.wait_for_function("document.querySelector('.em').dataset.hover === '-1'") # target points have left
+        page.keyboard.press('0'); assert plot.hover(.98, 0) == target
         page.keyboard.press('m'); plot.drag((0, 0), (1, 0)) # the translated points stand where the target was
         assert 60 <= plot.hover(1, 0) < 120
+
+
+def test_canvas_shows_colours_highlights_and_selection():
+    BLUE, ORANGE, GREEN = np.array([[0, 114, 178], [230, 159, 0], [0, 158, 115]]) # of Okabe and Ito
+    like = lambda a, b: np.abs(a - b).max() < 32 # points are not quite opaque
+    with widget_page(make_state(n=10), **FRONT) as page: # few, so that none covers another
+        plot = Plot(page)
+        source, translated, target = ((x, -.8 + 1.6 * 4 / 9) for x in (-1, 0, 1)) # number 4, of camera 1 where it has one; of the first person
+        assert all(like(plot.colour(*spot), c) for spot, c in ((source, BLUE), (translated, ORANGE), (target, GREEN)))
+        page.locator('[data-control="colour_by"][data-value="camera"]').click(); plot.leave()
+        assert like(plot.colour(*translated), ORANGE) and like(plot.colour(*target), ORANGE) and np.ptp(plot.colour(*source)) < 32 # 4 % 3 = 1; the source has none: grey
+        page.locator('[data-control="colour_by"][data-value="domain"]').click(); plot.leave()
+        person = page.get_by_label('identities to highlight'); person.fill('target 0'); person.press('Enter')
+        assert like(plot.colour(*target), GREEN) and not like(plot.colour(*source), BLUE) and plot.colour(*source).min() > 180 and plot.colour(1, .8).min() > 180 # the others fade
+        person.press('Escape')
+        assert like(plot.colour(*source), BLUE)
+        page.locator('[data-select="domain:source"]').click(); plot.leave()
+        assert np.abs(plot.colour(*source) - BLUE).max() < 3 and plot.colour(*target).min() > 100 # opaque; the rest faint
+        assert page.errors == []
 
 
 def test_no_kernel():
@@ -215,3 +259,31 @@ def test_removed_widget_is_quiet():
         page.evaluate('remove()')
         page.evaluate("model.put('colour_by', 'camera')")
         assert page.locator('.em').count() == 0 and page.errors == []
+
+
+def test_errors_and_silence_end_the_waiting():
+    with widget_page(make_state(embed_pictures=0), **FRONT) as page:
+        plot = Plot(page); page.clock.install()
+        asked = lambda n: page.wait_for_function("n => model.sent.filter(m => m.kind === 'pictures').length === n", arg=n)
+        page.locator('[data-select="domain:source"]').click(); plot.selected(60); asked(1)
+        page.evaluate("model.put('error', 'no pictures'); model.put('error', '')"); asked(1)
+        assert page.locator('.em-thumb .em-loading').count() == 0 and page.locator('.em-thumb .em-none').count() == 7
+        page.locator('.em-note').click(); asked(2); assert page.locator('.em-thumb .em-loading').count() == 7
+        page.clock.fast_forward(16_000)
+        page.wait_for_function("document.querySelector('.em').dataset.kernel === 'silent'")
+        assert 'needs a running kernel' in page.get_by_role('alert').inner_text()
+        page.locator('.em-note').click(); asked(3)
+        assert page.get_by_role('alert').count() == 0 and page.errors == []
+
+
+def test_fifteen_cameras_look_different():
+    points = np.stack([np.tile(np.linspace(-1, 1, 15), 2), np.repeat([-.5, .5], 15)], 1)
+    w = EmbeddingExplorer(['target'] * 30, points={'PCA': points}, camids=np.tile(np.arange(15), 2))
+    state = {k: getattr(w, k) for k in TRAITS} | {'selected': b'', 'colour_by': 'camera'}
+    with widget_page(state, **FRONT) as page:
+        Plot(page)
+        signs = page.evaluate("[...document.querySelectorAll('.em-cameras .em-glyph')].map(e => e.innerHTML)")
+        marks = page.evaluate('''() => { const s = document.querySelector('.em-base'), c = s.getContext('2d'), size = Math.min(s.width, s.height) * .47; // the pixels of each mark
+            return Array.from({length: 15}, (_, i) => c.getImageData(Math.round(s.width / 2 + (-1 + i / 7) * size) - 4, Math.round(s.height / 2 - .5 * size) - 4, 9, 9).data.join()); }''')
+        assert len(set(signs)) == len(set(marks)) == 15 and page.errors == []
+        page.screenshot(path='/tmp/cameras.png')

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from browser import widget_page
+from browser import PATIENCE, widget_page
 from synthreid.core import to_signed
 from synthreid.data.render import render_images
 from synthreid.visual.explorer import front_end
@@ -41,7 +41,7 @@ class Kernel:
     "A kernel and what a front end does with it."
     def __init__(self, client, manager): self.client, self.manager, self.states = client, manager, []
 
-    def watch(self, until, seconds=60):
+    def watch(self, until, seconds=PATIENCE / 1000):
         "Read what the kernel publishes until a message fits."
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -71,7 +71,13 @@ class Kernel:
         message = self.client.session.msg('comm_msg', {'comm_id': comm, 'data': {'method': 'custom', 'content': {'kind': 'stop'}}})
         self.client.shell_channel.send(message)
 
-    def refreshed(self, times=3):
+    def begin_to_wait(self, how):
+        "A cell that waits for the training; it does wait when this returns."
+        sent = self.run(f"print('here', flush=True); done = {how}", wait=False)
+        self.watch(lambda m, c: m['msg_type'] == 'stream' and 'here' in c['text'] and m['parent_header'].get('msg_id') == sent)
+        self.refreshed()
+
+    def refreshed(self, times=2):
         "Wait until the curves came some times more."
         seen = []
         self.watch(lambda m, c: m['msg_type'] == 'comm_msg' and 'curves' in c['data'].get('state', {}) and (seen.append(1) or len(seen) >= times))
@@ -105,8 +111,7 @@ def test_button_stops_and_saves_while_the_kernel_is_free(kernel):
 @pytest.mark.parametrize('waiting', ['live.wait()', 'await live'])
 def test_interrupt_stops_and_saves_while_a_cell_waits(kernel, waiting):
     kernel.run('begin()')
-    kernel.run(f'done = {waiting}', wait=False)
-    kernel.refreshed()
+    kernel.begin_to_wait(waiting)
     kernel.manager.interrupt_kernel()
     assert kernel.value('done == live.result') == 'True', 'the waiting cell ended without an error'
     assert kernel.value(REPORT) == STOPPED
@@ -116,8 +121,7 @@ def test_interrupt_stops_and_saves_while_a_cell_waits(kernel, waiting):
 def test_button_is_heard_beside_an_awaiting_cell(kernel):
     if tuple(map(int, ipykernel.__version__.split('.')[:2])) < (7, 4): pytest.skip('ipykernel before 7.4 hears no widget beside an awaiting cell')
     comm = eval(kernel.value('begin()'))
-    kernel.run('done = await live', wait=False)
-    kernel.refreshed()
+    kernel.begin_to_wait('await live')
     kernel.press(comm)
     assert kernel.value('done == live.result') == 'True'
     assert kernel.value(REPORT) == STOPPED

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from browser import widget_page
+from browser import at_rest, packed, widget_page
 from synthreid.data.render import render_images
 from synthreid.visual.explorer import front_end
-from synthreid.visual.patches import PatchExplorer, View, layer_grid
+from synthreid.visual.patches import PatchExplorer, View, layer_grid, place_at
 
 SIZE, STATE = (64, 32), 'info sources translations features image step camera tap projected place direction negatives scale'.split()
 EXPLORER = "document.querySelector('.sr-explorer')"
@@ -29,22 +29,22 @@ def made_explorer(n_axes=16, taps=(0, 2, 3, 4), size=SIZE, kinds=(True, False), 
 def shared(): return made_explorer()
 @pytest.fixture
 def made(shared): # nothing pinned, as at the start
-    shared.tap, shared.projected, shared.negatives, shared.place, shared.direction = 4, True, 'sampled', [], 'source'
+    shared.tap, shared.projected, shared.negatives, shared.scale, shared.place, shared.direction, shared.step = 4, True, 'sampled', 'place', [], 'source', 12
     return shared
 
 
 def state(w): return {k: getattr(w, k) for k in STATE}
 def ready(page): page.wait_for_selector('[data-number=rank]')
-def settle(page, change): # do something and wait for the redraw
-    before = page.evaluate(EXPLORER + '.dataset.ready')
-    change()
-    page.wait_for_function(f'b => Number({EXPLORER}.dataset.ready) > Number(b)', arg=before)
+def until(page, condition, arg=None): page.wait_for_function(condition, arg=arg) # a state, never a redraw: one is often on its way
+def says(page, part, text): until(page, '([part, text]) => document.querySelector(part)?.innerText.includes(text)', [part, text])
 def at(page, y, x, panel='source'): # a pixel of the picture on the screen
     box = page.locator(f'[data-panel={panel}]').bounding_box()
     return box['x'] + (x + .5) / SIZE[1] * box['width'], box['y'] + (y + .5) / SIZE[0] * box['height']
 def pin(page, y, x): # click a pixel; moving there is drawn first, so a redraw alone does not tell
     page.mouse.click(*at(page, y, x))
-    page.wait_for_function("place => String(model.get('place')) === place", arg=f'{y},{x}')
+    pinned(page, y, x)
+def pinned(page, y, x): until(page, "place => String(model.get('place')) === place && document.querySelector('.pa-pin')?.innerText.includes('pinned')", f'{y},{x}')
+def unpinned(page): page.keyboard.press('Escape'); until(page, "() => model.get('place').length === 0 && document.querySelector('.pa-pin').innerText.includes('hovering')")
 def get(page, name): return page.evaluate(f"model.get('{name}')")
 def read(page): # numbers of both directions
     row = lambda d: {k: float(page.get_attribute(f'[data-direction={d}] [data-number={k}]', 'data-value')) for k in ('probability', 'cosine', 'margin')} | {
@@ -57,8 +57,8 @@ def test_numbers_are_those_of_python(made, dark):
     with widget_page(state(made), **front_end('patches'), dark=dark) as page:
         ready(page)
         for tap, projected, negatives, pixel in ((4, True, 'sampled', (20, 14)), (2, False, 'all', (0, 0)), (0, False, 'sampled', (63, 31)), (3, True, 'all', (41, 7))):
-            settle(page, lambda: page.evaluate('([t, p, n]) => { model.put("tap", t); model.put("projected", p); model.put("negatives", n); }', [tap, projected, negatives]))
-            if get(page, 'place'): settle(page, lambda: page.keyboard.press('Escape'))
+            page.evaluate('([t, p, n]) => { model.put("tap", t); model.put("projected", p); model.put("negatives", n); }', [tap, projected, negatives])
+            if get(page, 'place'): unpinned(page)
             pin(page, *pixel)
             made.tap, made.projected, made.negatives, made.place = tap, projected, negatives, list(pixel)
             for direction, found in read(page).items():
@@ -73,20 +73,28 @@ def test_hover_click_escape_and_no_kernel(made):
     with widget_page(state(made), **front_end('patches'), alive=False) as page:
         ready(page)
         where = lambda: page.inner_text('.pa-where')
-        settle(page, lambda: page.mouse.move(*at(page, 10, 10)))
-        assert where() == 'row 3 of 16, column 3 of 8' and get(page, 'place') == []
+        page.mouse.move(*at(page, 10, 10))
+        says(page, '.pa-where', 'row 3 of 16, column 3 of 8')
+        assert get(page, 'place') == []
         pin(page, 30, 20)
         assert where() == 'row 8 of 16, column 6 of 8' and get(page, 'place') == [30, 20] and page.evaluate('model.saved.place') == [30, 20]
-        settle(page, lambda: page.mouse.move(*at(page, 50, 4, 'heat')))
-        assert where() == 'row 8 of 16, column 6 of 8' and 'at the pointer' in page.inner_text('[data-panel=heat] ~ .pa-under') # pinned
+        grid, cosines = layer_grid(4, SIZE), made.numbers((30, 20))['cosines']
+        here, there = (float(cosines[place_at(p, grid)]) for p in ((30, 20), (50, 4)))
+        assert abs(here - there) > .1 # to be told from one another
+        pointed = "v => Math.abs(Number(document.querySelector('[data-panel=heat] ~ .pa-under').innerText.replace('at the pointer ', '')) - v) < .02"
+        until(page, pointed, here)
+        page.mouse.move(*at(page, 50, 4, 'heat'))
+        until(page, pointed, there)
+        assert where() == 'row 8 of 16, column 6 of 8' # pinned
         assert page.locator('.pa-cell').count() == 3 and page.locator('.pa-field').count() == 2 and page.locator('rect.pa-negative').count() == 5
-        settle(page, lambda: page.keyboard.press('Escape'))
-        assert get(page, 'place') == []
-        settle(page, lambda: page.click('[data-image="1"]')) # embedded
-        assert page.locator('[data-hard]').count() == 5
-        settle(page, lambda: page.select_option('[data-control=camera]', '1')) # not embedded
-        assert 'needs a running kernel' in page.inner_text('.pa-head') and page.locator('[data-hard]').count() == 0
-        settle(page, lambda: page.select_option('[data-control=camera]', '0'))
+        unpinned(page); says(page, '.pa-where', 'row 13 of 16, column 2 of 8') # where the pointer is
+        page.click('[data-image="1"]') # embedded
+        until(page, "() => document.querySelector('[data-image=\"1\"]').ariaPressed === 'true' && document.querySelectorAll('[data-hard]').length === 5")
+        page.select_option('[data-control=camera]', '1') # not embedded
+        says(page, '.pa-head', 'needs a running kernel')
+        assert page.locator('[data-hard]').count() == 0 and page.locator('.pa-stale').count() == 1
+        page.select_option('[data-control=camera]', '0')
+        says(page, '.pa-where', 'row')
         assert page.locator('[data-hard]').count() == 5 and [m['kind'] for m in page.evaluate('model.sent')] == ['hello'] and not page.errors and not page.requests
 
 
@@ -97,43 +105,80 @@ def test_keys_move_the_place_and_stay_inside(made):
         page.evaluate("window.leaked = []; document.addEventListener('keydown', e => leaked.push(e.key))")
         pin(page, 20, 12)
         for key, place in (('ArrowDown', [26, 14]), ('ArrowRight', [26, 18]), ('ArrowUp', [22, 18]), ('ArrowLeft', [22, 14])):
-            settle(page, lambda: page.keyboard.press(key))
-            assert get(page, 'place') == place, key
+            page.keyboard.press(key); pinned(page, *place)
         for digit, tap in (('1', 0), ('2', 2), ('4', 4)):
-            settle(page, lambda: page.keyboard.press(digit))
-            assert get(page, 'tap') == tap and page.input_value('[data-control=tap]') == str(tap)
+            page.keyboard.press(digit)
+            until(page, "tap => model.get('tap') === tap && document.querySelector('[data-control=tap]').value === String(tap)", tap)
         for key in 'dd': page.keyboard.press(key)
         assert page.evaluate('leaked') == [] and page.locator('.sr-explorer').count() == 1
-        assert 'rank' in page.inner_text('.sr-live')
-        page.focus('[data-direction=translated]'); settle(page, lambda: page.keyboard.press('Enter'))
+        says(page, '.sr-live', 'rank')
+        page.focus('[data-direction=translated]'); page.keyboard.press('Enter')
+        says(page, 'figure:has([data-panel=heat]) .pa-title', 'cosine, source')
         assert get(page, 'direction') == 'translated' and page.evaluate('document.activeElement.dataset.direction') == 'translated' # focus outlives the redraw
-        assert page.inner_text('[data-panel=heat] >> xpath=.. >> .pa-title') == 'cosine, source'
 
 
 def test_asks_the_kernel_once_and_shows_the_answer(made):
     with widget_page(state(made), **front_end('patches')) as page:
         ready(page)
-        settle(page, lambda: page.select_option('[data-control=camera]', '1'))
-        settle(page, lambda: page.evaluate("model.put('scale', 'place')"))
+        page.select_option('[data-control=camera]', '1'); says(page, '.pa-head', 'computing')
+        page.click('[data-control=scale][data-value=fixed]') # drawn again while the answer is awaited
+        until(page, "() => document.querySelector('[data-control=scale][data-value=fixed]').ariaPressed === 'true'")
+        assert page.locator('.pa-stale').count() == 1
         asked = [m for m in page.evaluate('model.sent') if m['kind'] == 'view']
         assert asked == [dict(kind='view', step=12, camera=1, image=0, tap=4, projected=True)]
         sent = []
         made.send = lambda content, buffers=None: sent.append((content, buffers))
         made._receive(asked[0], [])
-        from browser import packed
         page.evaluate('([m, b]) => model.receive(m, b)', [sent[0][0], packed(sent[0][1])])
         page.wait_for_selector('[data-hard="5"]')
         assert not page.errors and page.locator('.pa-stale').count() == 0
+
+
+def test_switches_list_and_receptive_field(made):
+    made.tap = 3
+    with widget_page(state(made), **front_end('patches')) as page:
+        ready(page); pin(page, 20, 12); made.place = [20, 12]
+        def press(name, trait, value): # a switch, until page, list and traits have followed
+            page.get_by_role('button', name=name, exact=True).click()
+            until(page, '([t, v, name]) => model.saved[t] === v && [...document.querySelectorAll(`[data-control=${t}]`)].every(b => b.ariaPressed === String(b.innerText === name))', [trait, value, name])
+            setattr(made, trait, value)
+        def same_as_python(): # the list, the numbers and the legend
+            found = made.numbers()
+            assert abs(read(page)['source']['cosine'] - found['cosine']) < 4e-3
+            titles = page.locator('[data-hard]').evaluate_all('rows => rows.map(e => [e.title, e.innerText])')
+            for (title, text), (place, cosine) in zip(titles, found['hardest'], strict=True):
+                row, column = divmod(place, 8)
+                assert title.startswith(f'row {row + 1}, column {column + 1}:')
+                assert abs(float(text.split('\n')[1].split()[0]) - cosine) < .01 and ('✗' in text) == (cosine > found['cosine'])
+            ends = [float(v.replace('−', '-')) for v in page.locator('.pa-legend > span:not(.pa-ramp)').all_inner_texts()]
+            assert np.allclose(ends, [-1, 1] if made.scale == 'fixed' else [found['cosines'].min(), found['cosines'].max()], atol=.01)
+            return found
+        assert 'among 47 sampled' in page.inner_text('.pa-side'); first = same_as_python()
+        press('raw', 'projected', False)
+        assert abs(same_as_python()['cosine'] - first['cosine']) > .02 # other features
+        press('all places', 'negatives', 'all')
+        assert 'among all 127' in page.inner_text('.pa-side') and same_as_python()['hardest'] != first['hardest']
+        press('−1 to 1', 'scale', 'fixed'); same_as_python()
+        press('this place', 'scale', 'place'); same_as_python()
+        grid, box = layer_grid(3, SIZE), page.locator('[data-panel=source] rect.pa-field').evaluate("e => ['y', 'x', 'height', 'width'].map(k => Number(e.getAttribute(k)))")
+        corner = [grid['centre'] + grid['step'] * v - grid['field'] / 2 for v in divmod(place_at((20, 12), grid), grid['columns'])]
+        assert box == [*corner, grid['field'], grid['field']] and page.locator('[data-panel=heat] rect.pa-field').count() == 0
+        assert not page.errors and not page.requests
 
 
 def test_curve_list_and_clean_up(made):
     made.tap = 3
     with widget_page(state(made), **front_end('patches')) as page:
         ready(page)
-        settle(page, lambda: page.locator('.pa-dot-g[data-step="2"]').first.click())
-        assert get(page, 'step') == 2 and page.input_value('[data-control=step]') == '2' and 'step 2 0.13' in page.get_attribute('.pa-chart >> nth=0', 'aria-label')
-        settle(page, lambda: page.click('[data-hard="1"]')) # go to the hardest negative
-        assert len(get(page, 'place')) == 2
+        at_rest(page) # charts and list are made anew with each redraw
+        page.locator('.pa-dot-g[data-step="2"]').first.click()
+        until(page, "() => model.get('step') === 2 && document.querySelector('[data-control=step]').value === '2'")
+        says(page, '.pa-where', 'row 6 of 16, column 5 of 8'); at_rest(page)
+        assert 'step 2 0.13' in page.get_attribute('.pa-chart >> nth=0', 'aria-label')
+        made.step, grid = 2, layer_grid(3, SIZE)
+        page.click('[data-hard="1"]') # go to the hardest negative of what is shown, the chest
+        until(page, "() => model.get('place').length === 2")
+        assert place_at(get(page, 'place'), grid) == made.numbers((23, 16))['hardest'][0][0]
         page.evaluate('remove()')
         assert page.locator('.sr-explorer').count() == 0 and not page.errors
 
@@ -156,3 +201,20 @@ def test_hover_is_fast():
         whole, work = np.median(times, 0)
         print(f'\nhover, 8192 places x 256: event to drawn {whole:.1f} ms (with the wait for the frame), of which computed and drawn {work:.1f} ms')
         assert whole < 2000 and not page.errors
+
+
+def test_errors_and_silence_end_the_waiting(made):
+    with widget_page(state(made), **front_end('patches')) as page:
+        ready(page); page.clock.install()
+        asked = lambda n: page.wait_for_function("n => model.sent.filter(m => m.kind === 'view').length === n", arg=n)
+        head = lambda text: page.wait_for_function("text => document.querySelector('.pa-head').innerText.includes(text)", arg=text)
+        page.select_option('[data-control=camera]', '1'); asked(1); head('computing')
+        page.evaluate("model.put('error', 'out of memory')"); head('could not be computed')
+        for width in (900, 1000): # a redraw by itself does not ask
+            settle(page, lambda: page.set_viewport_size({'width': width, 'height': 900}))
+        asked(1); page.evaluate("model.put('error', '')")
+        page.click('.pa-head'); asked(2); head('computing')
+        page.clock.fast_forward(16_000); head('needs a running kernel')
+        assert 'needs a running kernel' in page.get_by_role('alert').inner_text() and page.evaluate(EXPLORER + '.dataset.kernel') == 'silent'
+        page.click('.pa-head'); asked(3); head('computing') # it answers the greeting: there again
+        assert page.evaluate(EXPLORER + '.dataset.kernel') == 'live' and page.get_by_role('alert').count() == 0 and not page.errors

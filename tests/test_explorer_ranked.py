@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from browser import widget_page
+from browser import packed, widget_page
 from synthreid.data.datasets import ReidSplit
 from synthreid.data.render import render_images
 from synthreid.visual.explorer import front_end
@@ -52,12 +52,12 @@ def expected(explorer, key, i, junk=True):
 
 
 def serve(page, explorer):
-    "Answer what the page has asked for, as the kernel would."
-    sent = []
+    "Answer what the page has asked for, as the kernel would; these queries."
+    sent, asked = [], page.evaluate("model.sent.splice(0).filter(m => m.kind === 'entry')")
     explorer.send = lambda content, buffers=None: sent.append((content, buffers))
-    for message in page.evaluate("model.sent.splice(0).filter(m => m.kind === 'entry')"): explorer._receive(message, [])
-    from browser import packed
+    for message in asked: explorer._receive(message, [])
     for content, buffers in sent: page.evaluate('([m, b]) => model.receive(m, b)', [content, packed(buffers)])
+    return {m['query'] for m in asked}
 
 
 @pytest.mark.parametrize('dark', [False, True])
@@ -124,16 +124,16 @@ def test_paging_with_a_kernel(explorer):
         assert shown(page) == order[0] and page.evaluate('model.saved.query') == order[0]
         settle(page, lambda: page.get_by_role('button', name='best query', exact=True).click())
         assert shown(page) == order[-1]
-        other = next(i for i in order if str(i) not in explorer.entries and i not in (order[1], order[-2]))
-        serve(page, explorer); page.evaluate('model.sent.length = 0')
+        there = serve(page, explorer) | set(map(int, explorer.entries))
+        at = next(k for k in range(1, 44) if not {order[k - 1], order[k], order[k + 1]} & there)
+        other = order[at]
         page.evaluate("i => model.put('query', i)", other) # asks the kernel
         page.wait_for_function("i => model.sent.some(m => m.kind === 'entry' && m.query === i)", arg=other)
         settle(page, lambda: serve(page, explorer))
         assert shown(page) == other and listed(page, 'joint/plain') == expected(explorer, 'joint/plain', other)
         page.wait_for_function("[...document.images].every(x => x.complete && x.naturalWidth === 32)")
         asked = page.evaluate("model.sent.filter(m => m.kind === 'entry').map(m => m.query)") # the neighbours, before somebody asks
-        at = order.index(other)
-        assert set(asked) <= {order[at - 1], order[at + 1]}
+        assert sorted(asked) == sorted([order[at - 1], order[at + 1]])
         settle(page, lambda: page.evaluate("model.put('choices', [3, 1])")) # another widget's selection
         settle(page, lambda: page.evaluate("model.put('query', 3)") or serve(page, explorer))
         assert '2 chosen queries' in page.locator('.rl-where').inner_text()
@@ -219,3 +219,18 @@ def test_errors_of_the_kernel_are_shown(explorer):
         assert page.get_by_role('alert').inner_text() == 'it went wrong'
         page.evaluate("model.put('error', '')")
         assert page.get_by_role('alert').count() == 0
+
+
+def test_errors_and_silence_end_the_waiting(explorer):
+    with widget_page(state(explorer), **front_end('ranked'), width=1200) as page:
+        other = next(i for i in range(45) if str(i) not in explorer.entries)
+        asked = lambda n: page.wait_for_function("([i, n]) => model.sent.filter(m => m.kind === 'entry' && m.query === i).length === n", arg=[other, n])
+        page.clock.install(); page.evaluate("i => model.put('query', i)", other); asked(1)
+        page.evaluate("model.put('error', 'no such file'); model.put('error', '')"); asked(1)
+        page.locator('.rl-where').click(); asked(2)
+        page.clock.fast_forward(16_000)
+        page.wait_for_function(f"{ROOT}.dataset.kernel === 'silent'")
+        assert 'needs a running kernel' in page.get_by_role('alert').inner_text()
+        page.locator('.rl-where').click(); asked(3)
+        settle(page, lambda: serve(page, explorer))
+        assert shown(page) == other and page.get_by_role('alert').count() == 0 and page.errors == []
