@@ -268,11 +268,11 @@ def test_errors_and_silence_end_the_waiting():
         page.locator('[data-select="domain:source"]').click(); plot.selected(60); asked(1)
         page.evaluate("model.put('error', 'no pictures'); model.put('error', '')"); asked(1)
         assert page.locator('.em-thumb .em-loading').count() == 0 and page.locator('.em-thumb .em-none').count() == 7
-        page.locator('.em-note').click(); asked(2); assert page.locator('.em-thumb .em-loading').count() == 7
+        page.locator('.em-keys').click(); asked(2); assert page.locator('.em-thumb .em-loading').count() == 7
         page.clock.fast_forward(16_000)
         page.wait_for_function("document.querySelector('.em').dataset.kernel === 'silent'")
         assert 'needs a running kernel' in page.get_by_role('alert').inner_text()
-        page.locator('.em-note').click(); asked(3)
+        page.locator('.em-keys').click(); asked(3)
         assert page.get_by_role('alert').count() == 0 and page.errors == []
 
 
@@ -283,7 +283,7 @@ def test_fifteen_cameras_look_different():
     with widget_page(state, **FRONT) as page:
         Plot(page)
         signs = page.evaluate("[...document.querySelectorAll('.em-cameras .em-glyph')].map(e => e.innerHTML)")
-        marks = page.evaluate('''() => { const s = document.querySelector('.em-base'), c = s.getContext('2d'), size = Math.min(s.width, s.height) * .47; // the pixels of each mark
-            return Array.from({length: 15}, (_, i) => c.getImageData(Math.round(s.width / 2 + (-1 + i / 7) * size) - 4, Math.round(s.height / 2 - .5 * size) - 4, 9, 9).data.join()); }''')
+        marks = page.evaluate('''() => { const s = document.querySelector('.em-base'), c = s.getContext('2d'), size = Math.min(s.width, s.height) * .47; // the colours of each mark
+            return Array.from({length: 15}, (_, i) => c.getImageData(Math.round(s.width / 2 + (-1 + i / 7) * size) - 8, Math.round(s.height / 2 - .5 * size) - 8, 17, 17).data)
+            .map(d => Array.from({length: 289}, (_, k) => d.slice(4 * k, 4 * k + 3).join()).sort().join(' ')); }''')
         assert len(set(signs)) == len(set(marks)) == 15 and page.errors == []
-        page.screenshot(path='/tmp/cameras.png')

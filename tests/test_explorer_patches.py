@@ -211,7 +211,7 @@ def test_errors_and_silence_end_the_waiting(made):
         page.select_option('[data-control=camera]', '1'); asked(1); head('computing')
         page.evaluate("model.put('error', 'out of memory')"); head('could not be computed')
         for width in (900, 1000): # a redraw by itself does not ask
-            settle(page, lambda: page.set_viewport_size({'width': width, 'height': 900}))
+            page.set_viewport_size({'width': width, 'height': 900}); page.evaluate('new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))')
         asked(1); page.evaluate("model.put('error', '')")
         page.click('.pa-head'); asked(2); head('computing')
         page.clock.fast_forward(16_000); head('needs a running kernel')
