@@ -329,8 +329,7 @@ def plot_lists(
     queries=None, # indices; None: the query that is shown
     k: int = 10, # pictures per list
     model: str | None = None, # name; None: the first that is shown
-    save=None, # file name, e.g. 'lists.pdf'; None: not saved
-    **options, # of `plot_ranked_lists`
+    **options, # of `plot_ranked_lists`, e.g. `save='lists.pdf'`
 ): # a figure
     "The static twin: ranked lists of some queries."
     rows = np.asarray([explorer.query] if queries is None else queries)
@@ -343,7 +342,5 @@ def plot_lists(
     def pixels(split, i): return np.asarray(Image.fromarray(split.images[i] if split.images is not None else read_rgb(split.paths[i])).resize(size))
     shown, places = np.unique(order, return_inverse=True)
     names = [f'person {explorer._query.pids[i]}\ncamera {explorer._query.camids[i] + 1}' for i in rows]
-    fig = plot_ranked_lists(np.stack([pixels(explorer._query, i) for i in rows]), np.stack([pixels(explorer._gallery, j) for j in shown]), places.reshape(order.shape), flags,
-                            lists.result.ap[rows], names, title=f'{model}' + ('' if variant == 'plain' else f' ({variant})'), **options)
-    if save: fig.savefig(save)
-    return fig
+    return plot_ranked_lists(np.stack([pixels(explorer._query, i) for i in rows]), np.stack([pixels(explorer._gallery, j) for j in shown]), places.reshape(order.shape), flags,
+                             lists.result.ap[rows], names, title=f'{model}' + ('' if variant == 'plain' else f' ({variant})'), **options)

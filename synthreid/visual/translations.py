@@ -199,7 +199,6 @@ def plot_checkpoints(
     curves=(), # as in `TranslationExplorer`
     n: int = 8, # columns at most
     image_width: float = 0.5, # inches per image
-    save=None, # file name, e.g. 'checkpoints.pdf'; None: not saved
 ) -> Figure:
     "Sources, and their translations at every checkpoint, below them the curves."
     rows = {'source': as_pixels(source), **{f'step {s}': as_pixels(translations[s]) for s in sorted(translations)}}
@@ -218,5 +217,4 @@ def plot_checkpoints(
         for k, style in (('before', LINES[3]), ('floor', LINES[1])):
             if c.get(k) is not None: ax.axhline(c[k], ls=style, color='0.4', lw=1, label={'before': 'source', 'floor': 'two halves of the target'}[k])
         ax.set(title=c['name'] + (' (%)' if c.get('percent') else ''), xlabel='step'); ax.set_ylim(bottom=min(0, ax.get_ylim()[0])); ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
-    if save: fig.savefig(save)
     return fig
