@@ -217,4 +217,7 @@ def test_errors_and_silence_end_the_waiting(made):
         page.clock.fast_forward(16_000); head('needs a running kernel')
         assert 'needs a running kernel' in page.get_by_role('alert').inner_text() and page.evaluate(EXPLORER + '.dataset.kernel') == 'silent'
         page.click('.pa-head'); asked(3); head('computing') # it answers the greeting: there again
-        assert page.evaluate(EXPLORER + '.dataset.kernel') == 'live' and page.get_by_role('alert').count() == 0 and not page.errors
+        assert page.evaluate(EXPLORER + '.dataset.kernel') == 'live' and page.get_by_role('alert').count() == 0
+        page.evaluate("() => { model.send = () => { throw new Error('Cannot send'); }; }") # after a restart of the kernel
+        page.select_option('[data-control=tap]', '2'); head('needs a running kernel')
+        assert 'Run the cell again' in page.get_by_role('alert').inner_text() and not page.errors

@@ -38,7 +38,11 @@ function explorer(el, model, {label, keys = {}}) {
     cleanup(f) { undo.push(f); },
     guard(f) { return (...a) => { try { return f(...a); } catch (error) { console.error(error); own.fail(error); } }; }, // errors appear in the widget
     // Ask the kernel; the widget's Python answers with `reply`. Without a kernel nothing comes back.
-    ask(kind, content = {}) { model.send({kind, ...content}); },
+    ask(kind, content = {}) { try { model.send({kind, ...content}); } catch (error) { console.warn(error); own.lost(); } }, // a closed connection throws
+    lost(why = 'the one that made this was restarted or has ended. Run the cell again.') {
+      root.dataset.kernel = 'silent'; root.classList.remove('sr-alive'); own.redraw(); own.fail(`This needs a running kernel: ${why}`);
+    },
+    redraw() {},
     get alive() { return root.dataset.kernel === 'live'; },
     // True where a kernel answers. Otherwise the reader is told why nothing happens.
     needsKernel(what) { if (!own.alive) own.fail(`${what} needs a running kernel`); return own.alive; },
@@ -58,17 +62,15 @@ function questions(own, model, show, patience = 15000) {
   const rest = () => { clearTimeout(timer); timer = waiting.size ? setTimeout(silence, patience) : 0; };
   function end() { waiting.forEach((_, key) => vain.add(key)); waiting.clear(); rest(); }
   function silence() {
-    const loud = [...waiting.values()].some(v => v); end();
-    if (!loud) return;
-    own.root.dataset.kernel = 'silent'; own.root.classList.remove('sr-alive'); show();
-    own.fail(`No answer for ${patience / 1000} s: this needs a running kernel, and this one is gone or busy. A click asks again.`);
+    if ([...waiting.values()].some(v => v)) own.lost(`no answer for ${patience / 1000} s, it is gone or busy. A click asks again.`); else end();
   }
   function again() {
-    if (own.root.dataset.kernel === 'silent') own.ask('hello'); // its answer shows everything anew
+    if (own.root.dataset.kernel === 'silent') setTimeout(() => own.ask('hello')); // its answer shows everything anew
     if (vain.size) { vain.clear(); setTimeout(own.guard(() => own.root.isConnected && show())); } // after what the click does
   }
   ['click', 'keydown', 'change'].forEach(name => own.root.addEventListener(name, again, true));
-  own.on('change:error', own.guard(() => { if (model.get('error') && waiting.size) { end(); show(); } }));
+  own.on('change:error', own.guard(() => { if (model.get('error') && waiting.size) own.redraw(); }));
+  own.redraw = () => { end(); show(); };
   own.cleanup(() => clearTimeout(timer));
   return {
     // `send(keys)` is called with those that were not asked before; `loud`: the reader waits for them
@@ -76,7 +78,7 @@ function questions(own, model, show, patience = 15000) {
       const fresh = own.alive ? keys.filter(k => !waiting.has(k) && !vain.has(k)) : [];
       if (loud) keys.forEach(k => waiting.has(k) && waiting.set(k, true));
       fresh.forEach(k => waiting.set(k, loud));
-      if (fresh.length) { send(fresh); if (!timer) rest(); }
+      if (fresh.length) { if (!timer) rest(); send(fresh); }
     },
     answered(keys) { keys.forEach(k => { waiting.delete(k); vain.delete(k); }); rest(); },
     waits: key => waiting.has(key),
