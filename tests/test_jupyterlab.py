@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser import browser_page, chromium_path
+from browser import PATIENCE, at_rest, browser_page, chromium_path, painted
+from test_explorer_live import REPORT, SETUP, STOPPED
 from synthreid.visual.explorer import export_page, front_end
 
 NOTEBOOKS = Path(__file__).parent.parent / 'nbs' / 'explorers'
 STATIC = NOTEBOOKS.parent.parent / 'synthreid' / 'visual' / 'static'
-PATIENCE = int(os.environ.get('SYNTHREID_PATIENCE', 300_000)) # ms: the machine may be busy with other tests
 
 
 def quick(source):
@@ -34,26 +34,26 @@ class Server:
             file = folder / 'settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
             file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(settings))
         (folder / 'work').mkdir()
-        with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
         homes = {k: str(folder / k.lower()) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR')}
         env = os.environ | homes | {'JUPYTERLAB_SETTINGS_DIR': str(folder / 'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(folder / 'workspaces'), 'JUPYTER_TOKEN': self.token, 'OMP_NUM_THREADS': '1',
                                     'PYTHONPATH': os.pathsep.join([str(NOTEBOOKS.parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])])}
         self.log = open(folder / 'log', 'w+')
-        self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={self.port}', '--ServerApp.port_retries=0', f'--ServerApp.root_dir={folder / "work"}',
+        self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.root_dir={folder / "work"}',
                                          '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly', '--LabApp.news_url=None'], env=env, stdout=self.log, stderr=self.log, start_new_session=True)
-        wait_for_port(self.port, self.process, self.log)
+        file = folder / 'jupyter_runtime_dir' / f'jpserver-{self.process.pid}.json' # written when it listens
+        self.port = await_server(lambda: file.exists() and json.loads(file.read_text() or '{}').get('port'), self.process, self.log)
 
     def stop(self): stop(self.process); self.log.close()
 
 
-def wait_for_port(port, process, log, seconds=PATIENCE / 1000):
+def await_server(find, process, log, seconds=PATIENCE / 1000):
+    "What `find` finds as soon as it finds something; how the server failed, where it did."
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
-        with socket.socket() as s:
-            if s.connect_ex(('127.0.0.1', port)) == 0: return
+        if found := find(): return found
         time.sleep(.05)
     log.flush(); log.seek(0)
-    raise AssertionError(f'no server on port {port}:\n{log.read()[-3000:]}')
+    raise AssertionError(f'no server:\n{log.read()[-3000:]}')
 
 def stop(process):
     "Ask the server and its kernels to end; insist."
@@ -113,11 +113,36 @@ class Notebook:
     def n_cells(self): return self.page.evaluate("jupyterapp.shell.currentWidget.content.model.cells.length")
 
     def keep_cells(self, part):
-        "`d d` in a focused widget deletes no cell, and arrows do not leave it."
+        "`d d` in a focused widget, or on the first button or slider of it, deletes no cell, and arrows do not leave it."
         n = self.n_cells()
-        part.focus()
-        for key in ('d', 'd', 'ArrowDown', 'd', 'd'): self.page.keyboard.press(key)
-        assert self.n_cells() == n and part.evaluate('e => e.closest(".sr-explorer").contains(document.activeElement)')
+        for focused, keys in ((part, ('d', 'd', 'ArrowDown', 'd', 'd')), (part.locator('button:enabled:visible, input[type=range]:visible').first, 'dd')):
+            focused.focus()
+            for key in keys: self.page.keyboard.press(key)
+            painted(self.page)
+            assert self.n_cells() == n and part.evaluate('e => e.contains(document.activeElement)')
+
+    def lose_cell(self):
+        "`d d` anywhere else does delete a cell: without the guard, `keep_cells` would fail."
+        n = self.n_cells()
+        self.insert('here = 1')
+        self.page.keyboard.press('Escape')
+        self.page.keyboard.press('d'); self.page.keyboard.press('d')
+        self.until(lambda: self.n_cells() == n)
+
+    def insert(self, code):
+        "A new cell at the end, active."
+        n = self.n_cells()
+        self.page.evaluate("""async code => { const book = jupyterapp.shell.currentWidget.content;
+            book.activeCellIndex = book.model.cells.length - 1;
+            await jupyterapp.commands.execute('notebook:insert-cell-below'); book.activeCell.model.sharedModel.setSource(code); book.activeCell.node.scrollIntoView();
+            await jupyterapp.commands.execute('notebook:enter-command-mode'); }""", code)
+        self.until(lambda: self.n_cells() == n + 1)
+
+
+def note_outside(page, port, outside):
+    "Every address that is asked for, whether it answers or not, but those of the server itself."
+    own = (f'http://127.0.0.1:{port}/', f'ws://127.0.0.1:{port}/', 'data:', 'blob:', 'about:')
+    for event in ('request', 'websocket'): page.on(event, lambda r: None if r.url.startswith(own) else outside.append(r.url))
 
 
 @contextmanager
@@ -130,9 +155,8 @@ def notebook(server, name, dark=False):
     book['metadata'].pop('widgets', None)
     (server.folder / 'work' / f'{name}.ipynb').write_text(json.dumps(book))
     with browser_page(width=1300, height=1000, offline=False, dark=dark) as page:
-        page.set_default_timeout(PATIENCE)
         outside = []
-        page.on('request', lambda r: outside.append(r.url) if not r.url.startswith((f'http://127.0.0.1:{server.port}', f'ws://127.0.0.1:{server.port}', 'data:', 'blob:', 'about:')) else None)
+        note_outside(page, server.port, outside)
         page.goto(f'http://127.0.0.1:{server.port}/doc/tree/{name}.ipynb?token={server.token}&reset')
         page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
         n = Notebook(page); n.run_all()
@@ -161,7 +185,7 @@ def drag(page, plot, path):
     for p in path[1:]: page.mouse.move(*at(*p), steps=6)
     page.mouse.up()
 
-EVERYTHING = [(.02, .02), (.98, .02), (.98, .98), (.02, .98), (.02, .05)]
+EVERYTHING, LEFT = ([(.02, .02), (x, .02), (x, .98), (.02, .98), (.02, .05)] for x in (.98, .5))
 
 
 # ---- what is done in each notebook, and what must follow
@@ -171,7 +195,7 @@ def use_translations(n, name='explorer'):
     before = n.kernel(f'{name}.step')
     w.get_by_label('previous checkpoint').click()
     n.until(lambda: n.kernel(f'{name}.step') < before)
-    assert w.get_attribute('data-step') == str(n.kernel(f'{name}.step'))
+    n.until(lambda: w.get_attribute('data-step') == str(n.kernel(f'{name}.step')))
     drag(n.page, w.locator('.tr-stack').first, [(.5, .5), (.4, .5), (.1, .5)])
     n.until(lambda: n.kernel(f'{name}.cut') < 20)
     w.locator('.tr-cell').nth(2).click()
@@ -184,19 +208,40 @@ def use_translations(n, name='explorer'):
 
 def use_live(n):
     w = n.widget('[data-role=stop]')
-    assert n.kernel('live.state') == w.get_attribute('data-state') == 'finished' and w.locator('[data-loss]').count() >= 3 and w.locator('.li-sheet').is_visible()
+    n.until(lambda: n.kernel('live.state') == w.get_attribute('data-state') == 'finished')
+    assert w.locator('[data-loss]').count() >= 3 and w.locator('.li-sheet').is_visible()
+
+def stop_live(n):
+    "A training without an end, in a cell of its own, and the button."
+    n.insert(SETUP + 'begin(); live')
+    n.page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
+    w = n.page.locator('.sr-explorer[data-kernel=live][data-state=running]')
+    w.locator('[data-loss=square]').wait_for()
+    w.get_by_role('button', name='Stop and save').click()
+    w = n.page.locator('.sr-explorer[data-state=stopped]'); w.wait_for()
+    n.until(lambda: n.kernel('live.state') == 'stopped')
+    n.tell('live.wait()')
+    assert n.kernel(f'{REPORT} == {STOPPED}'), 'the thread has ended, the last checkpoint is that of the last step'
+    step = n.kernel('live.result')
+    n.until(lambda: f'saved: step_{step:08d}' in w.locator('.li-facts').inner_text())
+    assert w.get_by_role('button', name='Stop and save').count() == 0 # hidden
 
 def use_patches(n, name='explorer'):
     w = n.widget('[data-panel=source]')
     w.locator('[data-panel=source]').click(position={'x': 60, 'y': 80})
     n.until(lambda: n.kernel(f'list({name}.place)') not in ([], [20, 17]))
-    n.until(lambda: w.locator('[data-hard]').count() == 5 and 'pa-pinned' in w.get_attribute('class'))
-    shown = float(w.locator('[data-direction=source] [data-number=cosine]').get_attribute('data-value'))
-    assert np.isclose(shown, n.kernel(f"{name}.numbers()['cosine']"), atol=.01), 'the page and the kernel say the same'
+    same = lambda: 'pa-pinned' in w.get_attribute('class') and np.isclose(float(w.locator('[data-direction=source] [data-number=cosine]').get_attribute('data-value')), n.kernel(f"{name}.numbers()['cosine']"), atol=.01)
+    n.until(same) # the page and the kernel say the same
+    w.get_by_role('button', name='all places').click()
+    n.until(lambda: n.kernel(f'{name}.negatives') == 'all')
+    n.until(lambda: 'among all' in w.locator('.pa-side').inner_text() and same())
+    ready = int(w.get_attribute('data-ready'))
     w.locator('[data-control=camera]').select_option('3')
-    n.until(lambda: n.kernel(f'{name}.camera') == 3)
-    n.until(lambda: w.locator('.pa-stale').count() == 0 and w.locator('[data-hard]').count() == 5)
+    n.until(lambda: n.kernel(f'{name}.camera') == 3 and int(w.get_attribute('data-ready')) > ready)
+    n.until(lambda: 'pa-stale' not in w.get_attribute('class') and w.locator('[data-hard]').count() == 5)
+    assert same()
     step = n.kernel(f"{name}.info['steps'][0]")
+    at_rest(n.page, '.sr-explorer:has([data-panel=source])') # the charts are made anew with each redraw
     w.locator(f'.pa-dot-g[data-step="{step}"]').first.click()
     n.until(lambda: n.kernel(f'{name}.step') == step)
     place = n.kernel(f'list({name}.place)')
@@ -211,6 +256,11 @@ def use_embedding(n, points='explorer', lists='lists'):
     drag(n.page, plot, EVERYTHING)
     n.until(lambda: n.kernel(f'len({points}.selection)') == n.kernel(f"{points}.info['n']"))
     assert w.get_attribute('data-selected') == str(n.kernel(f"{points}.info['n']"))
+    drag(n.page, plot, LEFT)
+    part = n.until(lambda: (k := n.kernel(f'len({points}.selection)')) < n.kernel(f"{points}.info['n']") and k)
+    assert w.get_attribute('data-selected') == str(part)
+    drag(n.page, plot, EVERYTHING)
+    n.until(lambda: n.kernel(f'len({points}.selection)') == n.kernel(f"{points}.info['n']"))
     some = n.kernel(f"{points}.selected_rows('target')")
     assert sorted(some) == sorted(n.kernel(f'list({lists}.choices)')) and len(some), 'the lasso feeds the ranked lists'
     ranked = n.widget('.rl-query')
@@ -231,7 +281,7 @@ def use_ranked(n, lists='lists'):
     here = n.kernel(f'{lists}.query')
     w.get_by_label('better query').click(); n.until(lambda: n.kernel(f'{lists}.query') != here and shown())
     w.get_by_role('button', name='re-ranking').click(); n.until(lambda: n.kernel(f'{lists}.rerank'))
-    w.locator(f'[data-list$="rerank"] figure[data-before]').first.wait_for()
+    w.locator(f'[data-list$="rerank"] figure[data-before]:not([data-before=""])').first.wait_for()
     w.focus(); n.page.keyboard.press('2'); n.page.keyboard.press('Enter')
     picked = w.locator('.rl-picked[data-gallery]'); picked.wait_for()
     assert picked.get_attribute('data-gallery') == w.locator('figure[data-place="2"]').first.get_attribute('data-gallery')
@@ -251,7 +301,7 @@ def use_swap(n):
 
 @pytest.mark.long
 def test_translations_notebook(server):
-    with notebook(server, 'translations') as n: use_live(n); use_translations(n)
+    with notebook(server, 'translations') as n: use_live(n); use_translations(n); stop_live(n)
 
 @pytest.mark.long
 def test_patches_notebook(server):
@@ -273,7 +323,7 @@ def test_ranked_notebook(server):
 
 @pytest.mark.long
 def test_swap_notebook(server):
-    with notebook(server, 'swap') as n: use_swap(n)
+    with notebook(server, 'swap') as n: use_swap(n); n.lose_cell()
 
 @pytest.mark.long
 def test_dashboard_notebook(server):
@@ -305,24 +355,42 @@ def runs(tmp_path_factory):
     return here
 
 
+def other_addresses():
+    "Addresses of this machine other than the loopback, as far as they are known."
+    found = set()
+    try: found.update(info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET))
+    except OSError: pass
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s: # asks for a route, sends nothing
+        try: s.connect(('192.0.2.1', 9)); found.add(s.getsockname()[0])
+        except OSError: pass
+    return {a for a in found if not a.startswith('127.')}
+
+
 @pytest.mark.long
 def test_app_serves_the_dashboard(runs, tmp_path):
     "`synthreid app`: loopback only, a token, no code, no other server; explorers talk to a kernel; it ends when it is told."
     chromium_path()
     pytest.importorskip('voila')
     said = open(tmp_path / 'said', 'w+')
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    taken = socket.create_server(('127.0.0.1', 0)) # so the app must take the next free port
     env = os.environ | {'PYTHONPATH': str(NOTEBOOKS.parent.parent), 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1', **{k: str(tmp_path / k.lower()) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR')}}
-    process = subprocess.Popen([sys.executable, '-c', 'import sys; from synthreid.cli import main; sys.exit(main())', 'app', str(runs), '--port', str(port), '--n', '20', '--device', 'cpu'], env=env, stdout=said, stderr=said, start_new_session=True)
+    process = subprocess.Popen([sys.executable, '-c', 'import sys; from synthreid.cli import main; sys.exit(main())', 'app', str(runs), '--port', str(taken.getsockname()[1]), '--n', '20', '--device', 'cpu'], env=env, stdout=said, stderr=said, start_new_session=True)
     try:
-        wait_for_port(port, process, said)
-        end = time.monotonic() + PATIENCE / 1000
-        while not (address := re.search(r'http://127\.0\.0\.1:\d+/\?token=\w+', (tmp_path / 'said').read_text())): assert process.poll() is None and time.monotonic() < end; time.sleep(.05)
+        address = await_server(lambda: re.search(r'http://127\.0\.0\.1:(\d+)/\?token=\w+', (tmp_path / 'said').read_text()), process, said)
+        port = int(address[1]); assert port > taken.getsockname()[1]
+        for other in other_addresses():
+            with socket.socket() as s: assert s.connect_ex((other, port)), f'{other} answers, too'
         with browser_page(width=1200, offline=False) as page:
-            page.set_default_timeout(PATIENCE)
-            outside = []
-            page.on('requestfinished', lambda r: outside.append(r.url) if not r.url.startswith((f'http://127.0.0.1:{port}', 'data:', 'blob:')) else None)
-            assert page.goto(address[0].split('?')[0]).status in (403, 200) and page.locator('.sr-explorer').count() == 0, 'nothing without the token'
+            outside, refused = [], set()
+            note_outside(page, port, outside)
+            page.on('requestfailed', lambda r: refused.add(r.url) if r.failure == 'csp' else None) # Voila's own page asks for an icon font: its policy does not let it
+            for asked in ('', '?token=no'): # the login page, and no kernel
+                kernels = f'http://127.0.0.1:{port}/api/kernels{asked}'
+                answer = page.request.get(kernels, max_redirects=0)
+                assert answer.status == 302 and answer.headers['location'].startswith('/login?') and page.request.post(kernels).status == 403
+                page.goto(f'http://127.0.0.1:{port}/{asked}')
+                assert page.url.startswith(f'http://127.0.0.1:{port}/login?') and page.locator('input[type=password]').count()
+            assert page.locator('.sr-explorer').count() == 0
             page.goto(address[0])
             page.wait_for_function("document.querySelectorAll('.sr-explorer[data-kernel=live]').length === 4")
             page.wait_for_function("[...document.querySelectorAll('.sr-explorer[data-kernel=live]')].every(e => Number(e.dataset.ready) > 0)")
@@ -333,13 +401,14 @@ def test_app_serves_the_dashboard(runs, tmp_path):
             page.locator('[data-select="domain:target"]').click()
             page.wait_for_function("document.querySelector('.em').dataset.selected !== '0'")
             lists.get_by_role('button', name='page through all queries again').wait_for()
+            step = page.evaluate("document.querySelector('[data-control=step]').value")
             page.get_by_label('previous checkpoint').click()
-            page.wait_for_function("document.querySelector('[data-control=step]').value === document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step")
-            assert not outside
+            page.wait_for_function("step => { const now = document.querySelector('[data-control=step]').value; return now !== step && now === document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step; }", arg=step) # patches follow
+            assert not set(outside) - refused, 'nothing is asked of other servers'
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE / 1000) is not None
         with socket.socket() as s: assert s.connect_ex(('127.0.0.1', port)), 'nothing is left behind'
-    finally: stop(process); said.close()
+    finally: stop(process); said.close(); taken.close()
 
 
 def test_explore_says_what_is_missing(runs, monkeypatch, capsys):
@@ -375,15 +444,43 @@ def test_page_works_offline(name, tmp_path):
     assert all((w['_esm'], w['_css']) in now for w in shown), 'saved with other code than the present: run the notebook again'
     n = len(shown)
     with browser_page(width=1200) as page:
-        page.set_default_timeout(PATIENCE)
         page.goto(page_file.as_uri())
         page.wait_for_function(f"[...document.querySelectorAll('.sr-explorer')].filter(e => Number(e.dataset.ready) > 0).length === {n}")
         assert not page.requests and not page.errors and page.locator('.sr-error:visible').count() == 0
         for scheme in ('dark', 'light'): page.emulate_media(color_scheme=scheme); assert looks_dark(page) == (scheme == 'dark'), 'as the reader prefers'
         if page.locator('.tr-grid').count():
+            here = "document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step"
+            before = page.evaluate(here)
             page.get_by_label('previous checkpoint').first.click()
-            page.wait_for_function("document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step === document.querySelector('.tr-here').dataset.step")
+            page.wait_for_function(f"before => {here} !== before && {here} === document.querySelector('.tr-here').dataset.step", arg=before)
+        if page.locator('[data-panel=source]').count(): hover_offline(page)
+        if page.locator('.rl-query').count(): page_offline(page, next(w for w in shown if 'entries' in w))
         if page.locator('[data-plot]').count():
             drag(page, page.locator('[data-plot]'), EVERYTHING)
             page.wait_for_function("Number(document.querySelector('.em').dataset.selected) > 100")
         assert not page.requests and not page.errors
+
+
+def hover_offline(page):
+    "Two corners of a picture, then another camera, which is not in the file."
+    source = page.locator('[data-panel=source]'); source.scroll_into_view_if_needed()
+    page.locator('.sr-explorer', has=source).focus(); page.keyboard.press('Escape')
+    box = source.bounding_box()
+    for x, y, there in ((.02, .02, r'row 1 of \d+, column 1 of \d+'), (.98, .98, r'row (\d+) of \1, column (\d+) of \2')):
+        page.mouse.move(box['x'] + x * box['width'], box['y'] + y * box['height'])
+        page.wait_for_function("there => new RegExp(`^${there}$`).test(document.querySelector('.pa-where').innerText)", arg=there)
+    assert page.locator('[data-hard]').count() == 5
+    page.locator('select[data-control=camera]').select_option('3')
+    page.wait_for_function("document.querySelector('.pa-head').innerText.includes('needs a running kernel')")
+
+def page_offline(page, saved):
+    "From the worst query to the next; then a query that is not in the file."
+    lists = page.locator('.sr-explorer', has=page.locator('.rl-query'))
+    query = lambda: lists.get_attribute('data-query')
+    lists.get_by_label('worst query').click()
+    worst = query(); assert worst in saved['entries']
+    lists.get_by_label('better query').click()
+    assert query() != worst and query() in saved['entries'] and lists.locator('.rl-list figure').count() > 3
+    box = lists.get_by_label('choose a query by person or file name')
+    box.fill(next(name for i, name in enumerate(saved['info']['names']) if str(i) not in saved['entries'])); box.press('Enter')
+    assert 'needs a running kernel' in lists.get_by_role('alert').inner_text()
