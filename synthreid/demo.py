@@ -36,7 +36,7 @@ def system_rows(
 ) -> dict: # {row: (method, config)}
     "FlipReID and DG-Net at the demo's size."
     flip = FlipConfig(backbone='resnet_small', weights=None, steps=steps, batch_size=32, epochs=100, freeze_epochs=0, warmup_epochs=5, decay_epochs=60, lr=3e-3, lr_floor=3e-5,
-                      weight_decay=5e-4, weight_triplet=0, augment='plain', erasing=0)
+                      weight_decay=5e-4, weight_triplet=0, augment='strong', erasing=0, label_smoothing=0.1)
     dgnet = DGNetConfig(backbone='resnet_small', width=16, steps=steps, embedding_dim=64, dropout=(0, 0), structure_dim=4, strides=(1, 2), dilations=(1, 2, 3), hidden=64, discriminator_dim=8, n_scales=2,
                         pad=3, erasing=0, lr=1e-3, beta1=0.5, lr_appearance=1e-2, head_lr=2, weight_gan=0.25, milestones=(0.8,), reference_quirks=False)
     return {'FlipReID on source': ('flip', flip), 'FlipReID on translated images': ('flip', flip),
