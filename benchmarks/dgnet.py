@@ -3,7 +3,7 @@
 python benchmarks/dgnet.py step        # one published step, 256x128, batch 8: seconds and memory
 python benchmarks/dgnet.py swaps       # a small run: grids of swaps, whom an independent network sees in them
 python benchmarks/dgnet.py judge       # the same measurements on the checkpoint that lies with the tests
-python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds
+python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds; ablation '[0, 1, 2]' '"studio"' in another world
 python benchmarks/dgnet.py text        # dgnet.md from what has been measured
 """
 import json
@@ -80,14 +80,20 @@ class WithoutGenerator(DGNet):
 
 TEACHER = dict(steps=1200, last_stride=1, lr=3e-3, weight_triplet=0, label_smoothing=0.1, classifier_std=0.01, flat=0.5) # stronger than the student that it teaches
 
-def ablation(seeds=(0, 1, 2), steps=1200, at=800):
+STUDIO = dict(fixed=True, n_cameras=2, occlusion=0.0, crowd=0.0)  # two places, nobody else in the picture
+WORLDS = dict(streets=dict(per_id=(8, 6), effects={}, steps=1200, at=800, strides=(2, 2), dilations=(1, 2)), # many places; a structure code of 12x6
+              studio=dict(per_id=(12, 8), effects=STUDIO, steps=1500, at=1000))
+ROWS = {'baseline': dict(online=False), 'primary': dict(fine=False), 'fine': dict(primary='none'), 'both': {}, 'donor, no teacher': dict(primary='donor', fine=False)}
+
+def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fine', 'both')):
     "All rows of a seed share their first steps, in which they do not differ; they part where the teacher begins. A fine-grained head that nobody taught is not tested."
-    size = '48x24'
-    train, test = people(0, 60, 8, size).relabel(), people(60, 60, 6, size)
-    query, gallery = ask(test, 6)
-    settings = {**SMALL, 'size': size, 'width': 16, 'steps': steps, 'strides': (2, 2), 'dilations': (1, 2), 'teacher_from': at / steps, 'teacher_ramp': 0.1, 'codes_from': 0.2, 'codes_ramp': 0.05,
-                'lr_appearance': 1e-2, 'head_lr': 2.0}
-    found = dict(size=size, people=60, pictures=len(train), steps=steps, rows_part_at=at, teacher_steps=TEACHER['steps'], rows={}, teacher=[], seconds=[])
+    size, settings = '48x24', dict(WORLDS[world])
+    (per_id, per_test), effects, at = (settings.pop(k) for k in ('per_id', 'effects', 'at'))
+    train, test = people(0, 60, per_id, size, **effects).relabel(), people(60, 60, per_test, size, **effects)
+    query, gallery = ask(test, per_test)
+    settings = {**SMALL, 'size': size, 'width': 16, 'teacher_from': at / settings['steps'], 'teacher_ramp': 0.1, 'codes_from': 0.2, 'codes_ramp': 0.05, 'lr_appearance': 1e-2, 'head_lr': 2.0, **settings}
+    steps = settings['steps']
+    found = dict(world=world, size=size, people=60, pictures=len(train), steps=steps, rows_part_at=at, teacher_steps=TEACHER['steps'], rows={}, teacher=[], identity=[], seconds=[])
     with tempfile.TemporaryDirectory() as d:
         for seed in seeds:
             began = time.process_time()
@@ -99,18 +105,16 @@ def ablation(seeds=(0, 1, 2), steps=1200, at=800):
             trunk = DGNet(config, train.n_ids, seed)
             fit(trunk, trunk.batches(train), at)
             shared = save_checkpoint(trunk, Path(d) / f'trunk{seed}', at)
-            for row, changes in {'baseline': dict(online=False), 'primary': dict(fine=False), 'fine': dict(primary='none'), 'both': {}}.items():
-                method = (WithoutGenerator if row == 'baseline' else DGNet)(replace(config, **changes), train.n_ids, seed)
+            found['identity'].append(evaluate_swaps(trunk.swap, test.images, test.pids, teacher.embed, n=400)['identity_appearance']) # the teacher had no part in these pictures yet
+            for row in rows:
+                method = (WithoutGenerator if row == 'baseline' else DGNet)(replace(config, **ROWS[row]), train.n_ids, seed)
                 load_checkpoint(method, shared)
                 fit(method, method.batches(train), steps, start=at)
                 scores = {name: mean_ap(lambda x: method.embed_flipped(x, alpha), query, gallery) for name, alpha in (('primary head', 0), ('both heads', 0.5), ('fine head', 'fine'))[:3 if row in ('fine', 'both') else 1]}
                 found['rows'].setdefault(row, []).append(scores)
                 print(seed, row, {k: round(v, 1) for k, v in scores.items()}, round(time.process_time() - began), flush=True)
             found['seconds'].append(time.process_time() - began)
-            keep('ablation', found)
-
-
-STUDIO = dict(fixed=True, n_cameras=2, occlusion=0.0, crowd=0.0)  # two places, nobody else in the picture
+            keep(f'ablation {world}', found)
 
 
 def swaps(steps=1000, seed=0):
@@ -181,21 +185,23 @@ def text():
     told, out = json.loads((HERE / 'dgnet.json').read_text()), ['# DG-Net', '', 'Written by `python benchmarks/dgnet.py text` from `dgnet.json`.', '']
     if steps := {k: v for k, v in told.items() if k.startswith('step ')}:
         out += ['## One step at the published size', '', 'Batches of 8 in two streams with their positives, 256x128, ResNet-50, 751 people, all networks at their published widths, with a ResNet-50 as teacher, float32. '
-                'Processor time is the sum over threads; where it is far below the wall-clock time, the machine was busy with other work.', '', '| where | phase | seconds | processor seconds | peak memory, GiB |', '|---|---|---|---|---|']
+                'Processor time is the sum over threads; where it is far below the wall-clock time, the machine was busy with other work.', '', '| where | phase | seconds | processor seconds | peak memory of both phases, GiB |', '|---|---|---|---|---|']
         for v in steps.values(): out += [f"| {v['where']}, torch {v['torch']} | {phase} | {v[phase]['seconds']} | {v[phase]['cpu_seconds']} | {v['memory_GiB']} |" for phase in ('before the ramps', 'behind the ramps')]
         out += ['']
     if s := told.get('swaps'):
         out += ['## Swaps', '', f"60 rendered people (720 pictures, {s['size']}, two places), {s['steps']} steps, small networks and milder settings than published (`SMALL` in the script: the code term acts, a quarter of the adversarial weight, `beta1` 0.5, two discriminators, no dropout, no erasing), {s['seconds']:.0f} processor seconds with teacher. Everything is measured on 60 other people.", '',
                 '![swaps](dgnet_swaps.jpg)', '', '| | |', '|---|---|', f"| swaps whose nearest real picture shows the appearance donor | {s['identity_appearance']:.1%} |", f"| ... the structure donor | {s['identity_structure']:.1%} |",
                 f"| chance | {s['identity_chance']:.1%} |", f"| ceiling: the same asked with the appearance donors' real pictures | {s['identity_ceiling']:.1%} |", f"| mAP of the network that judged this (independent, never saw a swap) | {s['judge_mAP']:.1f} |", f"| SSIM of a swap and its structure donor | {s['ssim_structure_donor']:.2f} |", f"| ... and its appearance donor | {s['ssim_appearance_donor']:.2f} |",
-                f"| SSIM of two swaps (of two real pictures) | {s['ssim_swaps']:.2f} ({s['ssim_real']:.2f}) |", f"| distance of the features of two swaps, as a share of that of two real pictures | {s['diversity']:.2f} |", f"| Frechet distance to real pictures (between halves of these), {s['features']} | {s['frechet']:.2f} ({s['frechet_floor']:.2f}) |",
+                f"| SSIM of two swaps (of two real pictures) | {s['ssim_swaps']:.2f} ({s['ssim_real']:.2f}) |", f"| distance of the features of two swaps, as a share of that of two real pictures | {s['diversity']:.2f} |", f"| Frechet distance to real pictures (of the structure donors' own pictures), {s['features']} | {s['frechet']:.2f} ({s['frechet_floor']:.2f}) |",
                 f"| mAP: primary head, both (alpha 0.5), fine-grained head | {', '.join(f'{v:.1f}' for v in s['mAP'].values())} |", f"| mAP of the teacher | {s['teacher_mAP']:.1f} |", '']
-    if a := told.get('ablation'):
+    for world, where in (('streets', 'a game with many places'), ('studio', 'two places, nobody else in the picture')):
+        if not (a := told.get(f'ablation {world}')): continue
         n = min(map(len, a['rows'].values()))
         cell = lambda v: f'{np.mean(v):.1f}' + (f' ± {np.std(v, ddof=1):.1f}' if n > 1 else '')
         heads = list(a['rows']['both'][0])
-        out += ['## Ablation', '', f"{a['people']} rendered people ({a['pictures']} pictures of a game with many places, {a['size']}), {a['steps']} steps of which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; "
-                f"mAP on 60 other people, mean and standard deviation. The teacher (`direct`, {a['teacher_steps']} steps on the same people) has {cell(a['teacher'][:n])}. Without fine-grained labels the second head learns nothing and is not tested.", '',
+        out += [f'## Ablation, {world}', '', f"{a['people']} rendered people ({a['pictures']} pictures, {where}, {a['size']}), {a['steps']} steps of which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; "
+                f"mAP on 60 other people, mean and standard deviation. The teacher (`direct`, {a['teacher_steps']} steps on the same people) has {cell(a['teacher'][:n])}; where the rows part, it takes {cell([100 * v for v in a['identity'][:n]])} % of 400 swaps of test people for the appearance donor (chance: 1.5 %). "
+                'Without fine-grained labels the second head learns nothing and is not tested.', '',
                 '| row | primary head | both heads, alpha 0.5 | fine-grained head |', '|---|---|---|---|', *(f'| {row} | ' + ' | '.join(cell([v[k] for v in scores[:n]]) if k in scores[0] else '' for k in heads) + ' |' for row, scores in a['rows'].items()), '']
     (HERE / 'dgnet.md').write_text('\n'.join(out))
     print('\n'.join(out))

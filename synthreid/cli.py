@@ -90,6 +90,7 @@ def _source_split(source, layout, options, pattern, train_only, per_id, ids, see
     folders = [source] if Path(source).exists() else [s.strip() for s in source.split(',')]
     sets = [_read(f, layout, options, pattern, combineall=not train_only, per_id=per_id, ids=None if not who else who[0] if ',' not in ids else who, seed=seed) for f in folders]
     parts = [s.train[s.train.pids > 0].relabel() for s in sets]
+    if bare := [f for f, p in zip(folders, parts) if not len(p)]: raise UserError(f'expected a source with labelled training images, {bare[0]} has none: give another layout (synthreid doctor {bare[0]})')
     return [s.name for s in sets], parts[0] if len(parts) == 1 else merge_sources(parts).relabel()
 
 # %% ../nbs/60_cli.ipynb #1d3c4cd9
@@ -120,10 +121,12 @@ def train(
 ):
     "Train a method; the synthetic set is used whole (train and gallery), of the target the training images without labels."
     from synthreid.data.store import load_images
+    from synthreid.training.dgnet import find_teacher
     from synthreid.training.runs import check_run, is_finished, record_folders, train_run, translate_split, uses_target
     real = _read(target, layout, options, pattern) if target else None
     names, labelled = _source_split(source, source_layout, source_options, source_pattern, train_only, per_id, ids, subset_seed)
     unlabelled = real.train if real and uses_target(config) else None
+    if method == 'dgnet' and config.online and config.primary == 'teacher': find_teacher(config.teacher) # before anything is decoded
     check_run(out, method, config, labelled, unlabelled, seed, device, precision)
     if real and unlabelled is None: print(f'(with these settings {method} does not look at the target: it is only noted for the explorers)', file=sys.stderr)
     told = dict({'source': source} if len(names) == 1 else {}, target=target)
@@ -141,7 +144,7 @@ def train(
 def _with_alpha(config, alpha):
     "DG-Net's settings with another weight of its fine-grained head."
     if not hasattr(config, 'alpha'): raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
-    if alpha < 0: raise UserError(f'expected --alpha of at least 0, got {alpha:g}: 0.5 is published')
+    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')): raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
     return replace(config, alpha=alpha)
 
 # %% ../nbs/60_cli.ipynb #cac37fba
@@ -160,7 +163,7 @@ def evaluate(
     rerank: bool = False, # also the ranking after k-reciprocal re-ranking
     flip: bool = True, # average with the mirror image
     metric: str = 'cosine', # or 'euclidean', 'squared_euclidean'
-    alpha: float | None = None, # of a DG-Net run: weight of the fine-grained head; 0: the primary head alone; default: the run's
+    alpha: float | str | None = None, # of a DG-Net run: weight of the fine-grained head; 0: the primary head alone, fine: the fine-grained one alone; default: the run's
     on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100, # images at a time
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
@@ -191,7 +194,7 @@ def evaluate(
     for again in (False, True)[:1 + rerank]:
         found = evaluate_reid(method.embed_flipped if own else method.embed, dataset.query, dataset.gallery, flip=flip and not own, metric=metric, protocol=dataset.rule if protocol == 'auto' else protocol, rerank=again, batch_size=batch_size, device=method.device)
         if own: found = replace(found, protocol=found.protocol + ', flip averaged per head')
-        if alpha is not None: found = replace(found, protocol=f'{found.protocol}, alpha {alpha:g}')
+        if alpha is not None: found = replace(found, protocol=f'{found.protocol}, alpha {alpha}')
         print(found := name_protocol(found, dataset, seen))
         try: record_metrics(run, result_row(method.name, found, target=dataset.name, metric=found.metric, protocol=found.protocol))
         except OSError as e: print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)
@@ -320,11 +323,25 @@ def pull(
 
 # %% ../nbs/60_cli.ipynb #e13565dd
 def _plain_folder(folder, size, most=None, on_broken='refuse'):
-    "A folder of pictures (or one picture) without labels, decoded; `most` takes the first ones."
+    "A folder of pictures (or one picture) without labels, decoded; `most` takes so many, evenly spread over the sorted names."
     from synthreid.data.datasets import ReidSplit, list_images
     from synthreid.data.store import load_images
-    paths = ([Path(folder)] if Path(folder).is_file() else list_images(folder))[:most]
+    paths = [Path(folder)] if Path(folder).is_file() else list_images(folder)
+    if most and most < len(paths):
+        print(f'({most} of {len(paths)} images of {folder}, spread evenly: --most)', file=sys.stderr)
+        paths = [paths[i * len(paths) // most] for i in range(most)]
     return load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), size, on_broken=on_broken)
+
+def _check_names(names, folder):
+    "No two pictures may want one file."
+    if len(set(names)) < len(names): raise UserError(f'expected names that differ before the suffix, got {next(n for n in names if names.count(n) > 1)} twice in {folder}: rename one')
+
+def _flat_names(paths, folder):
+    "The names below a folder without suffix, folders joined with _."
+    base = Path(folder).parent if Path(folder).is_file() else Path(folder)
+    names = ['_'.join(Path(p).relative_to(base).with_suffix('').parts) for p in paths]
+    _check_names(names, folder)
+    return names
 
 def translate(
     folder: str, # folder of images
@@ -350,7 +367,7 @@ def translate(
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     base = Path(folder).parent if Path(folder).is_file() else Path(folder)
     names = [Path(p).relative_to(base).with_suffix('.png') for p in split.paths]
-    if len(set(names)) < len(names): raise UserError(f'expected names that differ before the suffix, got {next(n for n in names if names.count(n) > 1).with_suffix("")} twice in {folder}: rename one')
+    _check_names([str(n.with_suffix('')) for n in names], folder)
     for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
         x = to_signed(split.images[start:start + batch_size], method.device)
         which = (torch.arange(start, start + len(x), device=x.device) % cameras if camera < 0 else torch.full((len(x),), camera, device=x.device)) if cameras else None
@@ -364,7 +381,8 @@ def swap(
     structure: str, # folder of images, or one image: how to stand
     run: str, # run folder or checkpoint of a dgnet method
     out: str = 'swaps', # new folder: swaps as PNG, APPEARANCE_on_STRUCTURE.png, and all of them in grid.png
-    most: int = 12, # images taken from each folder
+    most: int = 12, # images taken from each folder, evenly spread over its sorted names
+    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
     device: str = 'auto', # 'auto', 'cpu', 'cuda'
 ):
     "Dress the people of some images in the clothes of others (DG-Net)."
@@ -376,12 +394,13 @@ def swap(
     if Path(out).exists() and any(Path(out).iterdir()): raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
     method = load_method(run, device)
     if not hasattr(method, 'swap_grid'): raise UserError(f'expected a method that swaps, the run {run} holds {method.name!r}: give a dgnet run')
-    rows, columns = (_plain_folder(f, method.config.size, most) for f in (appearance, structure))
+    rows, columns = (_plain_folder(f, method.config.size, most, on_broken) for f in (appearance, structure))
+    wears, stands = (_flat_names(s.paths, f) for s, f in ((rows, appearance), (columns, structure)))
     wear, stand = (to_signed(s.images, method.device) for s in (rows, columns))
     made = method.swap_grid(wear, stand)
-    for a, line in zip(rows.paths, made):
-        for s, image in zip(columns.paths, to_uint8(line)):
-            with atomic_write(Path(out) / f'{Path(a).stem}_on_{Path(s).stem}.png') as tmp: Image.fromarray(image).save(tmp, format='PNG')
+    for a, line in zip(wears, made):
+        for s, image in zip(stands, to_uint8(line)):
+            with atomic_write(Path(out) / f'{a}_on_{s}.png') as tmp: Image.fromarray(image).save(tmp, format='PNG')
     with atomic_write(Path(out) / 'grid.png') as tmp: draw_swaps(wear, stand, made).save(tmp, format='PNG')
     print(f'{len(rows)} x {len(columns)} swaps in {out}')
 
@@ -537,6 +556,7 @@ def main(
     "The command `synthreid`."
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # names of files may hold anything
     argv = [re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a) for a in (sys.argv[1:] if argv is None else argv)]
+    argv = [re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', a) for a in argv] # (1, 2, 3), as in Python
     if not argv or argv[0] in ('-h', '--help', 'help'): print(overview()); return 0
     if argv[0] == '--version': print(__version__); return 0
     if argv[:2] == ['train', '--method']: del argv[1] # the method's place says as much

@@ -418,7 +418,7 @@ COLUMNS = { # heading: (our number, digits, factor, published number)
     'honest {fid} before': ('before', 2, 1, None), 'honest {fid} after': ('after', 2, 1, None), 'honest {fid} floor': ('floor', 2, 1, None),
     "mAP, DG-Net's protocol": ('mAP_dgnet', 1, 100, None), "rank-1, DG-Net's protocol": ('rank1_dgnet', 1, 100, None), '{fid} of swaps': ('swaps_frechet', 2, 1, 'fid_swaps'), '{fid} floor': ('swaps_frechet_floor', 2, 1, None),
     'SSIM of swaps': ('swaps_ssim_swaps', 3, 1, None), 'SSIM of real pictures': ('swaps_ssim_real', 3, 1, None),
-    'swaps seen as the appearance donor, %': ('swaps_appearance', 1, 100, None), 'as the structure donor, %': ('swaps_structure', 1, 100, None), 'by chance, %': ('swaps_chance', 1, 100, None), 'ceiling, %': ('swaps_ceiling', 1, 100, None)}
+    'swaps seen as the appearance donor by the teacher, %': ('swaps_appearance', 1, 100, None), 'as the structure donor, %': ('swaps_structure', 1, 100, None), 'by chance, %': ('swaps_chance', 1, 100, None), 'ceiling, %': ('swaps_ceiling', 1, 100, None)}
 
 def comparison_table(
     rows, # from `run_job`

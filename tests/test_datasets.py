@@ -484,10 +484,19 @@ def test_syri_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('sub, message', [('', 'or another reader'), ('nowhere', 'check the path'), ('a.jpg', 'got the file')])
-@pytest.mark.parametrize('name', sorted(set(READERS) - {'manifest', 'pattern', 'folders', 'syri'}))
+@pytest.mark.parametrize('name', sorted(set(READERS) - {'manifest', 'pattern', 'folders', 'syri', 'unlabelled'}))
 def test_wrong_folders_get_a_message(name, sub, message, tmp_path):
     touch(tmp_path, ['a.jpg', 'papers/b.txt'])
     with pytest.raises(UserError, match=message): load_dataset(name, tmp_path / sub)
+
+
+def test_pictures_without_labels(tmp_path):
+    touch(tmp_path, ['a.jpg', 'door/b.jpg', 'door/old/c.png', 'yard/d.jpg', 'notes.txt'])
+    d = load_dataset('unlabelled', tmp_path)
+    assert len(d.train) == 4 and set(d.train.pids) == {-1} and d.train.camids.tolist() == [0, 1, 1, 2] and not len(d.query) + len(d.gallery) + len(d.labelled())
+    (tmp_path / 'empty').mkdir()
+    for sub, message in (('nowhere', 'check the path'), ('a.jpg', 'got the file'), ('empty', 'expected')):
+        with pytest.raises(UserError, match=message): load_dataset('unlabelled', tmp_path / sub)
 
 
 @pytest.mark.parametrize('name', sorted(LAYOUTS))

@@ -1,4 +1,6 @@
 """DG-Net against numbers that its released code produced: networks, losses, and one iteration of training at the start and behind the ramp."""
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -173,9 +175,20 @@ def test_commands(tmp_path, capsys):
     code, said, err = call('swap', '--appearance', data / 'query', '--structure', one, '--run', runs / 'dgnet', '--most', 3, '--out', tmp_path / 'swaps', '--device', 'cpu')
     assert code == 0 and '3 x 1 swaps' in said, err
     assert len(list((tmp_path / 'swaps').glob(f'*_on_{one.stem}.png'))) == 3 and Image.open(tmp_path / 'swaps' / 'grid.png').size == (32, 4 * 32)
+    many = tmp_path / 'many'
+    for place, picture in zip(('a/1', 'b/1', 'b/2', 'c/d/1'), sorted((data / 'query').glob('*.jpg'))): (many / place).parent.mkdir(parents=True, exist_ok=True); shutil.copy(picture, many / f'{place}.jpg')
+    code, said, err = call('swap', '--appearance', many, '--structure', one, '--run', runs / 'dgnet', '--out', tmp_path / 'named', '--device', 'cpu')
+    assert code == 0 and {p.name.split('_on_')[0] for p in (tmp_path / 'named').glob('*_on_*')} == {'a_1', 'b_1', 'b_2', 'c_d_1'}, err
+    code, said, err = call('swap', '--appearance', many, '--structure', one, '--run', runs / 'dgnet', '--most', 2, '--out', tmp_path / 'spread', '--device', 'cpu')
+    assert code == 0 and '2 of 4 images' in err and {p.name.split('_on_')[0] for p in (tmp_path / 'spread').glob('*_on_*')} == {'a_1', 'b_2'}, err
+    code, said, err = call('evaluate', runs / 'dgnet', '--target', data, '--alpha', 'fine', '--device', 'cpu')
+    assert code == 0 and 'alpha fine' in said, err
+    code, said, err = call(*learn, '--primary', 'none', '--use-target', 'true', '--target', many, '--layout', 'unlabelled', '--out', runs / 'unlabelled') # pictures without labels as second stream
+    assert code == 0 and '6 of 6 steps' in said, err
     for argv, part in {(*learn, '--out', runs / 'x'): 'expected a teacher', (*learn, '--primary', 'guess', '--out', runs / 'x'): "got 'guess'",
                        ('train', 'dgnet', '--source', data, *SMALL, '--teacher', runs / 'teacher', '--out', runs / 'y'): 'same people',
                        ('swap', '--appearance', one, '--structure', one, '--run', runs / 'teacher', '--out', tmp_path / 'z'): 'dgnet run',
                        ('swap', '--appearance', one, '--structure', one, '--run', runs / 'dgnet', '--out', tmp_path / 'swaps'): 'choose another'}.items():
         code, said, err = call(*argv)
         assert code == 2 and part in err and err.count('\n') == 1, (argv, err)
+    assert not (runs / 'x').exists(), 'what is refused leaves nothing behind'

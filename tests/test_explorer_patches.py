@@ -170,15 +170,16 @@ def test_curve_list_and_clean_up(made):
     made.tap = 3
     with widget_page(state(made), **front_end('patches')) as page:
         ready(page)
-        at_rest(page) # charts and list are made anew with each redraw
         page.locator('.pa-dot-g[data-step="2"]').first.click()
         until(page, "() => model.get('step') === 2 && document.querySelector('[data-control=step]').value === '2'")
         says(page, '.pa-where', 'row 6 of 16, column 5 of 8'); at_rest(page)
         assert 'step 2 0.13' in page.get_attribute('.pa-chart >> nth=0', 'aria-label')
+        page.evaluate("window.chart = document.querySelector('.pa-chart')")
         made.step, grid = 2, layer_grid(3, SIZE)
         page.click('[data-hard="1"]') # go to the hardest negative of what is shown, the chest
         until(page, "() => model.get('place').length === 2")
         assert place_at(get(page, 'place'), grid) == made.numbers((23, 16))['hardest'][0][0]
+        assert page.evaluate("window.chart === document.querySelector('.pa-chart')"), 'a redraw that changes no chart leaves it under the pointer'
         page.evaluate('remove()')
         assert page.locator('.sr-explorer').count() == 0 and not page.errors
 

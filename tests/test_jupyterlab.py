@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser import PATIENCE, at_rest, browser_page, chromium_path, painted
+from browser import PATIENCE, browser_page, chromium_path, painted
 from test_explorer_live import REPORT, SETUP, STOPPED
 from synthreid.visual.explorer import export_page, front_end
 
@@ -241,7 +241,6 @@ def use_patches(n, name='explorer'):
     n.until(lambda: 'pa-stale' not in w.get_attribute('class') and w.locator('[data-hard]').count() == 5)
     assert same()
     step = n.kernel(f"{name}.info['steps'][0]")
-    at_rest(n.page, '.sr-explorer:has([data-panel=source])') # the charts are made anew with each redraw
     w.locator(f'.pa-dot-g[data-step="{step}"]').first.click()
     n.until(lambda: n.kernel(f'{name}.step') == step)
     place = n.kernel(f'list({name}.place)')

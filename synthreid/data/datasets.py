@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'SIGNS', 'ReidSplit', 'ReidDataset', 'list_images', 'Concern',
-           'build_dataset', 'compile_pattern', 'read_pattern', 'read_folders', 'write_manifest', 'read_manifest',
-           'Layout', 'find_root', 'read_layout', 'read_market1501', 'read_msmt17', 'unpack_cuhk03', 'read_cuhk03',
-           'read_two_views', 'read_prid', 'read_grid', 'take_subset', 'hold_out', 'detect_layout', 'load_dataset',
-           'merge_sources']
+           'build_dataset', 'compile_pattern', 'read_pattern', 'read_folders', 'read_unlabelled', 'write_manifest',
+           'read_manifest', 'Layout', 'find_root', 'read_layout', 'read_market1501', 'read_msmt17', 'unpack_cuhk03',
+           'read_cuhk03', 'read_two_views', 'read_prid', 'read_grid', 'take_subset', 'hold_out', 'detect_layout',
+           'load_dataset', 'merge_sources']
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
 import csv, inspect, itertools, json, os, random, re, warnings
@@ -264,6 +264,17 @@ def read_folders(
     splits = any(d.name.lower() in SPLIT_WORDS for d in _folders(root))
     return read_pattern(root, ('{split}/' if splits else '') + '{pid}/' + file)
 
+# %% ../../nbs/11_data.datasets.ipynb #4da4c67d
+def read_unlabelled(
+    root, # <camera>/.../<picture>, or pictures of one camera
+) -> ReidDataset: # all is training data with pid -1; there is no query and no gallery
+    "Read pictures that nobody has labelled, for a target."
+    root = _check_folder(root)
+    names = [str(Path(p).relative_to(root)) for p in list_images(root)] # refuses a folder without pictures
+    cameras = np.unique([Path(n).parts[0] if len(Path(n).parts) > 1 else '' for n in names], return_inverse=True)[1]
+    train = ReidSplit(np.array([str(root / n) for n in names], object), np.full(len(names), -1), cameras)
+    return ReidDataset(root.name, train, train[:0], train[:0], 'no_cameras')
+
 # %% ../../nbs/11_data.datasets.ipynb #12aa9efa
 def write_manifest(
     dataset: ReidDataset, # with paths
@@ -514,8 +525,9 @@ def _cuhk03_test_sets(root, kind) -> list: # per split the test people as (pair,
     except (ValueError, TypeError, KeyError) as e: raise UserError(f'expected the test sets of CUHK03 in {f}, could not read it ({e}): delete it and unpack cuhk-03.mat again') from None
     raise UserError(f'expected testsets.json or splits_classic_{kind}.json in {root}, found neither: unpack cuhk-03.mat there with unpack_cuhk03')
 
-def _check_split(split_id, n):
-    "Is there such a split among `n`?"
+def _check_split(split_id, n, seed=0):
+    "Is there such a split among `n`, and such a seed?"
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32: raise UserError(f'expected split_seed as a whole number from 0, got {seed!r}: mend it')
     if not isinstance(split_id, (int, np.integer)) or not 0 <= split_id < n: raise UserError(f'expected split_id 0 to {n - 1}, got {split_id!r}: choose one of the {n} splits')
 
 def _cuhk03_new(root, kind, images) -> list: # (name, split, file label, view)
@@ -564,7 +576,7 @@ def read_two_views(
     split_seed: int = 0, # of the draws (numpy's RandomState, as torchreid after np.random.seed)
 ) -> ReidDataset: # checked against torchreid's readers
     "Half of the people train; of the others one view is the query and the other the gallery."
-    _check_split(split_id, 20)
+    _check_split(split_id, 20, split_seed)
     a, b, pattern, example = _two_views[name]; found = []
     root = find_root(root, lambda d: (d / a).is_dir() and (d / b).is_dir(), f'{a} and {b}')
     for view, sub in enumerate(dict.fromkeys((a, b))):
@@ -585,7 +597,7 @@ def read_prid(
     split_seed: int = 0, # of the draws (Python's random, as torchreid after random.seed)
 ) -> ReidDataset: # checked against torchreid's reader
     "Single-shot PRID 2011: 100 people train in both views, 100 are searched among 649."
-    _check_split(split_id, 1000) # each is drawn after those before it
+    _check_split(split_id, 1000, split_seed) # each is drawn after those before it
     root = find_root(root, lambda d: (d / 'cam_a' / 'person_0001.png').is_file() or (d / 'single_shot' / 'cam_a').is_dir(), 'single_shot with cam_a and cam_b')
     root = root / 'single_shot' if (root / 'single_shot').is_dir() else root; r, rows = random.Random(split_seed), []
     for _ in range(split_id + 1): train = set(r.sample(range(1, 201), 100))
@@ -661,7 +673,7 @@ def hold_out(
 READERS = {k: partial(read_layout, layout=v) for k, v in LAYOUTS.items()} | {
     'market1501': read_market1501, 'msmt17': read_msmt17, 'cuhk03': read_cuhk03, 'grid': read_grid, 'prid': read_prid,
     'viper': partial(read_two_views, name='viper'), 'cuhk01': partial(read_two_views, name='cuhk01'),
-    'folders': read_folders, 'pattern': read_pattern, 'manifest': read_manifest}
+    'folders': read_folders, 'pattern': read_pattern, 'manifest': read_manifest, 'unlabelled': read_unlabelled}
 
 SIGNS = {'msmt17': ['list_train.txt'], 'grid': ['probe', 'features_and_partitions.mat'], 'prid': ['single_shot/cam_a'], 'viper': ['cam_a', 'cam_b'], 'cuhk01': ['campus']}
 _cuhk03_signs = ('cuhk-03.mat', 'cuhk03_release', 'images_detected', 'images_labeled', 'detected/bounding_box_train', 'labeled/bounding_box_train')
@@ -685,7 +697,7 @@ def detect_layout(
     if len(people) > 1 and not _peek(root, 1) and all(_peek(p, 1) for p in people[:20]): return 'folders'
     maybe = ''.join(f' (its names would fit --layout {k}, --source-layout {k} for a source)' for k, v in LAYOUTS.items() if 'UNVERIFIED' in v.checked and _fits(v, root, names=True))
     list_images(root) # refuses a folder without pictures
-    raise UserError(f'expected a known layout in {root}, got folders {[f.name for f in folders[:6]]} and pictures {_peek(root, 3)}: name the layout{maybe}, or describe the names (layout pattern)')
+    raise UserError(f'expected a known layout in {root}, got folders {[f.name for f in folders[:6]]} and pictures {_peek(root, 3)}: name the layout{maybe}, or describe the names (layout pattern); for a target without labels it is unlabelled')
 
 # %% ../../nbs/11_data.datasets.ipynb #f73327cb
 def _reader(name: str):

@@ -238,6 +238,7 @@ def _check_identities(d: ReidDataset) -> list[Finding]:
     both = np.intersect1d(t.pids, test[test > 0]); n = len(np.unique(t.pids))
     if len(both): out.append(Finding('warning', 'train_test_identities', f'{len(both)} of {n} training identities are in query or gallery too', 'remove them from one side, or number the two apart if these are different people: the score should be one of unseen people', t.paths[np.isin(t.pids, both)].tolist()))
     if not len(t): out.append(Finding('warning', 'no_training', 'there are no training pictures', 'nothing to do for a test set; to train, check the folder names'))
+    elif (t.pids < 0).all(): return [Finding('note', 'no_labels', f'{len(t)} pictures without labels', 'nothing to do for a target to translate towards; a source or a test needs labels')]
     elif n == 1: out.append(Finding('error', 'one_identity', f'all {len(t)} training pictures show one identity', 'mend the pattern: it takes a constant for {pid}', t.paths[:3].tolist()))
     ids, counts = np.unique(t.pids, return_counts=True); single = np.isin(t.pids, ids[counts == 1])
     if single.any() and n > 1:
@@ -415,7 +416,7 @@ def _unknown(listing) -> tuple[dict, Finding]: # options of the reader 'pattern'
     if name: return options, Finding('error', 'incomplete', f'this looks like {name}, but without {" and ".join(missing)} ({text})', 'complete the download, or rename the folders as the dataset has them', files)
     named = ''.join(f'if this is {k}, say so with --layout {k}; ' for k in _other_layouts(listing, unverified=True)) # names that could be anybody's
     if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'{named}if that is right, say so with --pattern {shlex.quote(pattern)}; else describe the names with a pattern of your own', files)
-    return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', named + 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split)', files)
+    return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', named + 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split); a target without labels is read with --layout unlabelled', files)
 
 # %% ../../nbs/14_data.doctor.ipynb #bebef824
 def _refusal(e, known=True) -> Finding:

@@ -9,7 +9,7 @@ __all__ = ['METHODS', 'SHARES', 'make_config', 'check_settings', 'make_method', 
            'name_protocol']
 
 # %% ../../nbs/48_training.runs.ipynb #ec71b3f9
-import hashlib, inspect, json, math, os, sys
+import hashlib, inspect, json, math, os, sys, warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..core import UserError, atomic_write, check_positive, parse_size, pick_device, to_signed, to_uint8
 from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import LazyImages, _content_digests, load_images
-from .dgnet import DGNet, DGNetConfig, draw_swaps
+from .dgnet import DGNet, DGNetConfig, draw_swaps, teacher_digest
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
 from .joint import JointConfig, JointTransfer
@@ -91,10 +91,11 @@ def _check_claim(folder, settings):
     path = Path(folder) / 'config.yaml'
     if not path.exists() and Path(folder).exists() and any(Path(folder).iterdir()): raise UserError(f'expected a new folder or that of a run, {folder} holds other files: choose another folder')
     if not path.exists() or not list_checkpoints(Path(folder) / 'checkpoints'): return
-    flat = lambda s: {**{k: v for k, v in s.items() if k != 'config'}, **s.get('config', {})}
+    flat = lambda s: {**{k: v for k, v in s.items() if k != 'config'}, **{k: v for k, v in s.get('config', {}).items() if k != 'teacher'}} # a teacher may move
     try: old = flat(yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, AttributeError, TypeError): raise UserError(f'expected a readable {path}, got something else: choose another folder') from None
-    changed = [f'other {k} images' if k in ('source', 'target') else f'{k} {old.get(k)} there, {v} here' for k, v in flat(settings).items() if old.get(k) != v]
+    said = {'source': 'other source images', 'target': 'other target images', 'teacher_weights': 'another teacher, or this one has learned on: name its checkpoint, TEACHER/checkpoints/step_...'}
+    changed = [said.get(k, f'{k} {old.get(k)} there, {v} here') for k, v in flat(settings).items() if old.get(k, v if k == 'teacher_weights' else None) != v]
     if changed: raise UserError(f'expected the settings of the run in {folder}, got others ({"; ".join(changed[:3])}): choose another folder, or remove that one')
 
 def _claim(folder, settings):
@@ -109,14 +110,18 @@ def _begin(name, config, source, target, seed, device, precision):
     device = pick_device(device)
     check_positive(steps=config.steps, batch_size=config.batch_size)
     if precision not in ('32-true', 'bf16-mixed'): raise UserError(f"expected precision '32-true' or 'bf16-mixed', got {precision!r}: choose one of the two")
-    if not target and uses_target(config): raise UserError("expected target images to translate towards, got none: give a target (--target), or set translation='none' (--translation none)")
+    if not target and uses_target(config):
+        if getattr(config, 'use_target', False): raise UserError('expected target images for use_target, got none: give a target (--target), or leave --use-target out')
+        raise UserError("expected target images to translate towards, got none: give a target (--target), or set translation='none' (--translation none)")
     n_cameras = 1
     if target is not None:
         cameras, camids = np.unique(target.camids, return_inverse=True)
         target, n_cameras = replace(target, camids=camids), len(cameras)
     method = make_method(name, config, source.n_ids, n_cameras, seed, device)
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-    return method, target, dict(method=name, seed=seed, precision=precision, **{k: v for k, v in method.extra.items() if k != 'seed'}, config=plain)
+    extra = {k: v for k, v in method.extra.items() if k != 'seed'}
+    if path := getattr(config, 'teacher', None): extra['teacher_weights'] = teacher_digest(path)
+    return method, target, dict(method=name, seed=seed, precision=precision, **extra, config=plain)
 
 def check_run(
     folder, # run folder, new or of the same run
@@ -172,14 +177,18 @@ def record_training(
     unlabelled: ReidSplit | None = None, # likewise
     builds_on=(), # runs whose pictures were seen, too
     progress: bool = False, # show a bar
+    teacher=None, # one of these, whose labels are learned: a warning where it was trained on none of the pictures
 ) -> Path: # the file trained_on.npz
     "Write down which pictures a run sees; what is there is left as it is."
     path = Path(folder) / 'trained_on.npz'
     if path.exists(): return path
     seen = {'labelled': _digests(labelled, progress), 'unlabelled': _digests(unlabelled, progress)}
+    own = np.setdiff1d(seen['labelled'], [0])
     for run in builds_on:
         if (more := run_file(run, path.name)).exists():
-            with np.load(more) as old: seen = {k: np.union1d(v, old[k]) for k, v in seen.items()}
+            with np.load(more) as old:
+                if run == teacher and len(own) and len(old['labelled']) and not np.isin(own, old['labelled']).any(): warnings.warn(f'the teacher {run} was trained on none of these pictures: its labels mean nothing unless it knows the same people under the same numbers')
+                seen = {k: np.union1d(v, old[k]) for k, v in seen.items()}
     with atomic_write(path) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **{k: np.setdiff1d(v, [0]) for k, v in seen.items()})
     return path
 
@@ -225,7 +234,8 @@ def train_run(
     fabric = Fabric(accelerator=device.type, devices=1 if device.index is None or device.type != 'cuda' else [device.index], precision=precision)
     method.fabric, done = fabric, 0
     _claim(folder, settings | dict(source=fingerprint(source), target=fingerprint(target) if target is not None else None))
-    record_training(folder, source, target, [*builds_on, *filter(None, [getattr(config, 'teacher', None)])], progress)
+    teacher = getattr(config, 'teacher', None)
+    record_training(folder, source, target, [*builds_on, *filter(None, [teacher])], progress, teacher)
     method.extra |= {k: v for k, v in dict(recipe=recipe, data=data).items() if v is not None}
     saved = list_checkpoints(folder / 'checkpoints')
     if saved: done = load_checkpoint(method, saved[-1])

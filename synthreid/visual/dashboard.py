@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import traitlets
 
-from ..core import UserError, atomic_write, parse_size, pick_device
+from ..core import UserError, atomic_write, parse_size, pick_device, to_signed
 from ..data.datasets import load_dataset
 from ..data.render import load_truth
 from ..data.store import load_images
@@ -23,6 +23,7 @@ from ..metrics.frechet import find_fid_weights, inception_features
 from ..training.loop import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, find_folders, load_method
 from . import embedding, patches, ranked, translations
+from .swaps import SwapExplorer
 
 # %% ../../nbs/53_visual.dashboard.ipynb #148e6347
 def list_runs(
@@ -163,6 +164,7 @@ class RunData:
         except UserError:
             if not {'source', 'target'} <= set(given): raise
             self.folders = given
+        if 'target' not in self.folders and 'source' in self.folders: self.folders['target'] = self.folders['source'] # supervised: tested where it was trained
         if 'target' not in self.folders: raise UserError(f'expected the target of {self.run}, none is noted there: name its folder (--target)')
         self.compare = choose_opponent(self.run) if compare == 'auto' else None if compare == 'none' else (find_checkpoint(compare), Path(compare))[1]
         self.device, self.weights = pick_device(device), find_fid_weights(fid_weights) if fid_weights else None
@@ -221,6 +223,16 @@ class Parts(RunData):
             return patches.explore_patches(self.run, self._images(_spread(self.source, 8)).images, device=self.device, **{'curve': 2, **options})
         return self._part('patches', make)
 
+    def swaps(self, **options):
+        "Clothes of five people of the source on seven others (DG-Net); `options` of `SwapExplorer.from_method`."
+        def make():
+            if not hasattr(self.method, 'swap_grid'): raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which dresses nobody in other clothes; a dgnet run does')
+            people, first = np.unique(self.source.pids, return_index=True)
+            some = _spread(self.source[first], 12)
+            images, names, half = to_signed(self._images(some).images, self.method.device), [f'person {p}' for p in some.pids], (5 * len(some) + 11) // 12
+            return SwapExplorer.from_method(self.method, images[:half], images[half:], **{'appearances': names[:half], 'structures': names[half:], **options})
+        return self._part('swaps', make)
+
     def features(self, **options):
         "Source, translated and target features on a plane, 300 pictures of each; `options` of `EmbeddingExplorer.from_run`. The target is the queries, where there are any."
         def make():
@@ -240,7 +252,7 @@ class Parts(RunData):
 
 # %% ../../nbs/53_visual.dashboard.ipynb #a460369a
 class Dashboard(Parts):
-    "The numbers and the four explorers of a run."
+    "The numbers and the explorers of a run."
     def numbers(self) -> Numbers:
         "Rank-1, mAP, mINP, distance to the target and identity, before and after."
         rows, notes, lists, shown = [], [], self.lists(), self.translations()
@@ -256,6 +268,7 @@ class Dashboard(Parts):
         return Numbers(rows, f'{_label(self.run)}, step {read_meta(find_checkpoint(self.run))["step"]}', ' '.join(notes))
 
 # %% ../../nbs/53_visual.dashboard.ipynb #a1844fb0
+_SWAPS = ('## Swaps\n\nDown a column the pose stays, along a row the clothes. Choose one (← → ↑ ↓), slide to other clothes (+ −).', 'board.swaps()')
 _TEXT = ('# {name}\n\nEverything about `{run}` on a page. In JupyterLab: **Run ▸ Run All Cells**.',
          '## Translations\n\nDrag a divider, go through the checkpoints (← →), click a picture to see it large. Sort by identity: the first ones are least themselves.',
          '## Patches\n\nMove over the source: bright tiles of the translation resemble that place. The checkpoint is the one chosen above.',
@@ -288,8 +301,9 @@ def write_notebook(
         if not cells: raise UserError(f"expected a cell with the tag 'parameters' in {path}, found none: move the notebook away")
         cells[0]['source'] = code
     else:
-        heads = [_TEXT[0].format(name=_label(chosen), run=chosen), *_TEXT[1:]]
-        cells = [c for i, (text, part) in enumerate(zip(heads, (code, *_CODE[1:]))) for c in (cell(i, 'markdown', text), cell(i, 'code', part, **({'tags': ['parameters']} if i == 0 else {})))]
+        shown = [(_TEXT[0].format(name=_label(chosen), run=chosen), code), *zip(_TEXT[1:], _CODE[1:])]
+        if _settings(chosen)[0] == 'dgnet': shown[1:3] = [_SWAPS] # it swaps and does not translate
+        cells = [c for i, (text, part) in enumerate(shown) for c in (cell(i, 'markdown', text), cell(i, 'code', part, **({'tags': ['parameters']} if i == 0 else {})))]
         book = dict(cells=cells, metadata=dict(kernelspec=dict(display_name='Python 3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
     with atomic_write(path) as tmp: tmp.write_text(json.dumps(book, indent=1, ensure_ascii=False), encoding='utf-8')
     return path

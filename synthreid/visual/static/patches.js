@@ -101,7 +101,7 @@ function render({model, el}) {
     scale: switchOf('scale', 'scale', [['fixed', '−1 to 1'], ['place', 'this place']], 'of the heat map'),
   };
   function switchOf(label, trait, options, title) {
-    const buttons = options.map(([v, text]) => { const b = h('button', {type: 'button', class: 'sr-toggle', 'data-control': trait, 'data-value': v, onclick: () => set(trait, v)}, text); b.value_ = v; return b; });
+    const buttons = options.map(([v, text]) => { const b = h('button', {type: 'button', class: 'sr-toggle', 'data-control': trait, 'data-value': String(v), onclick: () => set(trait, v)}, text); b.value_ = v; return b; });
     return {element: h('span', {class: 'sr-control', title}, h('span', {}, label), h('span', {class: 'pa-switch', role: 'group', 'aria-label': label}, buttons)),
       show: () => buttons.forEach(b => b.setAttribute('aria-pressed', String(b.value_ === get(trait))))};
   }
@@ -300,7 +300,10 @@ function render({model, el}) {
   // ---- all checkpoints: probability and rank of the positives
   function charting() {
     if (info.curve.length < 2) return;
-    const mine = `${get('tap')}/${get('projected') ? 'projected' : 'raw'}`, same = Object.keys(info.curve[0].numbers).filter(k => k.endsWith(mine.split('/')[1]));
+    const mine = `${get('tap')}/${get('projected') ? 'projected' : 'raw'}`, drawn = `${mine} ${get('step')}`;
+    if (charts.dataset.drawn === drawn) return; // what is there stays, so that a click finds it
+    charts.dataset.drawn = drawn;
+    const same = Object.keys(info.curve[0].numbers).filter(k => k.endsWith(mine.split('/')[1]));
     const steps = info.curve.map(c => c.step), first = steps[0], last = steps[steps.length - 1];
     charts.replaceChildren(h('div', {class: 'pa-subtitle'}, 'over the checkpoints ', h('span', {class: 'sr-quiet'}, 'means; bold: this layer')),
       ...['probability of the positive', 'rank of the positive'].map((title, j) => {
