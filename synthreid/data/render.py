@@ -7,7 +7,7 @@ __all__ = ['RENDERER_VERSION', 'Renders', 'get_domain', 'usable_cores', 'run_job
            'render_folder', 'load_truth']
 
 # %% ../../nbs/10_data.render.ipynb #5a25ce4f
-import json, multiprocessing, os, sys, warnings
+import json, multiprocessing, os, sys, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def render_folder(
     if ids < 1 or per_id < 1 or not 0 <= test_fraction <= 1:
         raise UserError(f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}')
     settings = dict(renderer=RENDERER_VERSION, domain=asdict(domain), ids=ids, per_id=per_id, size=list(size), seed=seed, test_fraction=test_fraction)
-    started, done = out / 'render.partial.json', out / 'render.json'
+    started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     for f in (done, started):
         if f.exists():
             if json.loads(f.read_text()) != settings: raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
@@ -152,6 +152,8 @@ def render_folder(
         with open(tmp, 'wb') as f:
             np.savez_compressed(f, paths=np.array([r[0] for r in rows]), masks=np.array([r[1] for r in rows]),
                 joints=np.array([r[2] for r in rows]), size=np.array(size), joint_names=np.array(JOINTS))
+    for left in out.glob('*/.*.jpg.*'): # half-written by a process that was killed
+        if left.stat().st_mtime < began: left.unlink()
     os.replace(started, done)
     return out
 
