@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SwapNetsConfig', 'DGNetConfig', 'ramp', 'weights_at', 'DGNetBatches', 'augment_views', 'find_teacher',
            'teacher_digest', 'load_teacher', 'soft_labels', 'mean_difference', 'labelled_loss', 'Swapping',
-           'Recognising', 'join_heads', 'Wearing', 'check_dgnet', 'DGNet', 'draw_swaps']
+           'Recognising', 'join_heads', 'Dressing', 'Wearing', 'check_dgnet', 'DGNet', 'draw_swaps']
 
 # %% ../../nbs/44_training.dgnet.ipynb #000c8c69
 import hashlib
@@ -321,8 +321,8 @@ def join_heads(
     return torch.cat([w * F.normalize(x.float()) for w, x in zip(weights, (primary, fine))], 1)
 
 # %% ../../nbs/44_training.dgnet.ipynb #dd3ef5c4
-class Wearing(Recognising):
-    "What a trained DG-Net offers. Expects `extra`, `seed`, `device`."
+class Dressing(Recognising):
+    "The pictures that a trained DG-Net paints."
     @torch.no_grad()
     def codes(self,
         images: torch.Tensor, # (B, 3, H, W) in [-1, 1]
@@ -362,6 +362,9 @@ class Wearing(Recognising):
         s = G.encode(structure)
         return torch.stack([G.decode(s, a + t * (b - a)) for t in torch.linspace(0, 1, n, device=a.device)], 1).clamp(-1, 1)
 
+# %% ../../nbs/44_training.dgnet.ipynb #2e579fc9
+class Wearing(Dressing):
+    "What else a trained DG-Net offers. Expects `extra`, `seed`, `device`."
     @torch.no_grad()
     def embed(self,
         images: torch.Tensor, # (B, 3, H, W) in [-1, 1]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['list_runs', 'run_folder', 'choose_run', 'choose_opponent', 'Missing', 'Numbers', 'ranking_rows', 'curve_rows',
-           'find_masks', 'RunData', 'Parts', 'Dashboard', 'settings_cell', 'write_notebook', 'explore', 'app']
+           'find_masks', 'RunData', 'Parts', 'Views', 'Dashboard', 'settings_cell', 'write_notebook', 'explore', 'app']
 
 # %% ../../nbs/53_visual.dashboard.ipynb #ca90079c
 import html, importlib.util, json, os, signal, socket, subprocess, sys, tempfile, time
@@ -233,6 +233,9 @@ class Parts(RunData):
             return SwapExplorer.from_method(self.method, images[:half], images[half:], **{'appearances': names[:half], 'structures': names[half:], **options})
         return self._part('swaps', make)
 
+# %% ../../nbs/53_visual.dashboard.ipynb #2cd213bc
+class Views(Parts):
+    "What every run has: features, and ranked lists."
     def features(self, **options):
         "Source, translated and target features on a plane, 300 pictures of each; `options` of `EmbeddingExplorer.from_run`. The target is the queries, where there are any."
         def make():
@@ -251,7 +254,7 @@ class Parts(RunData):
         return self._part('ranked lists', make)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #a460369a
-class Dashboard(Parts):
+class Dashboard(Views):
     "The numbers and the explorers of a run."
     def numbers(self) -> Numbers:
         "Rank-1, mAP, mINP, distance to the target and identity, before and after."
