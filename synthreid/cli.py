@@ -194,7 +194,7 @@ def evaluate(
     for again in (False, True)[:1 + rerank]:
         found = evaluate_reid(method.embed_flipped if own else method.embed, dataset.query, dataset.gallery, flip=flip and not own, metric=metric, protocol=dataset.rule if protocol == 'auto' else protocol, rerank=again, batch_size=batch_size, device=method.device)
         if own: found = replace(found, protocol=found.protocol + ', flip averaged per head')
-        if alpha is not None: found = replace(found, protocol=f'{found.protocol}, alpha {alpha}')
+        if alpha is not None: found = replace(found, protocol=f'{found.protocol}, alpha {alpha if alpha == "fine" else format(alpha, "g")}')
         print(found := name_protocol(found, dataset, seen))
         try: record_metrics(run, result_row(method.name, found, target=dataset.name, metric=found.metric, protocol=found.protocol))
         except OSError as e: print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)

@@ -227,8 +227,8 @@ class Parts(RunData):
         "Clothes of five people of the source on seven others (DG-Net); `options` of `SwapExplorer.from_method`."
         def make():
             if not hasattr(self.method, 'swap_grid'): raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which dresses nobody in other clothes; a dgnet run does')
-            people, first = np.unique(self.source.pids, return_index=True)
-            some = _spread(self.source[first], 12)
+            some = _spread(self.source[np.unique(self.source.pids, return_index=True)[1]], 12) # one picture of each of twelve people
+            if len(some) < 2: raise UserError(f'{_label(self.run)} has one person in its source: nobody to swap with')
             images, names, half = to_signed(self._images(some).images, self.method.device), [f'person {p}' for p in some.pids], (5 * len(some) + 11) // 12
             return SwapExplorer.from_method(self.method, images[:half], images[half:], **{'appearances': names[:half], 'structures': names[half:], **options})
         return self._part('swaps', make)
