@@ -4,9 +4,16 @@ Rules: notebooks and folders that start with `_` or `.` are left out; cells flag
 cells with a flag from `tst_flags` in settings.ini (`notest`, `slow`, `gpu`) run only with `--flags`, as in
 `pytest --flags "slow gpu"`. The markers `slow` and `gpu` on tests in `tests/` follow the same option.
 """
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
 from configparser import ConfigParser
 from pathlib import Path
-import json, os, re, signal, subprocess, sys, tempfile
 
 import pytest
 
@@ -42,6 +49,7 @@ def pytest_xdist_auto_num_workers(config):
 
 # ---- notebooks as test items
 
+
 def pytest_collect_file(file_path, parent):
     if file_path.suffix == '.ipynb' and file_path.name[0] not in '_.':
         return NotebookFile.from_parent(parent, path=file_path)
@@ -52,7 +60,8 @@ class NotebookFile(pytest.File):
         yield Notebook.from_parent(self, name='notebook')
 
 
-class NotebookFailed(Exception): pass
+class NotebookFailed(Exception):
+    pass
 
 
 class Notebook(pytest.Item):
@@ -62,34 +71,49 @@ class Notebook(pytest.Item):
         limit = float(self.config.getini('notebook_timeout'))
         command = [sys.executable, '-c', RUN, str(self.path), str(root), ' '.join(test_flags), self.config.option.flags]
         with tempfile.TemporaryFile('w+', errors='replace') as log:  # not a pipe: a child left behind may hold it open
-            process = subprocess.Popen(command, cwd=self.path.parent, stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=subprocess.STDOUT, start_new_session=True)
-            try: status = process.wait(limit)
-            except subprocess.TimeoutExpired: status = None
+            process = subprocess.Popen(
+                command,
+                cwd=self.path.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                status = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                status = None
             finally:
-                try: os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
-                except ProcessLookupError: pass
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+                except ProcessLookupError:
+                    pass
                 process.wait()
             log.seek(0)
             output = log.read()
-        if status is None: raise NotebookFailed(f'{self.path.name}: still running after {limit:.0f} s, stopped\n{output[-20_000:]}')
-        if status: raise NotebookFailed(self.failed_cell(output) + output[-20_000:] + f'(exit status {status})')
+        if status is None:
+            raise NotebookFailed(f'{self.path.name}: still running after {limit:.0f} s, stopped\n{output[-20_000:]}')
+        if status:
+            raise NotebookFailed(self.failed_cell(output) + output[-20_000:] + f'(exit status {status})')
 
     def failed_cell(self, output):
         "The source of the cell that the traceback is about."
         found = re.search(r'While Executing Cell #(\d+)', output)
         cells = json.loads(self.path.read_text(encoding='utf-8'))['cells']
-        if not found or not 0 < int(found[1]) <= len(cells): return ''
+        if not found or not 0 < int(found[1]) <= len(cells):
+            return ''
         source = ''.join(cells[int(found[1]) - 1]['source'])
         return f'{self.path.name}, cell {found[1]}:\n\n' + re.sub('^', '    ', source, flags=re.M) + '\n\n'
 
     def repr_failure(self, excinfo, style=None):
         return str(excinfo.value) if excinfo.errisinstance(NotebookFailed) else super().repr_failure(excinfo, style)
 
-    def reportinfo(self): return self.path, None, self.path.name
+    def reportinfo(self):
+        return self.path, None, self.path.name
 
 
 # ---- which items, in which order
+
 
 def pytest_collection_modifyitems(config, items):
     wanted = config.option.flags.split()
@@ -116,8 +140,10 @@ def pytest_sessionfinish(session, exitstatus):
 def pytest_unconfigure(config):
     "Errors in collection, crashed workers and broken-off runs count as failed."
     reporter = config.pluginmanager.get_plugin('terminalreporter')
-    if reporter is None or hasattr(config, 'workerinput') or config.option.collectonly: return
+    if reporter is None or hasattr(config, 'workerinput') or config.option.collectonly:
+        return
     count = lambda *kinds: sum(len(reporter.stats.get(kind, [])) for kind in kinds)
     passed, failed, skipped = count('passed', 'xpassed'), count('failed', 'error'), count('skipped', 'xfailed')
-    if exit_status not in (0, 5): failed = max(failed, 1)
+    if exit_status not in (0, 5):
+        failed = max(failed, 1)
     reporter.write_line(f'{passed} passed, {failed} failed' + (f', {skipped} skipped' if skipped else ''))

@@ -1,7 +1,8 @@
 """Installs `synthreid` from settings.ini: every key `<name>_requirements` becomes the extra `[<name>]`, plus `[all]`."""
+
+import shlex
 from configparser import ConfigParser
 from pathlib import Path
-import shlex
 
 import setuptools
 

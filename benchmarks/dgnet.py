@@ -6,8 +6,8 @@ python benchmarks/dgnet.py judge       # the same measurements on the checkpoint
 python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds; ablation '[0, 1, 2]' '"studio"' in another world
 python benchmarks/dgnet.py text        # dgnet.md from what has been measured
 """
+
 import json
-import os
 import platform
 import resource
 import sys
@@ -25,14 +25,31 @@ from synthreid.data.render import render_images
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.metrics.features import random_features
 from synthreid.metrics.swaps import evaluate_swaps
-from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.dgnet import DGNet, DGNetConfig, draw_swaps, soft_labels
+from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.loop import fit, load_checkpoint, save_checkpoint
 from synthreid.training.runs import load_method
 
 HERE = Path(__file__).parent
-SMALL = dict(backbone='resnet_small', strides=(1, 2), structure_dim=4, dilations=(1, 2, 3), hidden=64, embedding_dim=64, discriminator_dim=8, n_scales=2, dropout=(0.0, 0.0), pad=3,
-             erasing=0.0, batch_size=8, lr=1e-3, beta1=0.5, weight_gan=0.25, milestones=(0.8,), reference_quirks=False)
+SMALL = dict(
+    backbone='resnet_small',
+    strides=(1, 2),
+    structure_dim=4,
+    dilations=(1, 2, 3),
+    hidden=64,
+    embedding_dim=64,
+    discriminator_dim=8,
+    n_scales=2,
+    dropout=(0.0, 0.0),
+    pad=3,
+    erasing=0.0,
+    batch_size=8,
+    lr=1e-3,
+    beta1=0.5,
+    weight_gan=0.25,
+    milestones=(0.8,),
+    reference_quirks=False,
+)
 
 
 def keep(name, value):
@@ -40,11 +57,19 @@ def keep(name, value):
     path = HERE / 'dgnet.json'
     told = json.loads(path.read_text()) if path.exists() else {}
     told[name] = value
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps(told, indent=1))
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(told, indent=1))
 
 
 def people(first, n, per_id, size, **effects):
-    r = render_images('game', np.repeat(np.arange(first, first + n), per_id), np.tile(np.arange(per_id), n), size=size, seed=1, **effects)
+    r = render_images(
+        'game',
+        np.repeat(np.arange(first, first + n), per_id),
+        np.tile(np.arange(per_id), n),
+        size=size,
+        seed=1,
+        **effects,
+    )
     return ReidSplit(None, r.pids, r.camids, r.images)
 
 
@@ -55,21 +80,43 @@ def ask(split, per_id, first=2):
 
 
 def train_direct(train, size, seed, steps, **changes):
-    config = DirectConfig(**{**dict(size=size, backbone='resnet_small', steps=steps, batch_size=32, images_per_id=4, pooling='gem', weight_triplet=1.0, lr=1e-3, milestones=(), flat=0.6), **changes})
+    config = DirectConfig(
+        **{
+            **dict(
+                size=size,
+                backbone='resnet_small',
+                steps=steps,
+                batch_size=32,
+                images_per_id=4,
+                pooling='gem',
+                weight_triplet=1.0,
+                lr=1e-3,
+                milestones=(),
+                flat=0.6,
+            ),
+            **changes,
+        }
+    )
     method = DirectTransfer(config, train.n_ids, seed)
     fit(method, method.batches(train), steps)
     return method
 
 
-def mean_ap(embed, query, gallery): return 100 * evaluate_reid(embed, query, gallery, flip=False, protocol='all_images').mAP
+def mean_ap(embed, query, gallery):
+    return 100 * evaluate_reid(embed, query, gallery, flip=False, protocol='all_images').mAP
 
 
 class WithoutGenerator(DGNet):
     "The baseline row alone: what happens to the appearance encoder when it learns from real images only, without the time for pictures that nobody looks at."
+
     def step(self, batch, i):
-        from synthreid.training.dgnet import augment_views, step_generator, update, weights_at
+        from synthreid.core import step_generator
+        from synthreid.training.dgnet import augment_views, weights_at
+        from synthreid.training.loop import update
+
         c = self.config
-        for net in self.nets.values(): net.train()
+        for net in self.nets.values():
+            net.train()
         self.set_rates(i)
         g, weights = step_generator(self.seed, i, 1), weights_at(c, i)
         views = {k: augment_views(batch[k], g, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
@@ -78,12 +125,25 @@ class WithoutGenerator(DGNet):
         return update({k: weights[k] * v for k, v in losses.items()}, self.opts['appearance'])
 
 
-TEACHER = dict(steps=1200, last_stride=1, lr=3e-3, weight_triplet=0, label_smoothing=0.1, classifier_std=0.01, flat=0.5) # stronger than the student that it teaches
+TEACHER = dict(
+    steps=1200, last_stride=1, lr=3e-3, weight_triplet=0, label_smoothing=0.1, classifier_std=0.01, flat=0.5
+)  # stronger than the student that it teaches
 
 STUDIO = dict(fixed=True, n_cameras=2, occlusion=0.0, crowd=0.0)  # two places, nobody else in the picture
-WORLDS = dict(streets=dict(per_id=(8, 6), effects={}, steps=1200, at=800, strides=(2, 2), dilations=(1, 2)), # many places; a structure code of 12x6
-              studio=dict(per_id=(12, 8), effects=STUDIO, steps=1500, at=1000))
-ROWS = {'baseline': dict(online=False), 'primary': dict(fine=False), 'fine': dict(primary='none'), 'both': {}, 'donor, no teacher': dict(primary='donor', fine=False)}
+WORLDS = dict(
+    streets=dict(
+        per_id=(8, 6), effects={}, steps=1200, at=800, strides=(2, 2), dilations=(1, 2)
+    ),  # many places; a structure code of 12x6
+    studio=dict(per_id=(12, 8), effects=STUDIO, steps=1500, at=1000),
+)
+ROWS = {
+    'baseline': dict(online=False),
+    'primary': dict(fine=False),
+    'fine': dict(primary='none'),
+    'both': {},
+    'donor, no teacher': dict(primary='donor', fine=False),
+}
+
 
 def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fine', 'both')):
     "All rows of a seed share their first steps, in which they do not differ; they part where the teacher begins. A fine-grained head that nobody taught is not tested."
@@ -91,9 +151,32 @@ def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fin
     (per_id, per_test), effects, at = (settings.pop(k) for k in ('per_id', 'effects', 'at'))
     train, test = people(0, 60, per_id, size, **effects).relabel(), people(60, 60, per_test, size, **effects)
     query, gallery = ask(test, per_test)
-    settings = {**SMALL, 'size': size, 'width': 16, 'teacher_from': at / settings['steps'], 'teacher_ramp': 0.1, 'codes_from': 0.2, 'codes_ramp': 0.05, 'lr_appearance': 1e-2, 'head_lr': 2.0, **settings}
+    settings = {
+        **SMALL,
+        'size': size,
+        'width': 16,
+        'teacher_from': at / settings['steps'],
+        'teacher_ramp': 0.1,
+        'codes_from': 0.2,
+        'codes_ramp': 0.05,
+        'lr_appearance': 1e-2,
+        'head_lr': 2.0,
+        **settings,
+    }
     steps = settings['steps']
-    found = dict(world=world, size=size, people=60, pictures=len(train), steps=steps, rows_part_at=at, teacher_steps=TEACHER['steps'], rows={}, teacher=[], identity=[], seconds=[])
+    found = dict(
+        world=world,
+        size=size,
+        people=60,
+        pictures=len(train),
+        steps=steps,
+        rows_part_at=at,
+        teacher_steps=TEACHER['steps'],
+        rows={},
+        teacher=[],
+        identity=[],
+        seconds=[],
+    )
     with tempfile.TemporaryDirectory() as d:
         for seed in seeds:
             began = time.process_time()
@@ -105,14 +188,29 @@ def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fin
             trunk = DGNet(config, train.n_ids, seed)
             fit(trunk, trunk.batches(train), at)
             shared = save_checkpoint(trunk, Path(d) / f'trunk{seed}', at)
-            found['identity'].append(evaluate_swaps(trunk.swap, test.images, test.pids, teacher.embed, n=400)['identity_appearance']) # the teacher had no part in these pictures yet
+            found['identity'].append(
+                evaluate_swaps(trunk.swap, test.images, test.pids, teacher.embed, n=400)['identity_appearance']
+            )  # the teacher had no part in these pictures yet
             for row in rows:
-                method = (WithoutGenerator if row == 'baseline' else DGNet)(replace(config, **ROWS[row]), train.n_ids, seed)
+                method = (WithoutGenerator if row == 'baseline' else DGNet)(
+                    replace(config, **ROWS[row]), train.n_ids, seed
+                )
                 load_checkpoint(method, shared)
                 fit(method, method.batches(train), steps, start=at)
-                scores = {name: mean_ap(lambda x: method.embed_flipped(x, alpha), query, gallery) for name, alpha in (('primary head', 0), ('both heads', 0.5), ('fine head', 'fine'))[:3 if row in ('fine', 'both') else 1]}
+                scores = {
+                    name: mean_ap(lambda x: method.embed_flipped(x, alpha), query, gallery)
+                    for name, alpha in (('primary head', 0), ('both heads', 0.5), ('fine head', 'fine'))[
+                        : 3 if row in ('fine', 'both') else 1
+                    ]
+                }
                 found['rows'].setdefault(row, []).append(scores)
-                print(seed, row, {k: round(v, 1) for k, v in scores.items()}, round(time.process_time() - began), flush=True)
+                print(
+                    seed,
+                    row,
+                    {k: round(v, 1) for k, v in scores.items()},
+                    round(time.process_time() - began),
+                    flush=True,
+                )
             found['seconds'].append(time.process_time() - began)
             keep(f'ablation {world}', found)
 
@@ -126,24 +224,56 @@ def swaps(steps=1000, seed=0):
         teacher = train_direct(train, size, seed, 200)
         save_checkpoint(teacher, Path(d) / 'checkpoints', 200)
         print('teacher', mean_ap(teacher.embed, query, gallery), flush=True)
-        method = DGNet(DGNetConfig(**SMALL, width=16, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0, teacher=d), train.n_ids, seed)
+        method = DGNet(
+            DGNetConfig(**SMALL, width=16, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0, teacher=d),
+            train.n_ids,
+            seed,
+        )
         history = []
+
         def look(m, i, losses):
             history.append({k: float(v) for k, v in losses.items()})
-            if i % 100 == 0: print(i, {k: round(float(np.mean([h.get(k, 0) for h in history[-50:]])), 3) for k in history[-1]}, flush=True)
-            if i % 250 == 0 or i == steps: save_checkpoint(m, Path(tempfile.gettempdir()) / 'synthreid_dgnet', i)
+            if i % 100 == 0:
+                print(
+                    i,
+                    {k: round(float(np.mean([h.get(k, 0) for h in history[-50:]])), 3) for k in history[-1]},
+                    flush=True,
+                )
+            if i % 250 == 0 or i == steps:
+                save_checkpoint(m, Path(tempfile.gettempdir()) / 'synthreid_dgnet', i)
+
         fit(method, method.batches(train), steps, hooks=[look])
     judge = train_direct(train, size, seed + 7, 200)
-    report(method, judge, test, history, dict(steps=steps, seconds=time.process_time() - began, teacher_mAP=mean_ap(teacher.embed, query, gallery)))
+    report(
+        method,
+        judge,
+        test,
+        history,
+        dict(steps=steps, seconds=time.process_time() - began, teacher_mAP=mean_ap(teacher.embed, query, gallery)),
+    )
 
 
 def report(method, judge, test, history, more):
     "Numbers and pictures of a trained small run."
     query, gallery = ask(test, 8)
-    found = dict(more, size=method.config.size, mAP={str(a): mean_ap(lambda x: method.embed_flipped(x, a), query, gallery) for a in (0, 0.5, 'fine')}, judge_mAP=mean_ap(judge.embed, query, gallery))
-    found |= evaluate_swaps(method.swap, test.images, test.pids, judge.embed, random_features([test.images], size=(64, 32)), n=400)
+    found = dict(
+        more,
+        size=method.config.size,
+        mAP={str(a): mean_ap(lambda x: method.embed_flipped(x, a), query, gallery) for a in (0, 0.5, 'fine')},
+        judge_mAP=mean_ap(judge.embed, query, gallery),
+    )
+    found |= evaluate_swaps(
+        method.swap, test.images, test.pids, judge.embed, random_features([test.images], size=(64, 32)), n=400
+    )
     step = max(1, len(history) // 100)
-    if history: found['losses'] = {k: [round(float(np.mean([h.get(k, 0) for h in history[i:i + step]])), 4) for i in range(0, len(history), step)] for k in history[-1]}
+    if history:
+        found['losses'] = {
+            k: [
+                round(float(np.mean([h.get(k, 0) for h in history[i : i + step]])), 4)
+                for i in range(0, len(history), step)
+            ]
+            for k in history[-1]
+        }
     keep('swaps', found)
     x, y = to_signed(test.images[::8][:8]), to_signed(test.images[3::8][8:16])
     draw_swaps(x, y, method.swap_grid(x, y)).resize((9 * 64, 9 * 128)).save(HERE / 'dgnet_swaps.jpg', quality=88)
@@ -156,56 +286,157 @@ def judged_again():
     train, test = people(0, 60, 12, size, **STUDIO).relabel(), people(60, 60, 8, size, **STUDIO)
     method = load_method(HERE.parent / 'tests/fixtures/dgnet_run', 'cpu')
     told = json.loads((HERE / 'dgnet.json').read_text())['swaps']
-    report(method, train_direct(train, size, 7, 200), test, [], {k: told[k] for k in ('steps', 'seconds', 'teacher_mAP', 'losses')})
+    report(
+        method,
+        train_direct(train, size, 7, 200),
+        test,
+        [],
+        {k: told[k] for k in ('steps', 'seconds', 'teacher_mAP', 'losses')},
+    )
 
 
 def full_step(device='auto', repeats=3):
     "A step at the published size, before and behind the ramps, with a teacher (random, as all networks here)."
     device = pick_device(device)
-    method, teacher = DGNet(DGNetConfig.reference(weights=None), 751, device=device), DirectTransfer(DirectConfig(), 751, device=device).nets['embedder'].eval()
+    method, teacher = (
+        DGNet(DGNetConfig.reference(weights=None), 751, device=device),
+        DirectTransfer(DirectConfig(), 751, device=device).nets['embedder'].eval(),
+    )
     method.teacher = lambda x: soft_labels(teacher, x)
     image = np.random.default_rng(0).integers(0, 255, (1, 256, 128, 3), np.uint8)
-    batches = method.batches(ReidSplit(None, np.repeat(np.arange(751), 2), np.zeros(1502, int), np.broadcast_to(image, (1502, 256, 128, 3))))
+    batches = method.batches(
+        ReidSplit(None, np.repeat(np.arange(751), 2), np.zeros(1502, int), np.broadcast_to(image, (1502, 256, 128, 3)))
+    )
     rows = {}
     for name, first in (('before the ramps', 0), ('behind the ramps', 50_000)):
         wall, cpu = [], []
         for i in range(repeats):
             start, used = time.perf_counter(), time.process_time()
             losses = method.step(batches(first + i), first + i)
-            assert all(v.isfinite() for v in losses.values()) # waits for the device
-            wall.append(time.perf_counter() - start); cpu.append(time.process_time() - used)
+            assert all(v.isfinite() for v in losses.values())  # waits for the device
+            wall.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - used)
         rows[name] = dict(seconds=round(float(np.median(wall)), 2), cpu_seconds=round(float(np.median(cpu)), 2))
         print(name, [round(t, 2) for t in wall], [round(t, 2) for t in cpu], flush=True)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    where = torch.cuda.get_device_name() if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} thread(s)'
-    keep(f'step {device.type}', dict(rows, memory_GiB=round(memory, 2), repeats=repeats, where=where, torch=torch.__version__, parameters=sum(p.numel() for n in method.nets.values() for p in n.parameters())))
+    memory = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if device.type == 'cuda'
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
+    where = (
+        torch.cuda.get_device_name()
+        if device.type == 'cuda'
+        else f'{platform.machine()} CPU, {torch.get_num_threads()} thread(s)'
+    )
+    keep(
+        f'step {device.type}',
+        dict(
+            rows,
+            memory_GiB=round(memory, 2),
+            repeats=repeats,
+            where=where,
+            torch=torch.__version__,
+            parameters=sum(p.numel() for n in method.nets.values() for p in n.parameters()),
+        ),
+    )
 
 
 def text():
-    told, out = json.loads((HERE / 'dgnet.json').read_text()), ['# DG-Net', '', 'Written by `python benchmarks/dgnet.py text` from `dgnet.json`.', '']
+    told, out = (
+        json.loads((HERE / 'dgnet.json').read_text()),
+        ['# DG-Net', '', 'Written by `python benchmarks/dgnet.py text` from `dgnet.json`.', ''],
+    )
     if steps := {k: v for k, v in told.items() if k.startswith('step ')}:
-        out += ['## One step at the published size', '', 'Batches of 8 in two streams with their positives, 256x128, ResNet-50, 751 people, all networks at their published widths, with a ResNet-50 as teacher, float32. '
-                'Processor time is the sum over threads; where it is far below the wall-clock time, the machine was busy with other work.', '', '| where | phase | seconds | processor seconds | peak memory of both phases, GiB |', '|---|---|---|---|---|']
-        for v in steps.values(): out += [f"| {v['where']}, torch {v['torch']} | {phase} | {v[phase]['seconds']} | {v[phase]['cpu_seconds']} | {v['memory_GiB']} |" for phase in ('before the ramps', 'behind the ramps')]
+        out += [
+            '## One step at the published size',
+            '',
+            (
+                'Batches of 8 in two streams with their positives, 256x128, ResNet-50, 751 people, all networks at'
+                ' their published widths, with a ResNet-50 as teacher, float32. Processor time is the sum over threads;'
+                ' where it is far below the wall-clock time, the machine was busy with other work.'
+            ),
+            '',
+            '| where | phase | seconds | processor seconds | peak memory of both phases, GiB |',
+            '|---|---|---|---|---|',
+        ]
+        for v in steps.values():
+            out += [
+                f"| {v['where']}, torch {v['torch']} | {phase} | {v[phase]['seconds']} | {v[phase]['cpu_seconds']} |"
+                f" {v['memory_GiB']} |"
+                for phase in ('before the ramps', 'behind the ramps')
+            ]
         out += ['']
     if s := told.get('swaps'):
-        out += ['## Swaps', '', f"60 rendered people (720 pictures, {s['size']}, two places), {s['steps']} steps, small networks and milder settings than published (`SMALL` in the script: the code term acts, a quarter of the adversarial weight, `beta1` 0.5, two discriminators, no dropout, no erasing), {s['seconds']:.0f} processor seconds with teacher. Everything is measured on 60 other people.", '',
-                '![swaps](dgnet_swaps.jpg)', '', '| | |', '|---|---|', f"| swaps whose nearest real picture shows the appearance donor | {s['identity_appearance']:.1%} |", f"| ... the structure donor | {s['identity_structure']:.1%} |",
-                f"| chance | {s['identity_chance']:.1%} |", f"| ceiling: the same asked with the appearance donors' real pictures | {s['identity_ceiling']:.1%} |", f"| mAP of the network that judged this (independent, never saw a swap) | {s['judge_mAP']:.1f} |", f"| SSIM of a swap and its structure donor | {s['ssim_structure_donor']:.2f} |", f"| ... and its appearance donor | {s['ssim_appearance_donor']:.2f} |",
-                f"| SSIM of two swaps (of two real pictures) | {s['ssim_swaps']:.2f} ({s['ssim_real']:.2f}) |", f"| distance of the features of two swaps, as a share of that of two real pictures | {s['diversity']:.2f} |", f"| Frechet distance to real pictures (of the structure donors' own pictures), {s['features']} | {s['frechet']:.2f} ({s['frechet_floor']:.2f}) |",
-                f"| mAP: primary head, both (alpha 0.5), fine-grained head | {', '.join(f'{v:.1f}' for v in s['mAP'].values())} |", f"| mAP of the teacher | {s['teacher_mAP']:.1f} |", '']
+        out += [
+            '## Swaps',
+            '',
+            (
+                f"60 rendered people (720 pictures, {s['size']}, two places), {s['steps']} steps, small networks and"
+                " milder settings than published (`SMALL` in the script: the code term acts, a quarter of the"
+                f" adversarial weight, `beta1` 0.5, two discriminators, no dropout, no erasing), {s['seconds']:.0f}"
+                " processor seconds with teacher. Everything is measured on 60 other people."
+            ),
+            '',
+            '![swaps](dgnet_swaps.jpg)',
+            '',
+            '| | |',
+            '|---|---|',
+            f"| swaps whose nearest real picture shows the appearance donor | {s['identity_appearance']:.1%} |",
+            f"| ... the structure donor | {s['identity_structure']:.1%} |",
+            f"| chance | {s['identity_chance']:.1%} |",
+            f"| ceiling: the same asked with the appearance donors' real pictures | {s['identity_ceiling']:.1%} |",
+            f"| mAP of the network that judged this (independent, never saw a swap) | {s['judge_mAP']:.1f} |",
+            f"| SSIM of a swap and its structure donor | {s['ssim_structure_donor']:.2f} |",
+            f"| ... and its appearance donor | {s['ssim_appearance_donor']:.2f} |",
+            f"| SSIM of two swaps (of two real pictures) | {s['ssim_swaps']:.2f} ({s['ssim_real']:.2f}) |",
+            (
+                "| distance of the features of two swaps, as a share of that of two real pictures |"
+                f" {s['diversity']:.2f} |"
+            ),
+            (
+                f"| Frechet distance to real pictures (of the structure donors' own pictures), {s['features']} |"
+                f" {s['frechet']:.2f} ({s['frechet_floor']:.2f}) |"
+            ),
+            (
+                "| mAP: primary head, both (alpha 0.5), fine-grained head |"
+                f" {', '.join(f'{v:.1f}' for v in s['mAP'].values())} |"
+            ),
+            f"| mAP of the teacher | {s['teacher_mAP']:.1f} |",
+            '',
+        ]
     for world, where in (('streets', 'a game with many places'), ('studio', 'two places, nobody else in the picture')):
-        if not (a := told.get(f'ablation {world}')): continue
+        if not (a := told.get(f'ablation {world}')):
+            continue
         n = min(map(len, a['rows'].values()))
         cell = lambda v: f'{np.mean(v):.1f}' + (f' ± {np.std(v, ddof=1):.1f}' if n > 1 else '')
         heads = list(a['rows']['both'][0])
-        out += [f'## Ablation, {world}', '', f"{a['people']} rendered people ({a['pictures']} pictures, {where}, {a['size']}), {a['steps']} steps of which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; "
-                f"mAP on 60 other people, mean and standard deviation. The teacher (`direct`, {a['teacher_steps']} steps on the same people) has {cell(a['teacher'][:n])}; where the rows part, it takes {cell([100 * v for v in a['identity'][:n]])} % of 400 swaps of test people for the appearance donor (chance: 1.5 %). "
-                'Without fine-grained labels the second head learns nothing and is not tested.', '',
-                '| row | primary head | both heads, alpha 0.5 | fine-grained head |', '|---|---|---|---|', *(f'| {row} | ' + ' | '.join(cell([v[k] for v in scores[:n]]) if k in scores[0] else '' for k in heads) + ' |' for row, scores in a['rows'].items()), '']
+        out += [
+            f'## Ablation, {world}',
+            '',
+            (
+                f"{a['people']} rendered people ({a['pictures']} pictures, {where}, {a['size']}), {a['steps']} steps of"
+                f" which the rows of a seed share the first {a['rows_part_at']}, {n} seed{'s' * (n > 1)}; mAP on 60"
+                f" other people, mean and standard deviation. The teacher (`direct`, {a['teacher_steps']} steps on the"
+                f" same people) has {cell(a['teacher'][:n])}; where the rows part, it takes"
+                f" {cell([100 * v for v in a['identity'][:n]])} % of 400 swaps of test people for the appearance donor"
+                " (chance: 1.5 %). Without fine-grained labels the second head learns nothing and is not tested."
+            ),
+            '',
+            '| row | primary head | both heads, alpha 0.5 | fine-grained head |',
+            '|---|---|---|---|',
+            *(
+                f'| {row} | '
+                + ' | '.join(cell([v[k] for v in scores[:n]]) if k in scores[0] else '' for k in heads)
+                + ' |'
+                for row, scores in a['rows'].items()
+            ),
+            '',
+        ]
     (HERE / 'dgnet.md').write_text('\n'.join(out))
     print('\n'.join(out))
 
 
 if __name__ == '__main__':
-    {'text': text, 'step': full_step, 'swaps': swaps, 'judge': judged_again, 'ablation': ablation}[sys.argv[1]](*map(json.loads, sys.argv[2:]))
+    {'text': text, 'step': full_step, 'swaps': swaps, 'judge': judged_again, 'ablation': ablation}[sys.argv[1]](
+        *map(json.loads, sys.argv[2:])
+    )

@@ -4,7 +4,12 @@ Headless chromium without a GPU. "Front end alone": the widget on a bare page, t
 from the reader's event to the changed page, the kernel's answer and JupyterLab's own work included. Medians, and the worst of the repeats.
 Needs chromium, playwright and jupyterlab: pip install -e '.[dev]'.
 """
-import json, os, platform, sys, tempfile
+
+import json
+import os
+import platform
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +17,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 from browser import browser_page, widget_page
 from test_explorer_embedding import FRONT, ROUND_SOURCE, Plot, make_state
-from test_explorer_patches import made_explorer, state as patch_state
+from test_explorer_patches import made_explorer
+from test_explorer_patches import state as patch_state
 from test_explorer_translations import switch_times
 from test_jupyterlab import PATIENCE, Notebook, Server, drag
+
 from synthreid.data.render import usable_cores
 from synthreid.visual.explorer import front_end
 
 ROWS = []
-def row(what, where, times, aim): # milliseconds
+
+
+def row(what, where, times, aim):  # milliseconds
     ROWS.append(f'| {what} | {where} | {np.median(times):.0f} | {max(times):.0f} | {len(times)} | {aim} |')
     print(ROWS[-1], flush=True)
 
@@ -44,12 +53,16 @@ def patches():
 FRAMES = """kind => { window.times = []; const plot = document.querySelector('[data-plot]'); // from the event to the second frame after it
     plot.addEventListener(kind, () => { const t = performance.now(); requestAnimationFrame(() => requestAnimationFrame(() => window.times.push(performance.now() - t))); }, true); }"""
 
+
 def embedding(n):
     "Hover and lasso over n points: from the event to the second frame after it, which is 33 ms at 60 frames a second."
     with widget_page(make_state(n // 3, pictures=False), **FRONT) as page:
         plot = Plot(page)
-        spots = [plot.at(*plot.near(x, y)[1]) for y in np.linspace(-.7, .7, 15) for x in (-.99, .99)] # of points, found beforehand
-        hover = page.evaluate('''async spots => {
+        spots = [
+            plot.at(*plot.near(x, y)[1]) for y in np.linspace(-0.7, 0.7, 15) for x in (-0.99, 0.99)
+        ]  # of points, found beforehand
+        hover = page.evaluate(
+            '''async spots => {
             const plot = document.querySelector('[data-plot]'), root = document.querySelector('.em'), out = [], met = new Set();
             for (const [clientX, clientY] of spots) {
                 const t = performance.now();
@@ -59,15 +72,25 @@ def embedding(n):
                 out.push(performance.now() - t);
             }
             if (met.size < 10 || met.has('-1')) throw new Error(`expected a point at each move, met ${[...met]}`);
-            return out; }''', [list(map(float, s)) for s in spots])[1:]
+            return out; }''',
+            [list(map(float, s)) for s in spots],
+        )[1:]
     with widget_page(make_state(n // 3, pictures=False), **FRONT) as page:
         plot = Plot(page)
         page.evaluate(FRAMES, 'pointerup')
         for k in range(7):
-            plot.drag(*ROUND_SOURCE); plot.selected(n // 3); page.wait_for_function(f'window.times.length > {k}')
-            page.keyboard.press('Escape'); page.wait_for_function("document.querySelector('.em').dataset.selected === '0'")
+            plot.drag(*ROUND_SOURCE)
+            plot.selected(n // 3)
+            page.wait_for_function(f'window.times.length > {k}')
+            page.keyboard.press('Escape')
+            page.wait_for_function("document.querySelector('.em').dataset.selected === '0'")
         row(f'features: hover to card, {n:,} points', 'front end alone', hover, '< 50')
-        row(f'features: lasso released to the list beside it, {n:,} points', 'front end alone', page.evaluate('window.times'), '< 300')
+        row(
+            f'features: lasso released to the list beside it, {n:,} points',
+            'front end alone',
+            page.evaluate('window.times'),
+            '< 300',
+        )
 
 
 def translations():
@@ -75,7 +98,8 @@ def translations():
     row('translations: key to the other checkpoint, 48 pictures of 128x64', 'front end alone', switch_times(), '< 100')
 
 
-CELLS = ['''import numpy as np
+CELLS = [
+    '''import numpy as np
 from synthreid.data.datasets import ReidSplit
 from synthreid.data.render import render_images
 from synthreid.visual.embedding import EmbeddingExplorer
@@ -86,11 +110,13 @@ who = np.arange(2 * n) % 500
 codes = (rng.normal(size=(500, 32))[who] + rng.normal(size=(2 * n, 32))).astype(np.float32)
 images = few[who % 100]
 points = EmbeddingExplorer(np.repeat(['source', 'target'], n), codes, pids=who, camids=np.arange(2 * n) % 6, images=images, umap=False)
-points''', '''q, g = np.arange(n, n + 1000), np.arange(n + 1000, 2 * n)
+points''',
+    '''q, g = np.arange(n, n + 1000), np.arange(n + 1000, 2 * n)
 split = lambda i: ReidSplit(None, who[i], i % 6, images[i])
 lists = RankedExplorer({'model': (codes[q], codes[g])}, split(q), split(g), rerank=False)
 points.on_select(lambda chosen: lists.set_trait('choices', [int(i) for i in points.selected_rows('target') if i < 1000]))
-lists''']
+lists''',
+]
 
 
 def jupyterlab():
@@ -98,36 +124,69 @@ def jupyterlab():
     with tempfile.TemporaryDirectory() as d:
         server = Server(Path(d))
         try:
-            book = dict(cells=[dict(id=f'c{i}', cell_type='code', metadata={}, source=c, outputs=[], execution_count=None) for i, c in enumerate(CELLS)], metadata=dict(kernelspec=dict(display_name='Python 3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
+            book = dict(
+                cells=[
+                    dict(id=f'c{i}', cell_type='code', metadata={}, source=c, outputs=[], execution_count=None)
+                    for i, c in enumerate(CELLS)
+                ],
+                metadata=dict(kernelspec=dict(display_name='Python 3', language='python', name='python3')),
+                nbformat=4,
+                nbformat_minor=5,
+            )
             (Path(d) / 'work' / 'bench.ipynb').write_text(json.dumps(book))
             with browser_page(width=1300, height=1900, offline=False) as page:
                 page.set_default_timeout(PATIENCE)
                 page.goto(f'http://127.0.0.1:{server.port}/doc/tree/bench.ipynb?token={server.token}&reset')
-                page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
-                n = Notebook(page); n.run_all()
+                page.wait_for_function(
+                    "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+                )
+                n = Notebook(page)
+                n.run_all()
                 plot, lists = n.widget('[data-plot]'), n.widget('.rl-query')
                 page.wait_for_function("document.querySelector('.em').dataset.moving === 'false'")
-                page.evaluate('''() => { // from the release of the mouse to the query the kernel chose, drawn
+                page.evaluate(
+                    '''() => { // from the release of the mouse to the query the kernel chose, drawn
                     const lists = document.querySelector('.sr-explorer:has(.rl-query)'); window.times = [];
                     document.querySelector('[data-plot]').addEventListener('pointerup', () => { const t = performance.now(), was = lists.dataset.ready;
-                        const look = () => lists.dataset.ready !== was && lists.dataset.query !== window.was ? (window.was = lists.dataset.query, window.times.push(performance.now() - t)) : requestAnimationFrame(look); look(); }, true); }''')
+                        const look = () => lists.dataset.ready !== was && lists.dataset.query !== window.was ? (window.was = lists.dataset.query, window.times.push(performance.now() - t)) : requestAnimationFrame(look); look(); }, true); }'''
+                )
                 box = plot.locator('[data-plot]')
                 for k in range(8):
-                    x = .3 + .05 * k # another part of the cloud, another worst query
-                    drag(page, box, [(x, .3), (x + .05, .3), (x + .05, .7), (x, .7), (x, .35)])
+                    x = 0.3 + 0.05 * k  # another part of the cloud, another worst query
+                    drag(page, box, [(x, 0.3), (x + 0.05, 0.3), (x + 0.05, 0.7), (x, 0.7), (x, 0.35)])
                     page.wait_for_function(f'window.times.length > {k}')
-                row('features to ranked lists: lasso released to the lists of what is inside, 10,000 points', 'in JupyterLab, through the kernel', page.evaluate('window.times'), '< 300')
+                row(
+                    'features to ranked lists: lasso released to the lists of what is inside, 10,000 points',
+                    'in JupyterLab, through the kernel',
+                    page.evaluate('window.times'),
+                    '< 300',
+                )
                 page.evaluate("window.steps = []")
                 for k in range(9):
-                    page.evaluate('''() => { const lists = document.querySelector('.sr-explorer:has(.rl-query)'), was = lists.dataset.query, t = performance.now(); lists.querySelector('[aria-label="random query"], [aria-label="better query"]').click();
-                        const look = () => lists.dataset.query !== was ? window.steps.push(performance.now() - t) : requestAnimationFrame(look); look(); }''')
+                    page.evaluate(
+                        '''() => { const lists = document.querySelector('.sr-explorer:has(.rl-query)'), was = lists.dataset.query, t = performance.now(); lists.querySelector('[aria-label="random query"], [aria-label="better query"]').click();
+                        const look = () => lists.dataset.query !== was ? window.steps.push(performance.now() - t) : requestAnimationFrame(look); look(); }'''
+                    )
                     page.wait_for_function(f'window.steps.length > {k}')
-                row('ranked lists: click to the next query, pictures from the kernel', 'in JupyterLab, through the kernel', page.evaluate('window.steps'), '')
-        finally: server.stop()
+                row(
+                    'ranked lists: click to the next query, pictures from the kernel',
+                    'in JupyterLab, through the kernel',
+                    page.evaluate('window.steps'),
+                    '',
+                )
+        finally:
+            server.stop()
 
 
 if __name__ == '__main__':
     load = os.getloadavg()[0]
-    print(f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU, no GPU, Python {platform.python_version()}; load average at the start {load:.1f}\n')
+    print(
+        f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU, no GPU, Python {platform.python_version()};'
+        f' load average at the start {load:.1f}\n'
+    )
     print('| what | where | median ms | worst ms | repeats | aim |\n|---|---|---|---|---|---|', flush=True)
-    patches(); embedding(10_000); embedding(50_000); translations(); jupyterlab()
+    patches()
+    embedding(10_000)
+    embedding(50_000)
+    translations()
+    jupyterlab()

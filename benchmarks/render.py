@@ -4,7 +4,12 @@ Each row renders to JPEG files with all effects of its domain (`render_folder`),
 painting of the backgrounds included. The last column divides by the processors' own time instead of the clock's,
 and so does not depend on what else the machine was doing.
 """
-import argparse, platform, resource, tempfile, time
+
+import argparse
+import platform
+import resource
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +19,46 @@ from synthreid.data.render import render_folder, usable_cores
 
 def processor() -> str:
     "Model name of the processor as the system tells it."
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or 'unknown processor'
+    try:
+        return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or 'unknown processor'
 
 
 def cpu_seconds() -> float:
     "Processor time of this process and its finished children."
-    return sum(r.ru_utime + r.ru_stime for r in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)))
+    return sum(
+        r.ru_utime + r.ru_stime
+        for r in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
 
 
-def measure(domain: str, size: str, ids: int, workers: int) -> tuple[float, float]: # pictures per second, pictures per processor second
+def measure(
+    domain: str, size: str, ids: int, workers: int
+) -> tuple[float, float]:  # pictures per second, pictures per processor second
     "Render `ids` identities with ten pictures each."
     with tempfile.TemporaryDirectory() as d:
         cpu, clock = cpu_seconds(), time.perf_counter()
-        root = render_folder(Path(d) / 'set', domain, ids=ids, per_id=10, size=size, test_fraction=0, workers=workers, progress=False)
-        clock = time.perf_counter() - clock; n = len(list(root.rglob('*.jpg')))
+        root = render_folder(
+            Path(d) / 'set', domain, ids=ids, per_id=10, size=size, test_fraction=0, workers=workers, progress=False
+        )
+        clock = time.perf_counter() - clock
+        n = len(list(root.rglob('*.jpg')))
     return n / clock, n / (cpu_seconds() - cpu)
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__); parser.add_argument('--workers', type=int, default=usable_cores(), help='processes')
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--workers', type=int, default=usable_cores(), help='processes')
     parser.add_argument('--scale', type=float, default=1.0, help='multiplies the number of pictures')
     args = parser.parse_args()
-    print(f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU ({processor()}), Python {platform.python_version()}, numpy {np.__version__}, {args.workers} worker processes\n')
+    print(
+        f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU ({processor()}), Python'
+        f' {platform.python_version()}, numpy {np.__version__}, {args.workers} worker processes\n'
+    )
     print('| domain | size | pictures | pictures per second | per second of one core |\n|---|---|---|---|---|')
     for domain in ('game', 'camera'):
         for size, ids in (('64x32', 300), ('128x64', 120), ('256x128', 40)):
-            ids = max(1, round(ids * args.scale)); rate, per_core = measure(domain, size, ids, args.workers)
+            ids = max(1, round(ids * args.scale))
+            rate, per_core = measure(domain, size, ids, args.workers)
             print(f'| {domain} | {size} | {ids * 10} | {rate:.0f} | {per_core:.0f} |', flush=True)

@@ -8,7 +8,11 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'KINDS', 'SEVERAL', 'MORE_HELP', 'comments_
            'explore', 'app', 'overview', 'list_protocols', 'main']
 
 # %% ../nbs/60_cli.ipynb #78959e43
-import inspect, re, sys, traceback, warnings
+import inspect
+import re
+import sys
+import traceback
+import warnings
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,8 +23,8 @@ from .core import UserError
 
 # %% ../nbs/60_cli.ipynb #6b6a9120
 def comments_of(
-    thing, # a function or a dataclass
-) -> dict: # {parameter: comment}
+    thing,  # a function or a dataclass
+) -> dict:  # {parameter: comment}
     "The docments of a function's parameters or a dataclass's fields."
     pattern = re.compile(r'^\s+(\w+)\s*(?::[^#]*|=[^#]*)?,?\s*#\s*(.+?)\s*$', re.M)
     sources = [c for c in reversed(thing.__mro__) if c is not object] if inspect.isclass(thing) else [thing]
@@ -28,297 +32,509 @@ def comments_of(
 
 # %% ../nbs/60_cli.ipynb #c7ff1607
 def demo(
-    out: str = 'runs/demo', # folder for data, runs and report.html; the same command goes on where it stopped
-    quick: bool = False, # a short run that proves the installation, not the method
-    seeds: int = 1, # trainings per row; 3 gives mean and spread
-    oracle: bool = False, # add a net trained on target labels: the ceiling
-    systems: bool = False, # add FlipReID and DG-Net
-    size: str = '64x32', # H x W of the images
-    steps: int = 0, # training steps per row; 0: the default
-    draw: int = 0, # which draw of cameras and people; another number, another city
-    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+    out: str = 'runs/demo',  # folder for data, runs and report.html; the same command goes on where it stopped
+    quick: bool = False,  # a short run that proves the installation, not the method
+    seeds: int = 1,  # trainings per row; 3 gives mean and spread
+    oracle: bool = False,  # add a net trained on target labels: the ceiling
+    systems: bool = False,  # add FlipReID and DG-Net
+    size: str = '64x32',  # H x W of the images
+    steps: int = 0,  # training steps per row; 0: the default
+    draw: int = 0,  # which draw of cameras and people; another number, another city
+    fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
-    run_demo(out, quick=quick, seeds=seeds, oracle=oracle, systems=systems, size=size, steps=steps, draw=draw, fid_weights=fid_weights, device=device)
+
+    run_demo(
+        out,
+        quick=quick,
+        seeds=seeds,
+        oracle=oracle,
+        systems=systems,
+        size=size,
+        steps=steps,
+        draw=draw,
+        fid_weights=fid_weights,
+        device=device,
+    )
 
 # %% ../nbs/60_cli.ipynb #4929ee07
 def render(
-    domain: str, # 'game' (synthetic) or 'camera' (six fixed cameras)
-    out: str, # folder to write, in the Market-1501 layout
-    ids: int = 200, # identities
-    per_id: int = 10, # pictures of each
-    size: str = '128x64', # H x W
-    seed: int = 0, # draw of cameras and people
-    test_fraction: float = 0.5, # share of the identities in query and gallery
-    workers: int = 0, # processes; 0: all cores
+    domain: str,  # 'game' (synthetic) or 'camera' (six fixed cameras)
+    out: str,  # folder to write, in the Market-1501 layout
+    ids: int = 200,  # identities
+    per_id: int = 10,  # pictures of each
+    size: str = '128x64',  # H x W
+    seed: int = 0,  # draw of cameras and people
+    test_fraction: float = 0.5,  # share of the identities in query and gallery
+    workers: int = 0,  # processes; 0: all cores
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.core import check_positive
     from synthreid.data.datasets import load_dataset
     from synthreid.data.render import render_folder
+
     check_positive(ids=ids, per_id=per_id)
-    if not 0 < round(ids * test_fraction) < ids: raise UserError(f'expected people for training and for the test, got --ids {ids} --test-fraction {test_fraction}: use a fraction between 0 and 1')
-    print(load_dataset('market1501', render_folder(out, domain, ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction, workers=workers or None)))
+    if not 0 < round(ids * test_fraction) < ids:
+        raise UserError(
+            f'expected people for training and for the test, got --ids {ids} --test-fraction {test_fraction}: use a'
+            ' fraction between 0 and 1'
+        )
+    print(
+        load_dataset(
+            'market1501',
+            render_folder(
+                out,
+                domain,
+                ids=ids,
+                per_id=per_id,
+                size=size,
+                seed=seed,
+                test_fraction=test_fraction,
+                workers=workers or None,
+            ),
+        )
+    )
 
 # %% ../nbs/60_cli.ipynb #4d9773af
 def _numbers(text: str, flag: str) -> list:
     "'3,7' to [3, 7]."
-    try: return [int(s) for s in text.split(',') if s.strip()]
-    except ValueError: raise UserError(f'expected whole numbers separated by commas, got {flag} {text}: for instance {flag} 3,7') from None
+    try:
+        return [int(s) for s in text.split(',') if s.strip()]
+    except ValueError:
+        raise UserError(
+            f'expected whole numbers separated by commas, got {flag} {text}: for instance {flag} 3,7'
+        ) from None
+
 
 def _reader_options(text: str) -> dict:
     "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
     import yaml
+
     from synthreid.data.datasets import load_dataset
+
     pairs = [pair.partition('=') for pair in text.split(',') if pair.strip()]
     given = {k.strip(): yaml.safe_load(v) for k, sign, v in pairs if sign and v.strip()}
-    if len(given) < len(pairs): raise UserError(f'expected options such as protocol=old,split_id=3, each once, got {text!r}: mend them')
-    if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}): raise UserError(f'expected options of the reader, got {wrong[0]!r}: see --help for an option of its own, or write a manifest (synthreid doctor FOLDER --manifest NEW.csv), which every command takes')
+    if len(given) < len(pairs):
+        raise UserError(f'expected options such as protocol=old,split_id=3, each once, got {text!r}: mend them')
+    if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}):
+        raise UserError(
+            f'expected options of the reader, got {wrong[0]!r}: see --help for an option of its own, or write a'
+            ' manifest (synthreid doctor FOLDER --manifest NEW.csv), which every command takes'
+        )
     return given
+
 
 def _read(folder, layout='auto', options='', pattern=None, **more):
     "A dataset from what the command line says of it; `more` goes to `load_dataset`."
     from synthreid.data.datasets import load_dataset
-    return load_dataset('pattern' if pattern else layout, folder, **_reader_options(options), **({'pattern': pattern} if pattern else {}), **more)
+
+    return load_dataset(
+        'pattern' if pattern else layout,
+        folder,
+        **_reader_options(options),
+        **({'pattern': pattern} if pattern else {}),
+        **more,
+    )
+
 
 def _source_split(source, layout, options, pattern, train_only, per_id, ids, seed):
     "(names, labelled split) of one source or several."
     from synthreid.data.datasets import merge_sources
+
     who = _numbers(ids, '--ids')
     folders = [source] if Path(source).exists() else [s.strip() for s in source.split(',')]
-    sets = [_read(f, layout, options, pattern, combineall=not train_only, per_id=per_id, ids=None if not who else who[0] if ',' not in ids else who, seed=seed) for f in folders]
+    sets = [
+        _read(
+            f,
+            layout,
+            options,
+            pattern,
+            combineall=not train_only,
+            per_id=per_id,
+            ids=None if not who else who[0] if ',' not in ids else who,
+            seed=seed,
+        )
+        for f in folders
+    ]
     parts = [s.train[s.train.pids > 0].relabel() for s in sets]
-    if bare := [f for f, p in zip(folders, parts) if not len(p)]: raise UserError(f'expected a source with labelled training images, {bare[0]} has none: give another layout (synthreid doctor {bare[0]})')
+    if bare := [f for f, p in zip(folders, parts) if not len(p)]:
+        raise UserError(
+            f'expected a source with labelled training images, {bare[0]} has none: give another layout (synthreid'
+            f' doctor {bare[0]})'
+        )
     return [s.name for s in sets], parts[0] if len(parts) == 1 else merge_sources(parts).relabel()
 
 # %% ../nbs/60_cli.ipynb #1d3c4cd9
 def train(
-    method: str, # 'direct' or 'joint'
-    config, # the method's config
-    source: str, # folder of the labelled synthetic dataset; several, separated by commas, share every batch equally
-    out: str, # run folder; the same command goes on where it stopped
-    target: str | None = None, # folder of the real dataset; its labels are not used
-    layout: str = 'auto', # layout of the target, see synthreid doctor; 'auto' looks for itself
-    options: str = '', # options of the target's reader: protocol=old,split_id=3
-    pattern: str | None = None, # template of the target's file names, for instance {pid}_c{cam}_{*}.jpg
-    source_layout: str = 'auto', # layout of the source
-    source_options: str = '', # options of the source's reader
-    source_pattern: str | None = None, # template of the source's file names
-    train_only: bool = False, # of the source its training images alone, for instance to test on its own query and gallery
-    per_id: int | None = None, # at most so many source images of each identity (Synth-ReID: 20)
-    ids: str = '', # of the source so many identities, drawn; or these: 3,7,12
-    subset_seed: int = 0, # of the draw of per_id and ids
-    translate_with: str | None = None, # a finished run that translates: train on its translations of the source, with the source's labels
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
-    seed: int = 0, # of initialisation, order and augmentation
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
-    precision: str = '32-true', # or 'bf16-mixed'
-    checkpoint_every: int = 0, # steps between checkpoints; 0: a twentieth of the run, at least 25
-    sample_every: int = 500, # steps between translation grids; 0 none
-    cache: str | None = None, # folder for decoded images, reused by later runs
+    method: str,  # 'direct' or 'joint'
+    config,  # the method's config
+    source: str,  # folder of the labelled synthetic dataset; several, separated by commas, share every batch equally
+    out: str,  # run folder; the same command goes on where it stopped
+    target: str | None = None,  # folder of the real dataset; its labels are not used
+    layout: str = 'auto',  # layout of the target, see synthreid doctor; 'auto' looks for itself
+    options: str = '',  # options of the target's reader: protocol=old,split_id=3
+    pattern: str | None = None,  # template of the target's file names, for instance {pid}_c{cam}_{*}.jpg
+    source_layout: str = 'auto',  # layout of the source
+    source_options: str = '',  # options of the source's reader
+    source_pattern: str | None = None,  # template of the source's file names
+    train_only: bool = False,  # of the source its training images alone, for instance to test on its own query and gallery
+    per_id: int | None = None,  # at most so many source images of each identity (Synth-ReID: 20)
+    ids: str = '',  # of the source so many identities, drawn; or these: 3,7,12
+    subset_seed: int = 0,  # of the draw of per_id and ids
+    translate_with: (
+        str | None
+    ) = None,  # a finished run that translates: train on its translations of the source, with the source's labels
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+    seed: int = 0,  # of initialisation, order and augmentation
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    precision: str = '32-true',  # or 'bf16-mixed'
+    checkpoint_every: int = 0,  # steps between checkpoints; 0: a twentieth of the run, at least 25
+    sample_every: int = 500,  # steps between translation grids; 0 none
+    cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; the synthetic set is used whole (train and gallery), of the target the training images without labels."
     from synthreid.data.store import load_images
     from synthreid.training.dgnet import find_teacher
     from synthreid.training.runs import check_run, is_finished, record_folders, train_run, translate_split, uses_target
+
     real = _read(target, layout, options, pattern) if target else None
-    names, labelled = _source_split(source, source_layout, source_options, source_pattern, train_only, per_id, ids, subset_seed)
+    names, labelled = _source_split(
+        source, source_layout, source_options, source_pattern, train_only, per_id, ids, subset_seed
+    )
     unlabelled = real.train if real and uses_target(config) else None
-    if method == 'dgnet' and config.online and config.primary == 'teacher': find_teacher(config.teacher) # before anything is decoded
+    if method == 'dgnet' and config.online and config.primary == 'teacher':
+        find_teacher(config.teacher)  # before anything is decoded
     check_run(out, method, config, labelled, unlabelled, seed, device, precision)
-    if real and unlabelled is None: print(f'(with these settings {method} does not look at the target: it is only noted for the explorers)', file=sys.stderr)
+    if real and unlabelled is None:
+        print(
+            f'(with these settings {method} does not look at the target: it is only noted for the explorers)',
+            file=sys.stderr,
+        )
     told = dict({'source': source} if len(names) == 1 else {}, target=target)
-    if not translate_with and is_finished(out, config, labelled, unlabelled): record_folders(out, **told); print(f'{config.steps} of {config.steps} steps were done before in {out}'); return
-    if translate_with: labelled = translate_split(labelled, translate_with, config.size, cache, device, on_broken=on_broken).relabel()
-    else: labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
-    if unlabelled is not None: unlabelled = load_images(unlabelled, config.size, cache, on_broken=on_broken)
-    done = train_run(out, method, config, labelled, unlabelled, seed, device, precision, checkpoint_every or max(25, config.steps // 20), sample_every,
-                     data=' + '.join(names) + (f' to {real.name}' if real else ''), builds_on=[translate_with] if translate_with else [])[1]
+    if not translate_with and is_finished(out, config, labelled, unlabelled):
+        record_folders(out, **told)
+        print(f'{config.steps} of {config.steps} steps were done before in {out}')
+        return
+    if translate_with:
+        labelled = translate_split(labelled, translate_with, config.size, cache, device, on_broken=on_broken).relabel()
+    else:
+        labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
+    if unlabelled is not None:
+        unlabelled = load_images(unlabelled, config.size, cache, on_broken=on_broken)
+    done = train_run(
+        out,
+        method,
+        config,
+        labelled,
+        unlabelled,
+        seed,
+        device,
+        precision,
+        checkpoint_every or max(25, config.steps // 20),
+        sample_every,
+        data=' + '.join(names) + (f' to {real.name}' if real else ''),
+        builds_on=[translate_with] if translate_with else [],
+    )[1]
     record_folders(out, **told)
-    if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on')
+    if done < config.steps:
+        raise KeyboardInterrupt(
+            f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on'
+        )
     print(f'{done} of {config.steps} steps done in {out}')
 
 # %% ../nbs/60_cli.ipynb #ab60fbe9
 def _with_alpha(config, alpha):
     "DG-Net's settings with another weight of its fine-grained head."
-    if not hasattr(config, 'alpha'): raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')): raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
+    if not hasattr(config, 'alpha'):
+        raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
+    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')):
+        raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
     return replace(config, alpha=alpha)
 
 # %% ../nbs/60_cli.ipynb #cac37fba
 def evaluate(
-    run: str, # run folder or checkpoint
-    target: str, # folder of the dataset with query and gallery
-    source: str | None = None, # folder of the synthetic dataset: judge the translation too (distance to the target, identity)
-    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
-    layout: str = 'auto', # layout of the target; 'auto' looks for itself
-    options: str = '', # options of the target's reader: protocol=old,split_id=3
-    pattern: str | None = None, # template of the target's file names
-    source_layout: str = 'auto', # layout of the source
-    source_options: str = '', # options of the source's reader
-    source_pattern: str | None = None, # template of the source's file names
-    protocol: str = 'auto', # what is ignored, see below; 'auto': the dataset's own
-    rerank: bool = False, # also the ranking after k-reciprocal re-ranking
-    flip: bool = True, # average with the mirror image
-    metric: str = 'cosine', # or 'euclidean', 'squared_euclidean'
-    alpha: float | str | None = None, # of a DG-Net run: weight of the fine-grained head; 0: the primary head alone, fine: the fine-grained one alone; default: the run's
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
-    batch_size: int = 100, # images at a time
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
-    cache: str | None = None, # folder for decoded images
+    run: str,  # run folder or checkpoint
+    target: str,  # folder of the dataset with query and gallery
+    source: (
+        str | None
+    ) = None,  # folder of the synthetic dataset: judge the translation too (distance to the target, identity)
+    fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
+    layout: str = 'auto',  # layout of the target; 'auto' looks for itself
+    options: str = '',  # options of the target's reader: protocol=old,split_id=3
+    pattern: str | None = None,  # template of the target's file names
+    source_layout: str = 'auto',  # layout of the source
+    source_options: str = '',  # options of the source's reader
+    source_pattern: str | None = None,  # template of the source's file names
+    protocol: str = 'auto',  # what is ignored, see below; 'auto': the dataset's own
+    rerank: bool = False,  # also the ranking after k-reciprocal re-ranking
+    flip: bool = True,  # average with the mirror image
+    metric: str = 'cosine',  # or 'euclidean', 'squared_euclidean'
+    alpha: (
+        float | str | None
+    ) = None,  # of a DG-Net run: weight of the fine-grained head; 0: the primary head alone, fine: the fine-grained one alone; default: the run's
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+    batch_size: int = 100,  # images at a time
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    cache: str | None = None,  # folder for decoded images
 ):
     "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
     from synthreid.core import check_positive
     from synthreid.data.store import load_images
+    from synthreid.metrics.distances import METRICS
     from synthreid.metrics.evaluate import evaluate_reid, evaluate_translation, result_row
-    from synthreid.metrics.frechet import find_fid_weights, inception_features
-    from synthreid.metrics.ranking import METRICS, PROTOCOLS
+    from synthreid.metrics.features import find_fid_weights, inception_features
+    from synthreid.metrics.ranking import PROTOCOLS
     from synthreid.training.runs import load_method, name_protocol, record_metrics, seen_in_training
+
     check_positive(batch_size=batch_size)
-    if protocol not in ('auto', *PROTOCOLS): raise UserError(f'expected --protocol auto or one of {", ".join(PROTOCOLS)}, got {protocol!r}: choose one of these')
-    if metric not in METRICS: raise UserError(f'expected --metric to be one of {", ".join(METRICS)}, got {metric!r}: choose one of these')
+    if protocol not in ('auto', *PROTOCOLS):
+        raise UserError(
+            f'expected --protocol auto or one of {", ".join(PROTOCOLS)}, got {protocol!r}: choose one of these'
+        )
+    if metric not in METRICS:
+        raise UserError(f'expected --metric to be one of {", ".join(METRICS)}, got {metric!r}: choose one of these')
     weights = find_fid_weights(fid_weights)
     method, dataset = load_method(run, device), _read(target, layout, options, pattern)
-    if not len(dataset.query): raise UserError(f'expected a dataset with query and gallery, {target} ({dataset.name}) has images for training only: ' + ('the pattern needs {split}, which matches the folders query and gallery' if pattern else f'see synthreid doctor {target}'))
-    if alpha is not None: method.config = _with_alpha(method.config, alpha)
-    own = protocol == 'dgnet' and flip and hasattr(method, 'embed_flipped') # DG-Net's own test averages the views in its own way
-    if source and not hasattr(method, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
-    rendered, extractor = source and _read(source, source_layout, source_options, source_pattern).labelled(), inception_features(weights, method.device) if source and weights else None
+    if not len(dataset.query):
+        raise UserError(
+            f'expected a dataset with query and gallery, {target} ({dataset.name}) has images for training only: '
+            + (
+                'the pattern needs {split}, which matches the folders query and gallery'
+                if pattern
+                else f'see synthreid doctor {target}'
+            )
+        )
+    if alpha is not None:
+        method.config = _with_alpha(method.config, alpha)
+    own = (
+        protocol == 'dgnet' and flip and hasattr(method, 'embed_flipped')
+    )  # DG-Net's own test averages the views in its own way
+    if source and not hasattr(method, 'translate'):
+        raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
+    rendered, extractor = (
+        source and _read(source, source_layout, source_options, source_pattern).labelled(),
+        inception_features(weights, method.device) if source and weights else None,
+    )
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
     seen = seen_in_training(run, dataset)
-    if seen is None: print(f'(whether people of this test were trained on is not known: {run} has no record of its training images)', file=sys.stderr)
-    if seen: print(f'warning: {seen}. The numbers tell what was learnt by heart: test on other people, or train with --train-only', file=sys.stderr)
-    for again in (False, True)[:1 + rerank]:
-        found = evaluate_reid(method.embed_flipped if own else method.embed, dataset.query, dataset.gallery, flip=flip and not own, metric=metric, protocol=dataset.rule if protocol == 'auto' else protocol, rerank=again, batch_size=batch_size, device=method.device)
-        if own: found = replace(found, protocol=found.protocol + ', flip averaged per head')
-        if alpha is not None: found = replace(found, protocol=f'{found.protocol}, alpha {alpha if alpha == "fine" else format(alpha, "g")}')
+    if seen is None:
+        print(
+            f'(whether people of this test were trained on is not known: {run} has no record of its training images)',
+            file=sys.stderr,
+        )
+    if seen:
+        print(
+            f'warning: {seen}. The numbers tell what was learnt by heart: test on other people, or train with'
+            ' --train-only',
+            file=sys.stderr,
+        )
+    for again in (False, True)[: 1 + rerank]:
+        found = evaluate_reid(
+            method.embed_flipped if own else method.embed,
+            dataset.query,
+            dataset.gallery,
+            flip=flip and not own,
+            metric=metric,
+            protocol=dataset.rule if protocol == 'auto' else protocol,
+            rerank=again,
+            batch_size=batch_size,
+            device=method.device,
+        )
+        if own:
+            found = replace(found, protocol=found.protocol + ', flip averaged per head')
+        if alpha is not None:
+            found = replace(
+                found, protocol=f'{found.protocol}, alpha {alpha if alpha == "fine" else format(alpha, "g")}'
+            )
         print(found := name_protocol(found, dataset, seen))
-        try: record_metrics(run, result_row(method.name, found, target=dataset.name, metric=found.metric, protocol=found.protocol))
-        except OSError as e: print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)
-    if source is None: return
-    judged = evaluate_translation(method.translate, load(rendered).images, load(dataset.train).images, extractor=extractor, device=method.device)
-    for k, v in judged.items(): print(f'{k:24} {v:.4g}' if isinstance(v, float) else f'{k:24} {v}')
+        try:
+            record_metrics(
+                run, result_row(method.name, found, target=dataset.name, metric=found.metric, protocol=found.protocol)
+            )
+        except OSError as e:
+            print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)
+    if source is None:
+        return
+    judged = evaluate_translation(
+        method.translate, load(rendered).images, load(dataset.train).images, extractor=extractor, device=method.device
+    )
+    for k, v in judged.items():
+        print(f'{k:24} {v:.4g}' if isinstance(v, float) else f'{k:24} {v}')
 
 # %% ../nbs/60_cli.ipynb #9502cedb
 def doctor(
-    path: str, # folder of a dataset, or a manifest file
-    layout: str = 'auto', # its layout; 'auto' looks for itself
-    pattern: str | None = None, # template of the file names, for layout 'pattern': {pid}_c{cam}_{*}.jpg
-    thorough: bool = False, # decode every image, not a sample
-    picture: str | None = None, # file for a picture of images per camera
-    manifest: str | None = None, # new CSV file for what was read; every command takes it in place of the folder
-    hold_out: float = 0, # share of the people that the manifest keeps for query and gallery, where the folder has none
-    seed: int = 0, # of the draw of these people
-    options: str = '', # options of the reader: protocol=old,split_id=3
-) -> int: # exit code: 0 fine, 1 warnings, 2 errors
+    path: str,  # folder of a dataset, or a manifest file
+    layout: str = 'auto',  # its layout; 'auto' looks for itself
+    pattern: str | None = None,  # template of the file names, for layout 'pattern': {pid}_c{cam}_{*}.jpg
+    thorough: bool = False,  # decode every image, not a sample
+    picture: str | None = None,  # file for a picture of images per camera
+    manifest: str | None = None,  # new CSV file for what was read; every command takes it in place of the folder
+    hold_out: float = 0,  # share of the people that the manifest keeps for query and gallery, where the folder has none
+    seed: int = 0,  # of the draw of these people
+    options: str = '',  # options of the reader: protocol=old,split_id=3
+) -> int:  # exit code: 0 fine, 1 warnings, 2 errors
     "Examine a dataset before anyone trains on it: what was recognised, what is wrong, what to do."
     from synthreid.data.doctor import check_outputs, examine
+
     check_outputs(picture, manifest, hold_out)
     found = examine(path, layout, pattern, thorough, **_reader_options(options))
     print(found)
-    if picture: print(f'picture in {found.save_picture(picture)}')
-    if manifest: print(found.save_manifest(manifest, hold_out, seed))
+    if picture:
+        print(f'picture in {found.save_picture(picture)}')
+    if manifest:
+        print(found.save_manifest(manifest, hold_out, seed))
     return found.exit_code
 
+
 def fid(
-    a: str, # folder of generated or translated images
-    b: str, # folder of real images
-    weights: str | None = None, # file with pytorch-fid's Inception weights; default: where torch hub keeps them
-    resize: str = 'bilinear', # as pytorch-fid, or 'antialiased bicubic' (Parmar et al. 2022)
-    stand_in: bool = False, # without weights: a random network calibrated on both folders; its distance is no FID
-    cache: str = 'auto', # folder in which features are kept, 'none' to keep nothing
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them (all are decoded once more to find them)
-    batch_size: int = 32, # images at a time
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+    a: str,  # folder of generated or translated images
+    b: str,  # folder of real images
+    weights: str | None = None,  # file with pytorch-fid's Inception weights; default: where torch hub keeps them
+    resize: str = 'bilinear',  # as pytorch-fid, or 'antialiased bicubic' (Parmar et al. 2022)
+    stand_in: bool = False,  # without weights: a random network calibrated on both folders; its distance is no FID
+    cache: str = 'auto',  # folder in which features are kept, 'none' to keep nothing
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them (all are decoded once more to find them)
+    batch_size: int = 32,  # images at a time
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
     "Frechet distance (FID), kernel distance, precision, recall, density and coverage between two folders of images."
     from synthreid.core import check_positive, parse_size, pick_device
-    from synthreid.metrics.frechet import compare_folders, find_fid_weights, inception_features, random_features
+    from synthreid.metrics.features import find_fid_weights, inception_features, random_features
+    from synthreid.metrics.frechet import compare_folders
+
     check_positive(batch_size=batch_size)
-    if on_broken != 'refuse': a, b = (list(_plain_folder(f, '4x4', on_broken=on_broken).paths) for f in (a, b))
-    if stand_in: extractor = random_features([a, b], device=pick_device(device), size=parse_size('128x64'))
-    elif find_fid_weights(weights) is None: raise UserError('expected the Inception weights of pytorch-fid, found none: download pt_inception-2015-12-05-6726825d.pth from the releases of mseitzer/pytorch-fid and name it with --weights, or use --stand-in for a distance of another name')
-    else: extractor = inception_features(weights, pick_device(device), resize)
-    for k, v in compare_folders(a, b, extractor, None if cache == 'none' else cache, batch_size).items(): print(f'{k:24} {v:.6g}' if isinstance(v, float) else f'{k:24} {v}')
+    if on_broken != 'refuse':
+        a, b = (list(_plain_folder(f, '4x4', on_broken=on_broken).paths) for f in (a, b))
+    if stand_in:
+        extractor = random_features([a, b], device=pick_device(device), size=parse_size('128x64'))
+    elif find_fid_weights(weights) is None:
+        raise UserError(
+            'expected the Inception weights of pytorch-fid, found none: download pt_inception-2015-12-05-6726825d.pth'
+            ' from the releases of mseitzer/pytorch-fid and name it with --weights, or use --stand-in for a distance of'
+            ' another name'
+        )
+    else:
+        extractor = inception_features(weights, pick_device(device), resize)
+    for k, v in compare_folders(a, b, extractor, None if cache == 'none' else cache, batch_size).items():
+        print(f'{k:24} {v:.6g}' if isinstance(v, float) else f'{k:24} {v}')
 
 # %% ../nbs/60_cli.ipynb #f96a6b06
 def reproduce(
-    system: str, # whose tables: 'synthreid', ...; each has recipes SYSTEM_ROW.yaml
-    target: str, # folder of the real dataset
-    source: str | None = None, # folder of the synthetic dataset; rows that are supervised on the real one need none
-    out: str = 'runs/reproduce', # folder for runs and tables; the same command goes on where it stopped
-    rows: str = '', # names of rows, separated by commas; default: all
-    seeds: str = '', # numbers, separated by commas; default: the published ones
-    dry_run: bool = False, # say what would run: images, identities, steps
-    test: str | None = None, # folder of another real dataset to test on; default: the target
-    source_layout: str = 'auto', # layout of the source
-    source_options: str = '', # options of the source's reader: protocol=old,split_id=3
-    target_layout: str = 'auto', # layout of the target
-    target_options: str = '', # options of the target's reader
-    test_layout: str = 'auto', # layout of the dataset to test on
-    test_options: str = '', # options of its reader
-    recipes: str | None = None, # folder of other recipes
-    steps: int = 0, # fewer steps than published, for a trial; the table says so
-    size: str = '', # another H x W, for a trial
-    weights: str | None = None, # file with ImageNet weights for rows that start from them
-    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
-    cache: str | None = None, # folder for decoded images
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
-    precision: str = '32-true', # or 'bf16-mixed'
+    system: str,  # whose tables: 'synthreid', ...; each has recipes SYSTEM_ROW.yaml
+    target: str,  # folder of the real dataset
+    source: str | None = None,  # folder of the synthetic dataset; rows that are supervised on the real one need none
+    out: str = 'runs/reproduce',  # folder for runs and tables; the same command goes on where it stopped
+    rows: str = '',  # names of rows, separated by commas; default: all
+    seeds: str = '',  # numbers, separated by commas; default: the published ones
+    dry_run: bool = False,  # say what would run: images, identities, steps
+    test: str | None = None,  # folder of another real dataset to test on; default: the target
+    source_layout: str = 'auto',  # layout of the source
+    source_options: str = '',  # options of the source's reader: protocol=old,split_id=3
+    target_layout: str = 'auto',  # layout of the target
+    target_options: str = '',  # options of the target's reader
+    test_layout: str = 'auto',  # layout of the dataset to test on
+    test_options: str = '',  # options of its reader
+    recipes: str | None = None,  # folder of other recipes
+    steps: int = 0,  # fewer steps than published, for a trial; the table says so
+    size: str = '',  # another H x W, for a trial
+    weights: str | None = None,  # file with ImageNet weights for rows that start from them
+    fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+    cache: str | None = None,  # folder for decoded images
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    precision: str = '32-true',  # or 'bf16-mixed'
 ):
     "Run rows of a published table on your folders and put the results beside the published ones."
-    from synthreid.reproduce import Folders, reproduce as run_rows
-    folders = Folders(source, target, source_layout, target_layout, test, cache, _reader_options(source_options), _reader_options(target_options), test_layout, _reader_options(test_options))
-    table = run_rows(system, folders, out, [r.strip() for r in rows.split(',') if r.strip()] or None, _numbers(seeds, '--seeds') or None, dry_run,
-                     steps=steps or None, size=size or None, weights=weights, fid_weights=fid_weights, device=device, precision=precision, recipe_folder=recipes, on_broken=on_broken)
-    if table is not None: print((Path(out) / system / 'table.md').read_text()); print(f'table in {out}/{system}/table.md')
+    from synthreid.reproduce import Folders
+    from synthreid.reproduce import reproduce as run_rows
+
+    folders = Folders(
+        source,
+        target,
+        source_layout,
+        target_layout,
+        test,
+        cache,
+        _reader_options(source_options),
+        _reader_options(target_options),
+        test_layout,
+        _reader_options(test_options),
+    )
+    table = run_rows(
+        system,
+        folders,
+        out,
+        [r.strip() for r in rows.split(',') if r.strip()] or None,
+        _numbers(seeds, '--seeds') or None,
+        dry_run,
+        steps=steps or None,
+        size=size or None,
+        weights=weights,
+        fid_weights=fid_weights,
+        device=device,
+        precision=precision,
+        recipe_folder=recipes,
+        on_broken=on_broken,
+    )
+    if table is not None:
+        print((Path(out) / system / 'table.md').read_text())
+        print(f'table in {out}/{system}/table.md')
 
 # %% ../nbs/60_cli.ipynb #a25eb4c2
 def import_reference(
-    generator: str, # file of the generator (model.pth.tar-60)
-    id_net: str, # file of the identity network
-    out: str, # new run folder; evaluate, translate and embed take it
-    discriminator: str | None = None, # file of the discriminator; only training needs it
-    mlp: str | None = None, # file of the contrastive feature network; only training needs it
-    size: str = '256x128', # H x W of the images it was trained on
+    generator: str,  # file of the generator (model.pth.tar-60)
+    id_net: str,  # file of the identity network
+    out: str,  # new run folder; evaluate, translate and embed take it
+    discriminator: str | None = None,  # file of the discriminator; only training needs it
+    mlp: str | None = None,  # file of the contrastive feature network; only training needs it
+    size: str = '256x128',  # H x W of the images it was trained on
 ):
     "Turn checkpoints of the original Synth-ReID code into a run of this package."
     from synthreid.training.exchange import import_reference as convert
+
     print(f'run in {convert(generator, id_net, out, discriminator, mlp, size)}')
 
+
 def export(
-    run: str, # run folder or checkpoint
-    out: str, # new .onnx file
-    flip: bool = False, # build the average with the mirror image into the network
+    run: str,  # run folder or checkpoint
+    out: str,  # new .onnx file
+    flip: bool = False,  # build the average with the mirror image into the network
 ):
     "Export the embedding network to ONNX and compare it with torch."
     from synthreid.training.exchange import export_onnx
+
     found = export_onnx(run, out, flip)
-    print(f'{found["file"]}: images {found["size"]} in [-1, 1] to {found["dim"]} numbers; largest difference to torch {found["max_abs_diff"]:.2g} of {found["largest"]:.2g}')
+    print(
+        f'{found["file"]}: images {found["size"]} in [-1, 1] to {found["dim"]} numbers; largest difference to torch'
+        f' {found["max_abs_diff"]:.2g} of {found["largest"]:.2g}'
+    )
+
 
 def push(
-    run: str, # run folder or checkpoint
-    repo: str, # OWNER/NAME on the Hugging Face hub
-    public: bool = False, # everybody can read it
-    optimisers: bool = False, # also the state that is needed to go on training
-    licence: str | None = None, # for the model card, for instance 'mit'
+    run: str,  # run folder or checkpoint
+    repo: str,  # OWNER/NAME on the Hugging Face hub
+    public: bool = False,  # everybody can read it
+    optimisers: bool = False,  # also the state that is needed to go on training
+    licence: str | None = None,  # for the model card, for instance 'mit'
 ):
     "Upload a checkpoint with a model card to the Hugging Face hub."
     from synthreid.training.exchange import push_to_hub
+
     print(push_to_hub(run, repo, private=not public, optimisers=optimisers, licence=licence))
 
+
 def pull(
-    repo: str, # OWNER/NAME on the Hugging Face hub
-    out: str, # new folder
-    revision: str | None = None, # branch, tag or commit
-    optimisers: bool = False, # also the state that is needed to go on training
+    repo: str,  # OWNER/NAME on the Hugging Face hub
+    out: str,  # new folder
+    revision: str | None = None,  # branch, tag or commit
+    optimisers: bool = False,  # also the state that is needed to go on training
 ):
     "Download a checkpoint from the Hugging Face hub."
     from synthreid.training.exchange import pull_from_hub
+
     print(f'checkpoint in {pull_from_hub(repo, out, revision, optimisers)}')
 
 # %% ../nbs/60_cli.ipynb #e13565dd
@@ -326,15 +542,22 @@ def _plain_folder(folder, size, most=None, on_broken='refuse'):
     "A folder of pictures (or one picture) without labels, decoded; `most` takes so many, evenly spread over the sorted names."
     from synthreid.data.datasets import ReidSplit, list_images
     from synthreid.data.store import load_images
+
     paths = [Path(folder)] if Path(folder).is_file() else list_images(folder)
     if most and most < len(paths):
         print(f'({most} of {len(paths)} images of {folder}, spread evenly: --most)', file=sys.stderr)
         paths = [paths[i * len(paths) // most] for i in range(most)]
     return load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), size, on_broken=on_broken)
 
+
 def _check_names(names, folder):
     "No two pictures may want one file."
-    if len(set(names)) < len(names): raise UserError(f'expected names that differ before the suffix, got {next(n for n in names if names.count(n) > 1)} twice in {folder}: rename one')
+    if len(set(names)) < len(names):
+        raise UserError(
+            f'expected names that differ before the suffix, got {next(n for n in names if names.count(n) > 1)} twice in'
+            f' {folder}: rename one'
+        )
+
 
 def _flat_names(paths, folder):
     "The names below a folder without suffix, folders joined with _."
@@ -343,204 +566,328 @@ def _flat_names(paths, folder):
     _check_names(names, folder)
     return names
 
+
 def translate(
-    folder: str, # folder of images
-    run: str, # run folder or checkpoint of a joint method
-    out: str, # folder for the translations, same names as PNG
-    camera: int = -1, # target camera, from 0; -1: all in turn
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
-    batch_size: int = 32, # images at a time
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+    folder: str,  # folder of images
+    run: str,  # run folder or checkpoint of a joint method
+    out: str,  # folder for the translations, same names as PNG
+    camera: int = -1,  # target camera, from 0; -1: all in turn
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+    batch_size: int = 32,  # images at a time
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
     "Translate a folder of images into the look of the target."
     import torch
     from PIL import Image
     from tqdm.auto import tqdm
+
     from synthreid.core import atomic_write, check_positive, to_signed, to_uint8
     from synthreid.training.runs import load_method
+
     check_positive(batch_size=batch_size)
     method = load_method(run, device)
-    if not hasattr(method, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: give a joint run')
+    if not hasattr(method, 'translate'):
+        raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: give a joint run')
     cameras = getattr(method, 'n_cameras', 0)
-    if not -1 <= camera < cameras: raise UserError(f'expected a camera from 0 to {cameras - 1}, got {camera}: use -1 for all in turn')
-    if Path(out).exists() and any(Path(out).iterdir()): raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
+    if not -1 <= camera < cameras:
+        raise UserError(f'expected a camera from 0 to {cameras - 1}, got {camera}: use -1 for all in turn')
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     base = Path(folder).parent if Path(folder).is_file() else Path(folder)
     names = [Path(p).relative_to(base).with_suffix('.png') for p in split.paths]
     _check_names([str(n.with_suffix('')) for n in names], folder)
     for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
-        x = to_signed(split.images[start:start + batch_size], method.device)
-        which = (torch.arange(start, start + len(x), device=x.device) % cameras if camera < 0 else torch.full((len(x),), camera, device=x.device)) if cameras else None
+        x = to_signed(split.images[start : start + batch_size], method.device)
+        which = (
+            (
+                torch.arange(start, start + len(x), device=x.device) % cameras
+                if camera < 0
+                else torch.full((len(x),), camera, device=x.device)
+            )
+            if cameras
+            else None
+        )
         for name, image in zip(names[start:], to_uint8(method.translate(x, which))):
-            with atomic_write(Path(out) / name) as tmp: Image.fromarray(image).save(tmp, format='PNG')
+            with atomic_write(Path(out) / name) as tmp:
+                Image.fromarray(image).save(tmp, format='PNG')
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/60_cli.ipynb #06e011f3
 def swap(
-    appearance: str, # folder of images, or one image: what to wear
-    structure: str, # folder of images, or one image: how to stand
-    run: str, # run folder or checkpoint of a dgnet method
-    out: str = 'swaps', # new folder: swaps as PNG, APPEARANCE_on_STRUCTURE.png, and all of them in grid.png
-    most: int = 12, # images taken from each folder, evenly spread over its sorted names
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+    appearance: str,  # folder of images, or one image: what to wear
+    structure: str,  # folder of images, or one image: how to stand
+    run: str,  # run folder or checkpoint of a dgnet method
+    out: str = 'swaps',  # new folder: swaps as PNG, APPEARANCE_on_STRUCTURE.png, and all of them in grid.png
+    most: int = 12,  # images taken from each folder, evenly spread over its sorted names
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
     "Dress the people of some images in the clothes of others (DG-Net)."
     from PIL import Image
+
     from synthreid.core import atomic_write, check_positive, to_signed, to_uint8
     from synthreid.training.dgnet import draw_swaps
     from synthreid.training.runs import load_method
+
     check_positive(most=most)
-    if Path(out).exists() and any(Path(out).iterdir()): raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
     method = load_method(run, device)
-    if not hasattr(method, 'swap_grid'): raise UserError(f'expected a method that swaps, the run {run} holds {method.name!r}: give a dgnet run')
+    if not hasattr(method, 'swap_grid'):
+        raise UserError(f'expected a method that swaps, the run {run} holds {method.name!r}: give a dgnet run')
     rows, columns = (_plain_folder(f, method.config.size, most, on_broken) for f in (appearance, structure))
     wears, stands = (_flat_names(s.paths, f) for s, f in ((rows, appearance), (columns, structure)))
     wear, stand = (to_signed(s.images, method.device) for s in (rows, columns))
     made = method.swap_grid(wear, stand)
     for a, line in zip(wears, made):
         for s, image in zip(stands, to_uint8(line)):
-            with atomic_write(Path(out) / f'{a}_on_{s}.png') as tmp: Image.fromarray(image).save(tmp, format='PNG')
-    with atomic_write(Path(out) / 'grid.png') as tmp: draw_swaps(wear, stand, made).save(tmp, format='PNG')
+            with atomic_write(Path(out) / f'{a}_on_{s}.png') as tmp:
+                Image.fromarray(image).save(tmp, format='PNG')
+    with atomic_write(Path(out) / 'grid.png') as tmp:
+        draw_swaps(wear, stand, made).save(tmp, format='PNG')
     print(f'{len(rows)} x {len(columns)} swaps in {out}')
 
 # %% ../nbs/60_cli.ipynb #b14c34f8
 def embed(
-    folder: str, # folder of images
-    run: str, # run folder or checkpoint
-    out: str, # .npz file: paths (N,), features (N, D) float32
-    flip: bool = True, # average with the mirror image
-    on_broken: str = 'refuse', # images that cannot be read: 'refuse', or 'skip' them
-    batch_size: int = 100, # images at a time
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
+    folder: str,  # folder of images
+    run: str,  # run folder or checkpoint
+    out: str,  # .npz file: paths (N,), features (N, D) float32
+    flip: bool = True,  # average with the mirror image
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+    batch_size: int = 100,  # images at a time
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
     "Embed a folder of images: one feature vector each."
     import numpy as np
+
     from synthreid.core import atomic_write, check_positive
     from synthreid.metrics.evaluate import extract_features
     from synthreid.training.runs import load_method
+
     check_positive(batch_size=batch_size)
-    if Path(out).suffix != '.npz': raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
-    if Path(out).exists(): raise UserError(f'expected a new file, {out} is there already: choose another --out')
+    if Path(out).suffix != '.npz':
+        raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
+    if Path(out).exists():
+        raise UserError(f'expected a new file, {out} is there already: choose another --out')
     method = load_method(run, device)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     features = extract_features(method.embed, split.images, batch_size, flip=flip, device=method.device).float().numpy()
     with atomic_write(out) as tmp:
-        with open(tmp, 'wb') as f: np.savez(f, paths=split.paths.astype(str), features=features)
+        with open(tmp, 'wb') as f:
+            np.savez(f, paths=split.paths.astype(str), features=features)
     print(f'{len(features)} x {features.shape[1]} features in {out}')
 
 # %% ../nbs/60_cli.ipynb #65fc2b82
 def explore(
-    run: str, # run folder, checkpoint, or folder with runs, such as a demo's
-    compare: str = 'auto', # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
-    source: str | None = None, # folder of the synthetic dataset; default: as the run noted it
-    target: str | None = None, # folder of the real dataset; default: as the run noted it
-    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
-    n: int | None = None, # source images for translations and their curves
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
-    no_browser: bool = False, # only start JupyterLab
-) -> int: # exit code of JupyterLab
+    run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
+    target: str | None = None,  # folder of the real dataset; default: as the run noted it
+    fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
+    n: int | None = None,  # source images for translations and their curves
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    no_browser: bool = False,  # only start JupyterLab
+) -> int:  # exit code of JupyterLab
     "Look at a run in JupyterLab: numbers, translations, patches, features, ranked lists."
     from synthreid.visual import dashboard
-    return dashboard.explore(run, not no_browser, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device)
+
+    return dashboard.explore(
+        run, not no_browser, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
+    )
+
 
 def app(
-    run: str, # run folder, checkpoint, or folder with runs, such as a demo's
-    port: int = 8866, # on this machine alone; the next free one if it is taken
-    compare: str = 'auto', # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
-    source: str | None = None, # folder of the synthetic dataset; default: as the run noted it
-    target: str | None = None, # folder of the real dataset; default: as the run noted it
-    fid_weights: str | None = None, # pytorch-fid's Inception weights; without them a named stand-in is used
-    n: int | None = None, # source images for translations and their curves
-    device: str = 'auto', # 'auto', 'cpu', 'cuda'
-) -> int: # exit code of Voila
+    run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
+    port: int = 8866,  # on this machine alone; the next free one if it is taken
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
+    target: str | None = None,  # folder of the real dataset; default: as the run noted it
+    fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
+    n: int | None = None,  # source images for translations and their curves
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+) -> int:  # exit code of Voila
     "The same as a page in any browser, on this machine alone."
     from synthreid.visual import dashboard
-    return dashboard.app(run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device)
+
+    return dashboard.app(
+        run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
+    )
 
 # %% ../nbs/60_cli.ipynb #fadd35ba
-COMMANDS = {'demo': demo, 'explore': explore, 'app': app, 'doctor': doctor, 'train': train, 'evaluate': evaluate, 'translate': translate, 'swap': swap, 'embed': embed, 'fid': fid, 'render': render,
-            'reproduce': reproduce, 'import-reference': import_reference, 'export': export, 'push': push, 'pull': pull}
-POSITIONAL = {'explore': ['run'], 'app': ['run'], 'evaluate': ['run'], 'translate': ['folder'], 'embed': ['folder'], 'doctor': ['path'], 'fid': ['a', 'b'], 'reproduce': ['system'], 'export': ['run'], 'push': ['run', 'repo'], 'pull': ['repo']}
+COMMANDS = {
+    'demo': demo,
+    'explore': explore,
+    'app': app,
+    'doctor': doctor,
+    'train': train,
+    'evaluate': evaluate,
+    'translate': translate,
+    'swap': swap,
+    'embed': embed,
+    'fid': fid,
+    'render': render,
+    'reproduce': reproduce,
+    'import-reference': import_reference,
+    'export': export,
+    'push': push,
+    'pull': pull,
+}
+POSITIONAL = {
+    'explore': ['run'],
+    'app': ['run'],
+    'evaluate': ['run'],
+    'translate': ['folder'],
+    'embed': ['folder'],
+    'doctor': ['path'],
+    'fid': ['a', 'b'],
+    'reproduce': ['system'],
+    'export': ['run'],
+    'push': ['run', 'repo'],
+    'pull': ['repo'],
+}
+
 
 def overview() -> str:
     "What `synthreid --help` prints."
     rows = [f'  {name:17} {f.__doc__}' for name, f in COMMANDS.items()]
-    return '\n'.join(['usage: synthreid COMMAND [options]', '', 'Person re-identification from synthetic labels to real cameras.', '', *rows, '',
-                      'synthreid COMMAND --help tells the options. synthreid --version tells the version.', 'New here? Run: synthreid demo'])
+    return '\n'.join(
+        [
+            'usage: synthreid COMMAND [options]',
+            '',
+            'Person re-identification from synthetic labels to real cameras.',
+            '',
+            *rows,
+            '',
+            'synthreid COMMAND --help tells the options. synthreid --version tells the version.',
+            'New here? Run: synthreid demo',
+        ]
+    )
 
 # %% ../nbs/60_cli.ipynb #3ff47304
 KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text'}
 SEVERAL = {int: 'whole numbers in brackets such as [4,6,3]', float: 'numbers in brackets such as [0.5,0.8]'}
 
+
 def _kind(hint) -> str:
     "What a parameter takes, in words."
     inner = [a for a in get_args(hint) if a not in (type(None), ...)]
-    if get_origin(hint) is tuple: return SEVERAL.get(inner[0], str(hint))
+    if get_origin(hint) is tuple:
+        return SEVERAL.get(inner[0], str(hint))
     return ' or '.join(map(_kind, inner)) + ' or null' if inner else KINDS.get(hint, str(hint))
+
 
 def _in_words(message, parser) -> str:
     "What the parser says, as what was expected and what came."
     said, dashes = ' '.join(str(message).split()), lambda name: name.replace('_', '-')
     options = {o: a for a in parser._actions for o in a.option_strings if o[:2] == '--'}
-    if m := re.match(r"(?:unrecognized arguments: |Option ')([^\s']+)", said): # on the command line, in a --config file
+    if m := re.match(
+        r"(?:unrecognized arguments: |Option ')([^\s']+)", said
+    ):  # on the command line, in a --config file
         near = get_close_matches('--' + m[1].lstrip('-'), options, 1)
-        return f'expected options that there are, got {dashes(m[1])}' + (f' (did you mean {dashes(near[0])}?)' if near else '')
+        return f'expected options that there are, got {dashes(m[1])}' + (
+            f' (did you mean {dashes(near[0])}?)' if near else ''
+        )
     if m := re.match('the following arguments are required: (.*)', said):
-        return 'expected ' + ', '.join(f'--{dashes(k)}' if f'--{k}' in options else k.upper() for k in m[1].split(', ')) + ', got nothing for it'
-    if m := re.match(r'argument (--\w+): expected one argument', said): return f'expected a value after {dashes(m[1])}, got none'
-    name = re.match(r'(?:Parser key "|argument --)([\w.]+)', said); value = re.match(r'.*(?:Got|Given|invalid \w+) value: (.*)$', said)
+        return (
+            'expected '
+            + ', '.join(f'--{dashes(k)}' if f'--{k}' in options else k.upper() for k in m[1].split(', '))
+            + ', got nothing for it'
+        )
+    if m := re.match(r'argument (--\w+): expected one argument', said):
+        return f'expected a value after {dashes(m[1])}, got none'
+    name = re.match(r'(?:Parser key "|argument --)([\w.]+)', said)
+    value = re.match(r'.*(?:Got|Given|invalid \w+) value: (.*)$', said)
     if name and value and (action := options.get(f'--{name[1]}')):
-        return f'expected {_kind(getattr(action, "_typehint", action.type))} for --{dashes(name[1])} ({action.help}), got {value[1]}'
+        return (
+            f'expected {_kind(getattr(action, "_typehint", action.type))} for --{dashes(name[1])} ({action.help}), got'
+            f' {value[1]}'
+        )
     return said
 
 # %% ../nbs/60_cli.ipynb #0949ae35
 def list_protocols() -> str:
     "What `evaluate --help` says of the protocols."
     from synthreid.metrics.ranking import PROTOCOLS
+
     return '\n'.join(['\nprotocols:', *(f'  {k:14} {v}' for k, v in PROTOCOLS.items())]) + '\n'
 
+
 MORE_HELP = {'evaluate': list_protocols}
+
 
 def _parser(name: str, function, config=None):
     "An argument parser from a function's signature; `config` adds a method's settings."
     from jsonargparse import ArgumentParser
+
     class OneLine(ArgumentParser):
-        def format_help(self): return re.sub(r'--\w+', lambda m: m[0].replace('_', '-'), super().format_help()) + (MORE_HELP[name]() if name in MORE_HELP else '')
-        def error(self, message, ex=None): raise UserError(f'{_in_words(message, self)}: see synthreid {name} --help')
+        def format_help(self):
+            return re.sub(r'--\w+', lambda m: m[0].replace('_', '-'), super().format_help()) + (
+                MORE_HELP[name]() if name in MORE_HELP else ''
+            )
+
+        def error(self, message, ex=None):
+            raise UserError(f'{_in_words(message, self)}: see synthreid {name} --help')
+
     parameters = inspect.signature(function).parameters.values()
-    needed = ' '.join(f'--{p.name} {p.name.upper()}' for p in parameters if p.default is p.empty and p.name not in ('method', 'config', *POSITIONAL.get(name, [])))
-    parser = OneLine(prog=f'synthreid {name}', usage=' '.join(['%(prog)s', *(p.upper() for p in POSITIONAL.get(name, [])), needed, '[options]']), description=function.__doc__)
+    needed = ' '.join(
+        f'--{p.name} {p.name.upper()}'
+        for p in parameters
+        if p.default is p.empty and p.name not in ('method', 'config', *POSITIONAL.get(name, []))
+    )
+    parser = OneLine(
+        prog=f'synthreid {name}',
+        usage=' '.join(['%(prog)s', *(p.upper() for p in POSITIONAL.get(name, [])), needed, '[options]']),
+        description=function.__doc__,
+    )
     if config is not None:
         parser.add_argument('--config', action='config', help='YAML file with these options')
         parser.add_class_arguments(config, None)
     skip = {'method', 'config'} if config is not None else set()
-    for p in POSITIONAL.get(name, []): parser.add_argument(p, type=str); skip.add(p)
+    for p in POSITIONAL.get(name, []):
+        parser.add_argument(p, type=str)
+        skip.add(p)
     for p in parameters:
-        if p.default is False: parser.add_argument(f'--{p.name}', action='store_true'); skip.add(p.name)
+        if p.default is False:
+            parser.add_argument(f'--{p.name}', action='store_true')
+            skip.add(p.name)
     parser.add_function_arguments(function, None, as_positional=False, skip=skip)
     texts = {**(comments_of(config) if config is not None else {}), **comments_of(function)}
     for action in parser._actions:
-        if action.dest in texts and action.dest != 'config': action.help = re.sub(r'\s*%', ' percent', texts[action.dest])
-    for group in parser._action_groups: # titles, not the description once more
-        if group.title == function.__doc__.rstrip('.'): group.title = 'data and run' if config is not None else 'more options'
-        elif config is not None and group.title == config.__doc__.rstrip('.'): group.title = f'the method ({group.title})'
+        if action.dest in texts and action.dest != 'config':
+            action.help = re.sub(r'\s*%', ' percent', texts[action.dest])
+    for group in parser._action_groups:  # titles, not the description once more
+        if group.title == function.__doc__.rstrip('.'):
+            group.title = 'data and run' if config is not None else 'more options'
+        elif config is not None and group.title == config.__doc__.rstrip('.'):
+            group.title = f'the method ({group.title})'
     return parser
+
 
 def _show(name: str, argv: list):
     "Parse and run one command."
     config, function = None, COMMANDS[name]
     if name == 'train':
         from synthreid.training.runs import METHODS, make_config
+
         if not argv or argv[0] in ('-h', '--help'):
-            print(f'usage: synthreid train METHOD [options]\n\n{function.__doc__}\n\n' + '\n'.join(f'  {k:8} {m[1].__doc__}' for k, m in METHODS.items()) + '\n\nsynthreid train METHOD --help tells its options; train joint --reference starts from the published settings.'); return
+            print(
+                f'usage: synthreid train METHOD [options]\n\n{function.__doc__}\n\n'
+                + '\n'.join(f'  {k:8} {m[1].__doc__}' for k, m in METHODS.items())
+                + '\n\nsynthreid train METHOD --help tells its options; train joint --reference starts from the'
+                ' published settings.'
+            )
+            return
         method, argv = argv[0], argv[1:]
-        if method not in METHODS: raise UserError(f'expected a method of {sorted(METHODS)}, got {method!r}: see synthreid train --help')
+        if method not in METHODS:
+            raise UserError(f'expected a method of {sorted(METHODS)}, got {method!r}: see synthreid train --help')
         config = METHODS[method][1]
         parser = _parser(f'train {method}', function, config)
-        if hasattr(config, 'reference'): parser.description += ' --reference starts from the published settings, other options change them.'
+        if hasattr(config, 'reference'):
+            parser.description += ' --reference starts from the published settings, other options change them.'
         if '--reference' in argv and hasattr(config, 'reference'):
-            parser.set_defaults({f: getattr(config.reference(), f) for f in config.__dataclass_fields__}); argv = [a for a in argv if a != '--reference']
+            parser.set_defaults({f: getattr(config.reference(), f) for f in config.__dataclass_fields__})
+            argv = [a for a in argv if a != '--reference']
         given = vars(parser.parse_args(argv).clone())
         given.pop('config', None)
         own = {f: given.pop(f) for f in config.__dataclass_fields__ if f in given}
@@ -548,29 +895,65 @@ def _show(name: str, argv: list):
     return function(**vars(_parser(name, function).parse_args(argv)))
 
 # %% ../nbs/60_cli.ipynb #9bdf8a15
-def _plain_warning(message, category, filename, lineno, line=None): return f'warning: {message}\n'
+def _plain_warning(message, category, filename, lineno, line=None):
+    return f'warning: {message}\n'
+
 
 def main(
-    argv=None, # arguments; None: those of the process
-) -> int: # exit code: 0 fine, 1 the doctor's warnings, 2 wrong input, 70 a fault of this package, 130 interrupted
+    argv=None,  # arguments; None: those of the process
+) -> int:  # exit code: 0 fine, 1 the doctor's warnings, 2 wrong input, 70 a fault of this package, 130 interrupted
     "The command `synthreid`."
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # names of files may hold anything
-    argv = [re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a) for a in (sys.argv[1:] if argv is None else argv)]
-    argv = [re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', a) for a in argv] # (1, 2, 3), as in Python
-    if not argv or argv[0] in ('-h', '--help', 'help'): print(overview()); return 0
-    if argv[0] == '--version': print(__version__); return 0
-    if argv[:2] == ['train', '--method']: del argv[1] # the method's place says as much
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names of files may hold anything
+    argv = [
+        re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a)
+        for a in (sys.argv[1:] if argv is None else argv)
+    ]
+    argv = [re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', a) for a in argv]  # (1, 2, 3), as in Python
+    if not argv or argv[0] in ('-h', '--help', 'help'):
+        print(overview())
+        return 0
+    if argv[0] == '--version':
+        print(__version__)
+        return 0
+    if argv[:2] == ['train', '--method']:
+        del argv[1]  # the method's place says as much
     pythons, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
-        if argv[0] not in COMMANDS: raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {argv[0]!r}: see synthreid --help')
+        if argv[0] not in COMMANDS:
+            raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {argv[0]!r}: see synthreid --help')
         return _show(argv[0], argv[1:]) or 0
-    except UserError as e: print(f'synthreid: {" ".join(str(e).split())}', file=sys.stderr); return 2
-    except KeyboardInterrupt as e: print(f'synthreid: {e or "interrupted: run the same command to go on"}', file=sys.stderr); return 130
-    except SystemExit as e: return e.code or 0
-    except OSError as e: print(f'synthreid: expected to read and write files, got {e.strerror or e} {e.filename or ""}: check the path, the rights and the free space', file=sys.stderr); return 2
+    except UserError as e:
+        print(f'synthreid: {" ".join(str(e).split())}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as e:
+        print(f'synthreid: {e or "interrupted: run the same command to go on"}', file=sys.stderr)
+        return 130
+    except SystemExit as e:
+        return e.code or 0
+    except OSError as e:
+        print(
+            f'synthreid: expected to read and write files, got {e.strerror or e} {e.filename or ""}: check the path,'
+            ' the rights and the free space',
+            file=sys.stderr,
+        )
+        return 2
     except Exception as e:
         full = isinstance(e, MemoryError) or 'out of memory' in str(e).lower()
-        if not full: traceback.print_exc()
-        print('synthreid: expected enough memory, got none for this step: use a smaller batch or image size, or --cache for the images' if full else f'synthreid: this should not happen ({type(e).__name__}): please report the lines above and the command', file=sys.stderr)
+        if not full:
+            traceback.print_exc()
+        print(
+            (
+                'synthreid: expected enough memory, got none for this step: use a smaller batch or image size, or'
+                ' --cache for the images'
+                if full
+                else (
+                    f'synthreid: this should not happen ({type(e).__name__}): please report the lines above and the'
+                    ' command'
+                )
+            ),
+            file=sys.stderr,
+        )
         return 2 if full else 70
-    finally: warnings.formatwarning = pythons
+    finally:
+        warnings.formatwarning = pythons

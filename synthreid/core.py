@@ -7,7 +7,9 @@ __all__ = ['UserError', 'expect_fail', 'step_seed', 'step_generator', 'seed_ever
            'parse_size', 'check_positive', 'atomic_write', 'pick_device']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
-import operator, os, random
+import operator
+import os
+import random
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,20 +23,22 @@ class UserError(ValueError):
 # %% ../nbs/00_core.ipynb #5c9474cd
 @contextmanager
 def expect_fail(
-    error=Exception, # exception class (or tuple) that must be raised
-    contains: str = '', # text that the message must contain
+    error=Exception,  # exception class (or tuple) that must be raised
+    contains: str = '',  # text that the message must contain
 ):
     "The body must raise `error`, and its message must contain `contains`. The examples of errors in these notebooks use it."
-    try: yield
+    try:
+        yield
     except error as e:
-        if contains not in str(e): raise AssertionError(f'expected {contains!r} in the message, got: {e}') from e
+        if contains not in str(e):
+            raise AssertionError(f'expected {contains!r} in the message, got: {e}') from e
         return
     raise AssertionError(f'expected {error}, but nothing was raised')
 
 # %% ../nbs/00_core.ipynb #5e3e880f
 def step_seed(
-    *parts: int, # integers that identify the draw, e.g. `seed, step, stream`
-) -> int: # seed in [0, 2**63)
+    *parts: int,  # integers that identify the draw, e.g. `seed, step, stream`
+) -> int:  # seed in [0, 2**63)
     "Mix integers into one well-spread seed (SplitMix64 finaliser); neighbours give unrelated streams."
     z, mask = 0x9E3779B97F4A7C15, (1 << 64) - 1
     for p in parts:
@@ -46,93 +50,115 @@ def step_seed(
 
 # %% ../nbs/00_core.ipynb #cc82570d
 def step_generator(
-    *parts: int, # as in `step_seed`
-    device='cpu', # device of the numbers that will be drawn
-) -> torch.Generator: # a fresh generator for this step alone
+    *parts: int,  # as in `step_seed`
+    device='cpu',  # device of the numbers that will be drawn
+) -> torch.Generator:  # a fresh generator for this step alone
     "A torch generator whose whole state is a function of `parts`."
     return torch.Generator(device).manual_seed(step_seed(*parts))
 
 # %% ../nbs/00_core.ipynb #cb08c45d
 def seed_everything(
-    *parts: int, # as in `step_seed`
+    *parts: int,  # as in `step_seed`
 ):
     "Seed Python, NumPy and torch (all devices) from `parts`."
     s = step_seed(*parts)
-    random.seed(s); np.random.seed(s % 2**32); torch.manual_seed(s)
+    random.seed(s)
+    np.random.seed(s % 2**32)
+    torch.manual_seed(s)
 
 # %% ../nbs/00_core.ipynb #737eb6e8
 def to_signed(
-    images, # uint8 `(..., H, W, 3)` array or tensor
-    device='cpu', # where the result lives
-) -> torch.Tensor: # float32 `(..., 3, H, W)` in [-1, 1]
+    images,  # uint8 `(..., H, W, 3)` array or tensor
+    device='cpu',  # where the result lives
+) -> torch.Tensor:  # float32 `(..., 3, H, W)` in [-1, 1]
     "uint8 channels-last images to float channels-first images in [-1, 1]."
-    if isinstance(images, np.ndarray) and not images.flags.writeable: images = np.array(images)  # a read-only memory map
+    if isinstance(images, np.ndarray) and not images.flags.writeable:
+        images = np.array(images)  # a read-only memory map
     x = torch.as_tensor(images).to(device)
-    if x.dtype != torch.uint8: raise UserError(f'expected uint8 images, got {x.dtype}: pass the stored pixels (0..255)')
+    if x.dtype != torch.uint8:
+        raise UserError(f'expected uint8 images, got {x.dtype}: pass the stored pixels (0..255)')
     return x.movedim(-1, -3).float().div_(127.5).sub_(1).contiguous()
 
+
 def to_uint8(
-    x: torch.Tensor, # float `(..., 3, H, W)` in [-1, 1]; values outside are clipped
-) -> np.ndarray: # uint8 `(..., H, W, 3)`
+    x: torch.Tensor,  # float `(..., 3, H, W)` in [-1, 1]; values outside are clipped
+) -> np.ndarray:  # uint8 `(..., H, W, 3)`
     "Float channels-first images in [-1, 1] to uint8 channels-last images."
     return x.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 # %% ../nbs/00_core.ipynb #9b6c88ab
 def check_images(
-    x: torch.Tensor, # what a net is about to receive
-    divisor: int = 4, # H and W must be multiples of this
-) -> torch.Tensor: # `x`, unchanged
+    x: torch.Tensor,  # what a net is about to receive
+    divisor: int = 4,  # H and W must be multiples of this
+) -> torch.Tensor:  # `x`, unchanged
     "Raise a `UserError` unless `x` is a float `(B, 3, H, W)` batch with H and W divisible by `divisor`."
     if x.ndim != 4 or x.shape[1] != 3:
         raise UserError(f'expected images (B, 3, H, W), got {tuple(x.shape)}: channels come second')
     if not x.is_floating_point():
         raise UserError(f'expected float images in [-1, 1], got {x.dtype}: convert with to_signed')
     if x.shape[2] % divisor or x.shape[3] % divisor:
-        raise UserError(f'expected H and W divisible by {divisor}, got {x.shape[2]}x{x.shape[3]}: resize the images, e.g. to 128x64')
+        raise UserError(
+            f'expected H and W divisible by {divisor}, got {x.shape[2]}x{x.shape[3]}: resize the images, e.g. to 128x64'
+        )
     return x
 
 # %% ../nbs/00_core.ipynb #d68b2b82
 def parse_size(
-    size, # '128x64' or (128, 64)
-    divisor: int = 4, # H and W must be multiples of this
-) -> tuple[int, int]: # (H, W)
+    size,  # '128x64' or (128, 64)
+    divisor: int = 4,  # H and W must be multiples of this
+) -> tuple[int, int]:  # (H, W)
     "Read an image size given as 'HxW' or as a pair."
-    try: h, w = (int(v) for v in (size.lower().split('x') if isinstance(size, str) else size))
-    except (ValueError, AttributeError, TypeError): raise UserError(f"expected a size HxW such as 128x64, got {size!r}") from None
+    try:
+        h, w = (int(v) for v in (size.lower().split('x') if isinstance(size, str) else size))
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"expected a size HxW such as 128x64, got {size!r}") from None
     if h <= 0 or w <= 0 or h % divisor or w % divisor:
-        raise UserError(f'expected H and W to be positive multiples of {divisor}, got {h}x{w}: try {max(1, round(h / divisor)) * divisor}x{max(1, round(w / divisor)) * divisor}')
+        raise UserError(
+            f'expected H and W to be positive multiples of {divisor}, got {h}x{w}: try'
+            f' {max(1, round(h / divisor)) * divisor}x{max(1, round(w / divisor)) * divisor}'
+        )
     return h, w
 
 # %% ../nbs/00_core.ipynb #651b0c18
 def check_positive(
-    **values, # name=number
-): # counts: steps, images, ranks
+    **values,  # name=number
+):  # counts: steps, images, ranks
     "Raise a `UserError` naming the first value that is not a whole number of at least 1."
     for name, value in values.items():
-        try: good = operator.index(value) > 0
-        except TypeError: good = False
-        if not good: raise UserError(f'expected {name} of at least 1, got {value!r}: give a whole positive number')
+        try:
+            good = operator.index(value) > 0
+        except TypeError:
+            good = False
+        if not good:
+            raise UserError(f'expected {name} of at least 1, got {value!r}: give a whole positive number')
 
 # %% ../nbs/00_core.ipynb #04e945dc
 @contextmanager
 def atomic_write(
-    path, # final file name
+    path,  # final file name
 ):
     "Yield a temporary path next to `path`; rename it to `path` when the body succeeds, remove it when it fails."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         yield tmp
-        with open(tmp, 'rb') as f: os.fsync(f.fileno())
+        with open(tmp, 'rb') as f:
+            os.fsync(f.fileno())
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #b8b2905f
 def pick_device(
-    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-) -> torch.device: # the device, checked
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+) -> torch.device:  # the device, checked
     "'auto' takes the GPU when there is one. A device that is not there is refused by name."
-    if device == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try: return torch.zeros(0, device=device).device
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        return torch.zeros(0, device=device).device
     except (RuntimeError, AssertionError) as e:
-        raise UserError(f'expected a device that exists here, got {device!r} ({str(e).splitlines()[0]}): use --device cpu') from None
+        raise UserError(
+            f'expected a device that exists here, got {device!r} ({str(e).splitlines()[0]}): use --device cpu'
+        ) from None

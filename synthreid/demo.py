@@ -7,7 +7,9 @@ __all__ = ['STEPS', 'COLUMNS', 'TRANSLATION', 'HEADINGS', 'system_rows', 'demo_r
            'ranked_lists', 'embedding_map', 'make_tables', 'notes', 'demo_report', 'slug', 'run_demo']
 
 # %% ../nbs/55_demo.ipynb #a26b5a64
-import json, re, time
+import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,42 +20,122 @@ from .core import UserError, atomic_write, check_positive, parse_size, pick_devi
 from .data.datasets import load_dataset
 from .data.render import load_truth, render_folder
 from .data.store import load_images
-from .metrics.evaluate import evaluate_reid, evaluate_translation, extract_features, result_row, results_table, table_html, table_markdown, translate_images
-from .metrics.frechet import find_fid_weights, inception_features, random_features
-from .metrics.ranking import label_matches, top_k
+from .metrics.distances import top_k
+from synthreid.metrics.evaluate import (
+    evaluate_reid,
+    evaluate_translation,
+    extract_features,
+    result_row,
+    results_table,
+    table_html,
+    table_markdown,
+    translate_images,
+)
+from .metrics.features import find_fid_weights, inception_features, random_features
+from .metrics.ranking import label_matches
 from .training.dgnet import DGNetConfig
 from .training.direct import DirectConfig
 from .training.flip import FlipConfig
 from .training.joint import JointConfig
 from .training.loop import list_checkpoints
 from .training.runs import record_folders, train_run, translate_split
-from .visual.plots import embed_2d, plot_embedding, plot_losses, plot_ranked_lists, plot_results, plot_translations
+from synthreid.visual.plots import (
+    embed_2d,
+    plot_embedding,
+    plot_losses,
+    plot_ranked_lists,
+    plot_results,
+    plot_translations,
+)
 from .visual.report import Table, write_report
 
 # %% ../nbs/55_demo.ipynb #c1d8ae81
 def system_rows(
-    steps: int, # of every method
-) -> dict: # {row: (method, config)}
+    steps: int,  # of every method
+) -> dict:  # {row: (method, config)}
     "FlipReID and DG-Net at the demo's size."
-    flip = FlipConfig(backbone='resnet_small', weights=None, steps=steps, batch_size=32, epochs=100, freeze_epochs=0, warmup_epochs=5, decay_epochs=60, lr=3e-3, lr_floor=3e-5,
-                      weight_decay=5e-4, weight_triplet=0, augment='strong', erasing=0, label_smoothing=0.1)
-    dgnet = DGNetConfig(backbone='resnet_small', width=16, steps=steps, embedding_dim=64, dropout=(0, 0), structure_dim=4, strides=(1, 2), dilations=(1, 2, 3), hidden=64, discriminator_dim=8, n_scales=2,
-                        pad=3, erasing=0, lr=1e-3, beta1=0.5, lr_appearance=1e-2, head_lr=2, weight_gan=0.25, milestones=(0.8,), reference_quirks=False)
-    return {'FlipReID on source': ('flip', flip), 'FlipReID on translated images': ('flip', flip),
-            'DG-Net on source': ('dgnet', dgnet), 'DG-Net on source and unlabelled target': ('dgnet', replace(dgnet, use_target=True))}
+    flip = FlipConfig(
+        backbone='resnet_small',
+        weights=None,
+        steps=steps,
+        batch_size=32,
+        epochs=100,
+        freeze_epochs=0,
+        warmup_epochs=5,
+        decay_epochs=60,
+        lr=3e-3,
+        lr_floor=3e-5,
+        weight_decay=5e-4,
+        weight_triplet=0,
+        augment='strong',
+        erasing=0,
+        label_smoothing=0.1,
+    )
+    dgnet = DGNetConfig(
+        backbone='resnet_small',
+        width=16,
+        steps=steps,
+        embedding_dim=64,
+        dropout=(0, 0),
+        structure_dim=4,
+        strides=(1, 2),
+        dilations=(1, 2, 3),
+        hidden=64,
+        discriminator_dim=8,
+        n_scales=2,
+        pad=3,
+        erasing=0,
+        lr=1e-3,
+        beta1=0.5,
+        lr_appearance=1e-2,
+        head_lr=2,
+        weight_gan=0.25,
+        milestones=(0.8,),
+        reference_quirks=False,
+    )
+    return {
+        'FlipReID on source': ('flip', flip),
+        'FlipReID on translated images': ('flip', flip),
+        'DG-Net on source': ('dgnet', dgnet),
+        'DG-Net on source and unlabelled target': ('dgnet', replace(dgnet, use_target=True)),
+    }
 
 # %% ../nbs/55_demo.ipynb #00f4ba2c
-STEPS = 600 # of every row: seven rows fit into ten minutes on two cores
+STEPS = 600  # of every row: seven rows fit into ten minutes on two cores
+
 
 def demo_rows(
-    steps: int = STEPS, # of every method
-    oracle: bool = False, # True: add a net trained on target labels, the ceiling
-    systems: bool = False, # True: add FlipReID and DG-Net
-) -> dict: # {row: (method, config)}
+    steps: int = STEPS,  # of every method
+    oracle: bool = False,  # True: add a net trained on target labels, the ceiling
+    systems: bool = False,  # True: add FlipReID and DG-Net
+) -> dict:  # {row: (method, config)}
     "The rows of the demo's table."
-    direct = DirectConfig(backbone='resnet_small', last_stride=1, classifier_std=0.01, steps=steps, images_per_id=4, lr=1e-2, milestones=(), flat=0.75, label_smoothing=0.1)
-    joint = JointConfig(steps=steps, warmup_steps=steps // 6, dim=16, n_blocks=3, discriminator_dim=32, head='basic', head_layers=(1, 1), head_widths=(96, 160),
-                        n_patches=48, lr=1e-3, lr_discriminator=5e-4, milestones=(), flat=0.75)
+    direct = DirectConfig(
+        backbone='resnet_small',
+        last_stride=1,
+        classifier_std=0.01,
+        steps=steps,
+        images_per_id=4,
+        lr=1e-2,
+        milestones=(),
+        flat=0.75,
+        label_smoothing=0.1,
+    )
+    joint = JointConfig(
+        steps=steps,
+        warmup_steps=steps // 6,
+        dim=16,
+        n_blocks=3,
+        discriminator_dim=32,
+        head='basic',
+        head_layers=(1, 1),
+        head_widths=(96, 160),
+        n_patches=48,
+        lr=1e-3,
+        lr_discriminator=5e-4,
+        milestones=(),
+        flat=0.75,
+    )
     source_only = replace(joint, translation='none')
     rows = {
         'direct transfer': ('direct', direct),
@@ -64,23 +146,31 @@ def demo_rows(
         'closed form per camera, no GAN': ('joint', replace(joint, translation='closed_form')),
         'joint (translate and recognise)': ('joint', joint),
     }
-    if systems: rows |= system_rows(steps)
-    if oracle: rows['oracle: trained on target labels'] = ('joint', source_only)
+    if systems:
+        rows |= system_rows(steps)
+    if oracle:
+        rows['oracle: trained on target labels'] = ('joint', source_only)
     return rows
 
 # %% ../nbs/55_demo.ipynb #fc22872f
-def demo_folders(folder, size: str = '64x32', source_ids: int = 150, target_ids: int = 270, seed: int = 0) -> tuple: # of the game, of the cameras
+def demo_folders(
+    folder, size: str = '64x32', source_ids: int = 150, target_ids: int = 270, seed: int = 0
+) -> tuple:  # of the game, of the cameras
     "Where `demo_data` renders to."
-    return Path(folder) / f'game_{size}_{source_ids}_draw{seed}', Path(folder) / f'camera_{size}_{target_ids}_draw{seed}'
+    return (
+        Path(folder) / f'game_{size}_{source_ids}_draw{seed}',
+        Path(folder) / f'camera_{size}_{target_ids}_draw{seed}',
+    )
+
 
 def demo_data(
-    folder, # where the rendered folders go
-    size: str = '64x32', # H x W
-    source_ids: int = 150, # synthetic identities
-    target_ids: int = 270, # people in front of the cameras; 5 of 9 of them are for testing
-    seed: int = 0, # draw of cameras and people
-    progress: bool = True, # show bars
-) -> tuple: # source split, target dataset, masks of the source: all with images in memory
+    folder,  # where the rendered folders go
+    size: str = '64x32',  # H x W
+    source_ids: int = 150,  # synthetic identities
+    target_ids: int = 270,  # people in front of the cameras; 5 of 9 of them are for testing
+    seed: int = 0,  # draw of cameras and people
+    progress: bool = True,  # show bars
+) -> tuple:  # source split, target dataset, masks of the source: all with images in memory
     "Render (or reuse) both domains and load them."
     game, camera = demo_folders(folder, size, source_ids, target_ids, seed)
     options = dict(size=parse_size(size), seed=seed, progress=progress)
@@ -91,54 +181,105 @@ def demo_data(
     truth = load_truth(game)
     masks = np.stack([truth[Path(p).relative_to(game).as_posix()][0] for p in source.paths])
     target = load_dataset('market1501', camera)
-    return source, replace(target, train=load(target.train), query=load(target.query), gallery=load(target.gallery)), masks
+    return (
+        source,
+        replace(target, train=load(target.train), query=load(target.query), gallery=load(target.gallery)),
+        masks,
+    )
 
 # %% ../nbs/55_demo.ipynb #fa622ef6
 def run_row(
-    folder, # run folder
-    row: str, # name in the table
-    name: str, # method
-    config, # its config
-    source, # labelled split
-    target, # dataset; its training labels are used by the oracle alone
-    masks, # foreground of the source images
-    extractor, # features for the Frechet distance
-    seed: int = 0, # of the training
-    device: str = 'auto', # where to compute
-    progress: bool = True, # show a bar
-    beside=None, # folder with the runs of the rows that this one builds on
-) -> tuple: # (result dict, method)
+    folder,  # run folder
+    row: str,  # name in the table
+    name: str,  # method
+    config,  # its config
+    source,  # labelled split
+    target,  # dataset; its training labels are used by the oracle alone
+    masks,  # foreground of the source images
+    extractor,  # features for the Frechet distance
+    seed: int = 0,  # of the training
+    device: str = 'auto',  # where to compute
+    progress: bool = True,  # show a bar
+    beside=None,  # folder with the runs of the rows that this one builds on
+) -> tuple:  # (result dict, method)
     "One method, one seed: train, evaluate, remember."
     folder, oracle = Path(folder), row.startswith('oracle')
     translator = Path(beside) / slug('joint', seed) if row.endswith('translated images') else None
-    labelled = target.train if oracle else translate_split(source, translator, config.size, device=device, progress=progress) if translator else source
-    if name == 'dgnet': config = replace(config, teacher=str(Path(beside) / slug('direct transfer', seed)))
+    labelled = (
+        target.train
+        if oracle
+        else (
+            translate_split(source, translator, config.size, device=device, progress=progress) if translator else source
+        )
+    )
+    if name == 'dgnet':
+        config = replace(config, teacher=str(Path(beside) / slug('direct transfer', seed)))
     fresh, began = not list_checkpoints(folder / 'checkpoints'), time.perf_counter()
-    method, done = train_run(folder, name, config, labelled, None if oracle else target.train, seed=seed, device=device, builds_on=[translator] if translator else [],
-                             checkpoint_every=max(50, config.steps // 4), sample_every=max(50, config.steps // 4), tensorboard=False, progress=progress)
-    if done < config.steps: raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}: run the same command to go on')
+    method, done = train_run(
+        folder,
+        name,
+        config,
+        labelled,
+        None if oracle else target.train,
+        seed=seed,
+        device=device,
+        builds_on=[translator] if translator else [],
+        checkpoint_every=max(50, config.steps // 4),
+        sample_every=max(50, config.steps // 4),
+        tensorboard=False,
+        progress=progress,
+    )
+    if done < config.steps:
+        raise KeyboardInterrupt(f'stopped at step {done} of {config.steps}: run the same command to go on')
     path = folder / 'result.json'
     if path.exists():
         result = json.loads(path.read_text())
-        if result.get('distance', extractor.distance_name) == extractor.distance_name and 'mAP_reranked' in result: return result, method
-    seconds = time.perf_counter() - began if fresh else float('nan') # unknown for a run that went on
+        if result.get('distance', extractor.distance_name) == extractor.distance_name and 'mAP_reranked' in result:
+            return result, method
+    seconds = time.perf_counter() - began if fresh else float('nan')  # unknown for a run that went on
     ranking = evaluate_reid(method.embed, target.query, target.gallery, device=method.device)
-    more = {'mAP_reranked': evaluate_reid(method.embed, target.query, target.gallery, rerank=True, device=method.device).mAP}
+    more = {
+        'mAP_reranked': evaluate_reid(method.embed, target.query, target.gallery, rerank=True, device=method.device).mAP
+    }
     if name == 'joint' and config.translation != 'none':
-        pick = np.random.default_rng(step_seed(seed)).permutation(len(source))[:len(target.train)]
-        judged = evaluate_translation(method.translate, source.images[pick], target.train.images, masks[pick], extractor, device=method.device, seed=seed)
-        more |= {k: judged[k] for k in ('before', 'after', 'floor', 'kid_before', 'kid_after', 'kid_floor', 'n_translated', 'n_target', 'source_retrieval_rank1', 'foreground_colour_change', 'background_colour_change')} | {'distance': judged['distance']}
+        pick = np.random.default_rng(step_seed(seed)).permutation(len(source))[: len(target.train)]
+        judged = evaluate_translation(
+            method.translate,
+            source.images[pick],
+            target.train.images,
+            masks[pick],
+            extractor,
+            device=method.device,
+            seed=seed,
+        )
+        more |= {
+            k: judged[k]
+            for k in (
+                'before',
+                'after',
+                'floor',
+                'kid_before',
+                'kid_after',
+                'kid_floor',
+                'n_translated',
+                'n_target',
+                'source_retrieval_rank1',
+                'foreground_colour_change',
+                'background_colour_change',
+            )
+        } | {'distance': judged['distance']}
     result = dict(result_row(row, ranking, seed, seconds, config.steps), protocol=ranking.protocol, **more)
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps(result, indent=1))
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(result, indent=1))
     return result, method
 
 # %% ../nbs/55_demo.ipynb #78fe9e25
 def ranked_lists(
-    method, # embeds
-    target, # dataset with images in memory
-    n: int = 5, # queries, spread from the best to the worst
-    k: int = 10, # length of the lists
-): # a figure
+    method,  # embeds
+    target,  # dataset with images in memory
+    n: int = 5,  # queries, spread from the best to the worst
+    k: int = 10,  # length of the lists
+):  # a figure
     "Ranked lists from the best query to the worst."
     query, gallery = target.query, target.gallery
     ranking = evaluate_reid(method.embed, query, gallery, device=method.device)
@@ -148,128 +289,260 @@ def ranked_lists(
     q = extract_features(method.embed, query.images, flip=True, device=method.device, rows=chosen)
     order, _ = top_k(q, g, k)
     flags = label_matches(order, query.pids[chosen], gallery.pids, query.camids[chosen], gallery.camids)
-    return plot_ranked_lists(query.images[chosen], gallery.images, order, flags, ranking.ap[chosen], [f'person {p}\ncamera {c + 1}' for p, c in zip(query.pids[chosen], query.camids[chosen])])
+    return plot_ranked_lists(
+        query.images[chosen],
+        gallery.images,
+        order,
+        flags,
+        ranking.ap[chosen],
+        [f'person {p}\ncamera {c + 1}' for p, c in zip(query.pids[chosen], query.camids[chosen])],
+    )
+
 
 def embedding_map(
-    method, # embeds and translates
-    source, # labelled split
-    target, # dataset
-    n: int = 250, # images of each kind
-    how: str = 'umap', # or 'pca', which is quick
-): # a figure
+    method,  # embeds and translates
+    source,  # labelled split
+    target,  # dataset
+    n: int = 250,  # images of each kind
+    how: str = 'umap',  # or 'pca', which is quick
+):  # a figure
     "Source, translated and target features on a plane."
     pick = lambda m: np.linspace(0, m - 1, min(n, m)).round().astype(int)
     s = source.images[pick(len(source))]
-    sets = {'source': s, 'translated': translate_images(method.translate, s, device=method.device), 'target': target.train.images[pick(len(target.train))]}
-    features = torch.cat([extract_features(method.embed, x, device=method.device, normalise=True) for x in sets.values()])
-    return plot_embedding(embed_2d(features, how), np.repeat(list(sets), [len(x) for x in sets.values()]), method='UMAP' if how == 'umap' else 'PCA')
+    sets = {
+        'source': s,
+        'translated': translate_images(method.translate, s, device=method.device),
+        'target': target.train.images[pick(len(target.train))],
+    }
+    features = torch.cat(
+        [extract_features(method.embed, x, device=method.device, normalise=True) for x in sets.values()]
+    )
+    return plot_embedding(
+        embed_2d(features, how),
+        np.repeat(list(sets), [len(x) for x in sets.values()]),
+        method='UMAP' if how == 'umap' else 'PCA',
+    )
 
 # %% ../nbs/55_demo.ipynb #0bd23643
 COLUMNS = ['rank1', 'rank5', 'rank10', 'mAP', 'mAP_reranked', 'mINP', 'seconds']
-TRANSLATION = ['before', 'after', 'floor', 'kid_before', 'kid_after', 'kid_floor', 'source_retrieval_rank1', 'foreground_colour_change']
-HEADINGS = {'rank1': 'rank-1', 'rank5': 'rank-5', 'rank10': 'rank-10', 'mAP_reranked': 'mAP re-ranked', 'before': 'distance before', 'after': 'distance after', 'floor': 'real vs real', 'kid_before': 'kernel distance before',
-            'kid_after': 'kernel distance after', 'kid_floor': 'kernel, real vs real', 'source_retrieval_rank1': 'identity kept', 'foreground_colour_change': 'colour change'}
+TRANSLATION = [
+    'before',
+    'after',
+    'floor',
+    'kid_before',
+    'kid_after',
+    'kid_floor',
+    'source_retrieval_rank1',
+    'foreground_colour_change',
+]
+HEADINGS = {
+    'rank1': 'rank-1',
+    'rank5': 'rank-5',
+    'rank10': 'rank-10',
+    'mAP_reranked': 'mAP re-ranked',
+    'before': 'distance before',
+    'after': 'distance after',
+    'floor': 'real vs real',
+    'kid_before': 'kernel distance before',
+    'kid_after': 'kernel distance after',
+    'kid_floor': 'kernel, real vs real',
+    'source_retrieval_rank1': 'identity kept',
+    'foreground_colour_change': 'colour change',
+}
+
 
 def make_tables(
-    results: list, # dicts from `run_row`
-    write=table_markdown, # or `table_html`
-) -> list: # two texts: recognition, and translation for the rows that translate
+    results: list,  # dicts from `run_row`
+    write=table_markdown,  # or `table_html`
+) -> list:  # two texts: recognition, and translation for the rows that translate
     "The demo's two tables with short headings."
     texts = [write(results_table(results), COLUMNS)]
-    if translated := [r for r in results if 'before' in r]: texts.append(write(results_table(translated), TRANSLATION))
-    for old, new in HEADINGS.items(): texts = [t.replace(f'| {old} |', f'| {new} |').replace(f'>{old}<', f'>{new}<') for t in texts]
+    if translated := [r for r in results if 'before' in r]:
+        texts.append(write(results_table(translated), TRANSLATION))
+    for old, new in HEADINGS.items():
+        texts = [t.replace(f'| {old} |', f'| {new} |').replace(f'>{old}<', f'>{new}<') for t in texts]
     return texts
 
+
 def notes(
-    results: list, # dicts from `run_row`
-    data: str, # what was tested on
-) -> str: # one paragraph
+    results: list,  # dicts from `run_row`
+    data: str,  # what was tested on
+) -> str:  # one paragraph
     "What the numbers are: protocol, features of the distance, identity."
     protocol = results[0]['protocol']
     judged = next((r for r in results if 'distance' in r), None)
     text = f'{data} Rank-k, mAP and mINP in percent, protocol {protocol}, cosine distance, last checkpoint.'
-    if judged: text += (f' Distances to the target before and after translation: {judged["distance"]}, {judged["n_translated"]} images against {judged["n_target"]}; "real vs real" is the floor between two halves of the target; kernel distance (as KID) on the same features.'
-                          ' "Identity kept": percent of translations whose own source is the nearest among all sources (edges inside the mask). "Colour change": mean CIELAB distance inside the mask.')
+    if judged:
+        text += (
+            f' Distances to the target before and after translation: {judged["distance"]}, {judged["n_translated"]}'
+            f' images against {judged["n_target"]}; "real vs real" is the floor between two halves of the target;'
+            ' kernel distance (as KID) on the same features. "Identity kept": percent of translations whose own source'
+            ' is the nearest among all sources (edges inside the mask). "Colour change": mean CIELAB distance inside'
+            ' the mask.'
+        )
     return text + ' Seconds are training time on this machine.'
 
 # %% ../nbs/55_demo.ipynb #80085300
 def demo_report(
-    out, # the demo's folder
-    results: list, # dicts from `run_row`
-    methods: dict, # row: method of the first seed, for the pictures
-    source, # labelled split
-    target, # dataset
-    data: str, # what was tested on
-    metrics, # metrics.csv of the joint run
-    how: str = 'umap', # or 'pca'
-) -> Path: # report.html
+    out,  # the demo's folder
+    results: list,  # dicts from `run_row`
+    methods: dict,  # row: method of the first seed, for the pictures
+    source,  # labelled split
+    target,  # dataset
+    data: str,  # what was tested on
+    metrics,  # metrics.csv of the joint run
+    how: str = 'umap',  # or 'pca'
+) -> Path:  # report.html
     "Table and pictures in one file; every picture also in figures/."
     table, joint = results_table(results), next((m for r, m in methods.items() if r.startswith('joint')), None)
-    sections = [('Results', [*map(Table, make_tables(results, table_html)), notes(results, data), (plot_results(table, runs=results), 'mAP and rank-1 of every row')])]
+    sections = [
+        (
+            'Results',
+            [
+                *map(Table, make_tables(results, table_html)),
+                notes(results, data),
+                (plot_results(table, runs=results), 'mAP and rank-1 of every row'),
+            ],
+        )
+    ]
     if joint is not None:
         few = np.linspace(0, len(source) - 1, 12).round().astype(int)
         maps = {r: m for r, m in methods.items() if m.name == 'joint' and m.config.translation != 'none'}
         labels = {'colour_map': 'one colour\nmap', 'closed_form': 'closed form\nper camera', 'gan': 'joint'}
-        shown = {labels[m.config.translation]: translate_images(m.translate, source.images[few], device=m.device) for m in maps.values()}
+        shown = {
+            labels[m.config.translation]: translate_images(m.translate, source.images[few], device=m.device)
+            for m in maps.values()
+        }
         cameras = np.unique(target.train.camids)
         views = [np.flatnonzero(target.train.camids == c) for c in cameras]
         real = [(own := views[j % len(views)])[7 * j % len(own)] for j in range(len(few))]
         losses = plot_losses(metrics)
-        sections += [('Translations', [(plot_translations(source.images[few], shown, target.train.images[real], n=12), 'Source, its translations (one target camera after the other), real images of the same cameras (other people)')]),
-                     ('Ranked lists', [(ranked_lists(joint, target), 'Queries from the best to the worst: right, wrong, junk (same person, same camera)')]),
-                     ('Features', [(embedding_map(joint, source, target, how=how), 'Source, translated and target images as the joint model embeds them; distances on such a map are not metric')]),
-                     ('Losses', [(losses, 'Losses of the joint training, seed 0, after their weights')])]
+        sections += [
+            (
+                'Translations',
+                [
+                    (
+                        plot_translations(source.images[few], shown, target.train.images[real], n=12),
+                        (
+                            'Source, its translations (one target camera after the other), real images of the same'
+                            ' cameras (other people)'
+                        ),
+                    )
+                ],
+            ),
+            (
+                'Ranked lists',
+                [
+                    (
+                        ranked_lists(joint, target),
+                        'Queries from the best to the worst: right, wrong, junk (same person, same camera)',
+                    )
+                ],
+            ),
+            (
+                'Features',
+                [
+                    (
+                        embedding_map(joint, source, target, how=how),
+                        (
+                            'Source, translated and target images as the joint model embeds them; distances on such a'
+                            ' map are not metric'
+                        ),
+                    )
+                ],
+            ),
+            ('Losses', [(losses, 'Losses of the joint training, seed 0, after their weights')]),
+        ]
     for heading, blocks in sections:
         for k, (figure, _) in enumerate(b for b in blocks if isinstance(b, tuple)):
-            with atomic_write(Path(out) / 'figures' / f'{heading.lower().replace(" ", "_")}.png') as tmp: figure.savefig(tmp, format='png', dpi=130, bbox_inches='tight', facecolor='white')
-    return write_report(Path(out) / 'report.html', 'synthreid: from rendered labels to unlabelled cameras', data, sections)
+            with atomic_write(Path(out) / 'figures' / f'{heading.lower().replace(" ", "_")}.png') as tmp:
+                figure.savefig(tmp, format='png', dpi=130, bbox_inches='tight', facecolor='white')
+    return write_report(
+        Path(out) / 'report.html', 'synthreid: from rendered labels to unlabelled cameras', data, sections
+    )
+
 
 def slug(
-    row: str, # name in the table
-    seed: int, # of the training
-) -> str: # folder name
+    row: str,  # name in the table
+    seed: int,  # of the training
+) -> str:  # folder name
     "'direct transfer, strong augmentation', 1 -> 'direct_transfer_strong_augmentation_seed1'."
     words = re.sub(r'\(.*?\)|:.*', '', row)
     return re.sub(r'[^a-z0-9]+', '_', words.lower()).strip('_') + f'_seed{seed}'
 
 # %% ../nbs/55_demo.ipynb #afe439e3
 def run_demo(
-    out='runs/demo', # folder for data, runs and report.html
-    quick: bool = False, # True: few people, few steps: proves the installation, not the method
-    seeds: int = 1, # trainings per row
-    oracle: bool = False, # True: add a net trained on target labels
-    systems: bool = False, # True: add FlipReID and DG-Net
-    size: str = '64x32', # H x W of the images
-    steps: int = 0, # per row; 0: the default
-    draw: int = 0, # which draw of cameras and people
-    fid_weights=None, # pytorch-fid's Inception weights
-    device: str = 'auto', # where to compute
-    progress: bool = True, # show bars
-) -> Path: # report.html
+    out='runs/demo',  # folder for data, runs and report.html
+    quick: bool = False,  # True: few people, few steps: proves the installation, not the method
+    seeds: int = 1,  # trainings per row
+    oracle: bool = False,  # True: add a net trained on target labels
+    systems: bool = False,  # True: add FlipReID and DG-Net
+    size: str = '64x32',  # H x W of the images
+    steps: int = 0,  # per row; 0: the default
+    draw: int = 0,  # which draw of cameras and people
+    fid_weights=None,  # pytorch-fid's Inception weights
+    device: str = 'auto',  # where to compute
+    progress: bool = True,  # show bars
+) -> Path:  # report.html
     "The main job from nothing to a report; the same call goes on where it stopped."
     people, steps = (dict(source_ids=40, target_ids=54) if quick else {}), steps or (60 if quick else STEPS)
-    check_positive(seeds=seeds, steps=steps); pick_device(device); parse_size(size)
+    check_positive(seeds=seeds, steps=steps)
+    pick_device(device)
+    parse_size(size)
     out, began = Path(out), time.perf_counter()
-    if out.exists() and any(out.iterdir()) and not (out / 'data').is_dir(): raise UserError(f'expected a new folder or that of a demo, {out} holds other files: choose another --out')
+    if out.exists() and any(out.iterdir()) and not (out / 'data').is_dir():
+        raise UserError(f'expected a new folder or that of a demo, {out} holds other files: choose another --out')
     runs = out / 'runs' / f'{size}_draw{draw}_steps{steps}{"_quick" if quick else ""}'
     weights = find_fid_weights(fid_weights)
     folders = demo_folders(out / 'data', size, seed=draw, **people)
     source, target, masks = demo_data(out / 'data', size, seed=draw, progress=progress, **people)
     extractor = inception_features(weights) if weights else random_features([source.images, target.train.images])
-    data = (f'Trained on {len(source)} renders of {source.n_ids} synthetic people and {len(target.train)} unlabelled images of {len(np.unique(target.train.camids))} cameras; tested on {target.query.n_ids} other people, '
-            f'{len(target.query)} queries, {len(target.gallery)} gallery images; {size}, draw {draw}, {steps} steps.')
+    data = (
+        f'Trained on {len(source)} renders of {source.n_ids} synthetic people and {len(target.train)} unlabelled images'
+        f' of {len(np.unique(target.train.camids))} cameras; tested on {target.query.n_ids} other people,'
+        f' {len(target.query)} queries, {len(target.gallery)} gallery images; {size}, draw {draw}, {steps} steps.'
+    )
     print(data)
     results, methods, report = [], {}, None
     rows = demo_rows(steps, oracle, systems)
     for seed in range(seeds):
         for row, (name, config) in rows.items():
             run = runs / slug(row, seed)
-            result, method = run_row(run, row, name, replace(config, size=size), source, target, masks, extractor, seed, device, progress, runs)
+            result, method = run_row(
+                run,
+                row,
+                name,
+                replace(config, size=size),
+                source,
+                target,
+                masks,
+                extractor,
+                seed,
+                device,
+                progress,
+                runs,
+            )
             record_folders(run, source=folders[0], target=folders[1])
-            results.append(result); methods.setdefault(row, method)
-            print(f'  {row}, seed {seed}: rank-1 {100 * result["rank1"]:.1f}, mAP {100 * result["mAP"]:.1f}', flush=True)
-        report = demo_report(out, results, methods, source, target, data, runs / slug('joint', 0) / 'metrics.csv', 'pca' if quick else 'umap')
-        with atomic_write(out / 'table.md') as tmp: tmp.write_text('\n\n'.join([*make_tables(results), notes(results, data)]) + '\n')
+            results.append(result)
+            methods.setdefault(row, method)
+            print(
+                f'  {row}, seed {seed}: rank-1 {100 * result["rank1"]:.1f}, mAP {100 * result["mAP"]:.1f}', flush=True
+            )
+        report = demo_report(
+            out,
+            results,
+            methods,
+            source,
+            target,
+            data,
+            runs / slug('joint', 0) / 'metrics.csv',
+            'pca' if quick else 'umap',
+        )
+        with atomic_write(out / 'table.md') as tmp:
+            tmp.write_text('\n\n'.join([*make_tables(results), notes(results, data)]) + '\n')
     print('', *make_tables(results), notes(results, data), sep='\n\n')
-    print(f'\n{time.perf_counter() - began:.0f} s. Report: {report}\nLook around in it: synthreid explore {out} (in JupyterLab), synthreid app {out} (in a browser)')
+    print(
+        f'\n{time.perf_counter() - began:.0f} s. Report: {report}\nLook around in it: synthreid explore {out} (in'
+        f' JupyterLab), synthreid app {out} (in a browser)'
+    )
     return report

@@ -9,7 +9,10 @@ __all__ = ['JUDGES', 'COLUMNS', 'Recipe', 'load_recipe', 'load_recipes', 'recipe
            'comparison_table', 'plan', 'fitting_rows', 'collect_results', 'write_table', 'reproduce']
 
 # %% ../nbs/56_reproduce.ipynb #d43dc5f4
-import hashlib, inspect, json, os
+import hashlib
+import inspect
+import json
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,184 +25,297 @@ from .core import UserError, atomic_write, check_positive, parse_size
 from .data.datasets import ReidDataset, ReidSplit, detect_layout, load_dataset
 from .data.store import load_images
 from .metrics.evaluate import evaluate_reid, evaluate_translation
-from .metrics.frechet import compare_folders, find_fid_weights, inception_features, random_features
+from .metrics.features import find_fid_weights, inception_features, random_features
+from .metrics.frechet import compare_folders
 from .metrics.swaps import evaluate_swaps
-from .training.runs import METHODS, check_run, load_method, make_config, name_protocol, record_folders, record_metrics, seen_in_training, train_run, translate_split, uses_target
+from synthreid.training.runs import (
+    METHODS,
+    check_run,
+    load_method,
+    make_config,
+    name_protocol,
+    record_folders,
+    record_metrics,
+    seen_in_training,
+    train_run,
+    translate_split,
+    uses_target,
+)
 
 # %% ../nbs/56_reproduce.ipynb #e2411636
 @dataclass
 class Recipe:
     "What a published row was made with."
-    row: str # short name, from the file's name
-    title: str # as in the table
-    system: str # 'synthreid'; a recipe's file is SYSTEM_ROW.yaml
-    origin: str # where its settings were read
-    method: str # a key of `METHODS`
-    epochs: int # passes over the labelled images
-    source: dict # `combineall` and `per_id` of `load_dataset`, for the labelled images
-    test: dict # `metric`, `flip`, `batch_size` of `evaluate_reid`
-    labels: str = 'source' # whose labels are trained on: 'source', or 'target' for a row supervised on the real set
-    preset: str = '' # 'reference': start from the config's `reference()`
-    settings: dict = field(default_factory=dict) # of the method's config
-    steps_per_epoch: int = 0 # 0: as many as full batches fit into the labelled images; 1: `epochs` counts steps
-    milestone_epochs: list = field(default_factory=list) # epochs after which the learning rate is a tenth
-    identity_milestone_epochs: list | None = None # those of the identity net
-    warmup_epochs: int = 0 # linear warm-up
-    seeds: list = field(default_factory=lambda: [0]) # of the published runs
-    translate_with: str = '' # row, or SYSTEM/ROW, whose translations of the labelled images are trained on
-    teacher: str = '' # row, or SYSTEM/ROW, whose finished run is the `teacher` of the settings
-    reranked: bool = False # also report the mAP after k-reciprocal re-ranking
-    one_view: bool = False # also report the mAP without flip averaging
-    published: dict = field(default_factory=dict) # layout of the target: its numbers, see `COLUMNS`
-    note: str = '' # what a reader should know
+
+    row: str  # short name, from the file's name
+    title: str  # as in the table
+    system: str  # 'synthreid'; a recipe's file is SYSTEM_ROW.yaml
+    origin: str  # where its settings were read
+    method: str  # a key of `METHODS`
+    epochs: int  # passes over the labelled images
+    source: dict  # `combineall` and `per_id` of `load_dataset`, for the labelled images
+    test: dict  # `metric`, `flip`, `batch_size` of `evaluate_reid`
+    labels: str = 'source'  # whose labels are trained on: 'source', or 'target' for a row supervised on the real set
+    preset: str = ''  # 'reference': start from the config's `reference()`
+    settings: dict = field(default_factory=dict)  # of the method's config
+    steps_per_epoch: int = 0  # 0: as many as full batches fit into the labelled images; 1: `epochs` counts steps
+    milestone_epochs: list = field(default_factory=list)  # epochs after which the learning rate is a tenth
+    identity_milestone_epochs: list | None = None  # those of the identity net
+    warmup_epochs: int = 0  # linear warm-up
+    seeds: list = field(default_factory=lambda: [0])  # of the published runs
+    translate_with: str = ''  # row, or SYSTEM/ROW, whose translations of the labelled images are trained on
+    teacher: str = ''  # row, or SYSTEM/ROW, whose finished run is the `teacher` of the settings
+    reranked: bool = False  # also report the mAP after k-reciprocal re-ranking
+    one_view: bool = False  # also report the mAP without flip averaging
+    published: dict = field(default_factory=dict)  # layout of the target: its numbers, see `COLUMNS`
+    note: str = ''  # what a reader should know
+
 
 def load_recipe(
-    path, # YAML file
+    path,  # YAML file
 ) -> Recipe:
     "Read a recipe; an unknown or missing field, or an unknown setting of its method, is a `UserError`."
     path = Path(path)
-    try: told = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e: raise UserError(f'expected a recipe, could not read {path} ({str(e).splitlines()[0]}): check the file') from None
-    if not isinstance(told, dict): raise UserError(f'expected a recipe with fields in {path}, got {type(told).__name__}: see the recipes in synthreid/recipes')
+    try:
+        told = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(
+            f'expected a recipe, could not read {path} ({str(e).splitlines()[0]}): check the file'
+        ) from None
+    if not isinstance(told, dict):
+        raise UserError(
+            f'expected a recipe with fields in {path}, got {type(told).__name__}: see the recipes in synthreid/recipes'
+        )
     system = told.get('system', '')
     told['row'] = path.stem.removeprefix(f'{system}_')
     known = {f.name for f in fields(Recipe)}
-    if wrong := sorted(told.keys() - known): raise UserError(f'expected fields of a recipe in {path}, got {wrong[0]!r}: known are {", ".join(sorted(known))}')
-    try: recipe = Recipe(**told)
-    except TypeError as e: raise UserError(f'expected a complete recipe, {path} lacks {str(e).split("argument")[-1].strip(" s:")}: add it') from None
-    if recipe.labels not in ('source', 'target'): raise UserError(f"expected labels 'source' or 'target' in {path}, got {recipe.labels!r}: choose one of the two")
+    if wrong := sorted(told.keys() - known):
+        raise UserError(
+            f'expected fields of a recipe in {path}, got {wrong[0]!r}: known are {", ".join(sorted(known))}'
+        )
+    try:
+        recipe = Recipe(**told)
+    except TypeError as e:
+        raise UserError(
+            f'expected a complete recipe, {path} lacks {str(e).split("argument")[-1].strip(" s:")}: add it'
+        ) from None
+    if recipe.labels not in ('source', 'target'):
+        raise UserError(f"expected labels 'source' or 'target' in {path}, got {recipe.labels!r}: choose one of the two")
     recipe_config(recipe, 1000)
     return recipe
 
+
 def load_recipes(
-    system: str = 'synthreid', # whose tables
-    folder=None, # of recipes; None: those that come with the package
-) -> dict: # row: `Recipe`
+    system: str = 'synthreid',  # whose tables
+    folder=None,  # of recipes; None: those that come with the package
+) -> dict:  # row: `Recipe`
     "All recipes of a system."
     folder = Path(str(files('synthreid'))) / 'recipes' if folder is None else Path(folder)
     found = [load_recipe(p) for p in sorted(folder.glob(f'{system}_*.yaml'))]
     systems = sorted({p.name.split('_')[0] for p in folder.glob('*_*.yaml')})
-    if not found: raise UserError(f'expected recipes of a system ({", ".join(systems) or "none are there"}), got {system!r} in {folder}: check the name')
+    if not found:
+        raise UserError(
+            f'expected recipes of a system ({", ".join(systems) or "none are there"}), got {system!r} in {folder}:'
+            ' check the name'
+        )
     return {r.row: r for r in found}
 
 # %% ../nbs/56_reproduce.ipynb #de14e26d
 def recipe_config(
-    recipe: Recipe, # what to run
-    n_images: int, # labelled images
-    steps: int | None = None, # fewer than published, for a trial; schedules shrink with it
-    size=None, # H x W; None: as published
-): # the method's config
+    recipe: Recipe,  # what to run
+    n_images: int,  # labelled images
+    steps: int | None = None,  # fewer than published, for a trial; schedules shrink with it
+    size=None,  # H x W; None: as published
+):  # the method's config
     "The settings of a row for a source of this size."
     config = make_config(recipe.method, {})
-    if recipe.preset == 'reference' and hasattr(config, 'reference'): config = METHODS[recipe.method][1].reference()
-    elif recipe.preset: raise UserError(f"expected preset 'reference' of a method that has one, or none, got {recipe.preset!r} in the recipe {recipe.row}")
+    if recipe.preset == 'reference' and hasattr(config, 'reference'):
+        config = METHODS[recipe.method][1].reference()
+    elif recipe.preset:
+        raise UserError(
+            f"expected preset 'reference' of a method that has one, or none, got {recipe.preset!r} in the recipe"
+            f" {recipe.row}"
+        )
     known = {f.name for f in fields(config)}
     batch = {**vars(config), **recipe.settings}['batch_size']
     epoch = recipe.steps_per_epoch or n_images // batch
-    if not epoch: raise UserError(f'expected at least the {batch} images of one batch for the row {recipe.row}, got {n_images}: give more images with labels')
+    if not epoch:
+        raise UserError(
+            f'expected at least the {batch} images of one batch for the row {recipe.row}, got {n_images}: give more'
+            ' images with labels'
+        )
     steps = steps or recipe.epochs * epoch
     fractions = lambda epochs: tuple(e / recipe.epochs for e in epochs)
-    changes = dict(steps=steps, size=size, milestones=fractions(recipe.milestone_epochs) if recipe.milestone_epochs or 'milestones' in known else None,
-                   identity_milestones=None if recipe.identity_milestone_epochs is None else fractions(recipe.identity_milestone_epochs),
-                   warmup=round(steps * recipe.warmup_epochs / recipe.epochs) or None)
+    changes = dict(
+        steps=steps,
+        size=size,
+        milestones=fractions(recipe.milestone_epochs) if recipe.milestone_epochs or 'milestones' in known else None,
+        identity_milestones=(
+            None if recipe.identity_milestone_epochs is None else fractions(recipe.identity_milestone_epochs)
+        ),
+        warmup=round(steps * recipe.warmup_epochs / recipe.epochs) or None,
+    )
     changes = recipe.settings | {k: v for k, v in changes.items() if v is not None}
-    if wrong := sorted((changes.keys() | ({'teacher'} if recipe.teacher else set())) - known): raise UserError(f'expected settings of the method {recipe.method} in the recipe {recipe.row}, got {wrong[0]!r}: known are {", ".join(sorted(known))}')
+    if wrong := sorted((changes.keys() | ({'teacher'} if recipe.teacher else set())) - known):
+        raise UserError(
+            f'expected settings of the method {recipe.method} in the recipe {recipe.row}, got {wrong[0]!r}: known are'
+            f' {", ".join(sorted(known))}'
+        )
     return replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
 # %% ../nbs/56_reproduce.ipynb #a1dbc772
 def describe(
-    recipe: Recipe, # a row
-) -> str: # one line
+    recipe: Recipe,  # a row
+) -> str:  # one line
     "What distinguishes a row."
-    return f'{recipe.row:18} {recipe.title}; {recipe.epochs} epochs, labels of the {recipe.labels} {recipe.source}, seeds {recipe.seeds}'
+    return (
+        f'{recipe.row:18} {recipe.title}; {recipe.epochs} epochs, labels of the {recipe.labels} {recipe.source}, seeds'
+        f' {recipe.seeds}'
+    )
 
 # %% ../nbs/56_reproduce.ipynb #c31ad2da
 def flatten_images(
-    split, # `ReidSplit` with paths
-    out, # folder for the copies, new or empty
-    seed: int = 0, # of order and mirror images
-    batch: int = 8, # what does not fill a batch is left out, as published
-    progress: bool = True, # show a bar
-) -> list: # the files
+    split,  # `ReidSplit` with paths
+    out,  # folder for the copies, new or empty
+    seed: int = 0,  # of order and mirror images
+    batch: int = 8,  # what does not fill a batch is left out, as published
+    progress: bool = True,  # show a bar
+) -> list:  # the files
     "Copies of 128x64 pixels (bicubic), half of them mirrored, saved under names of their own with the original's suffix: JPEG of quality 75, or PNG."
     from PIL import Image
     from tqdm.auto import tqdm
+
     rng, files = np.random.default_rng(seed), []
-    chosen = rng.permutation(len(split))[:len(split) // batch * batch]
+    chosen = rng.permutation(len(split))[: len(split) // batch * batch]
     for n, i in enumerate(tqdm(np.sort(chosen), desc='flatten', unit='image', disable=not progress, leave=False)):
         path = Path(split.paths[i])
-        with Image.open(path) as image: small = image.convert('RGB').resize((64, 128), Image.BICUBIC)
-        if rng.random() < .5: small = small.transpose(Image.FLIP_LEFT_RIGHT)
-        files.append(Path(out) / f'{n:06}{path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"}')
-        with atomic_write(files[-1]) as tmp: small.save(tmp, format='PNG' if files[-1].suffix == '.png' else 'JPEG')
+        with Image.open(path) as image:
+            small = image.convert('RGB').resize((64, 128), Image.BICUBIC)
+        if rng.random() < 0.5:
+            small = small.transpose(Image.FLIP_LEFT_RIGHT)
+        files.append(
+            Path(out) / f'{n:06}{path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"}'
+        )
+        with atomic_write(files[-1]) as tmp:
+            small.save(tmp, format='PNG' if files[-1].suffix == '.png' else 'JPEG')
     return files
 
+
 def translate_flat(
-    files, # from `flatten_images`
-    translate, # (B, 3, 256, 128) in [-1, 1] -> the same shape
-    out, # folder for the translations
-    device='cpu', # where `translate` wants its batch
-    batch_size: int = 32, # images at a time
-    size=(256, 128), # H x W at which the generator works
-) -> list: # the files
+    files,  # from `flatten_images`
+    translate,  # (B, 3, 256, 128) in [-1, 1] -> the same shape
+    out,  # folder for the translations
+    device='cpu',  # where `translate` wants its batch
+    batch_size: int = 32,  # images at a time
+    size=(256, 128),  # H x W at which the generator works
+) -> list:  # the files
     "Enlarge (bicubic), translate, shrink to 128x64 (bilinear), save again, as published."
     import torch
     from PIL import Image
+
     from synthreid.core import to_signed, to_uint8
+
     done = []
     for s in range(0, len(files), batch_size):
-        large = np.stack([np.asarray(Image.open(f).convert('RGB').resize(tuple(size)[::-1], Image.BICUBIC)) for f in files[s:s + batch_size]])
-        with torch.no_grad(): small = torch.nn.functional.interpolate(translate(to_signed(large, device)), (128, 64), mode='bilinear', align_corners=False)
+        large = np.stack(
+            [
+                np.asarray(Image.open(f).convert('RGB').resize(tuple(size)[::-1], Image.BICUBIC))
+                for f in files[s : s + batch_size]
+            ]
+        )
+        with torch.no_grad():
+            small = torch.nn.functional.interpolate(
+                translate(to_signed(large, device)), (128, 64), mode='bilinear', align_corners=False
+            )
         for f, image in zip(files[s:], to_uint8(small)):
             done.append(Path(out) / Path(f).name)
-            with atomic_write(done[-1]) as tmp: Image.fromarray(image).save(tmp, format='PNG' if done[-1].suffix == '.png' else 'JPEG')
+            with atomic_write(done[-1]) as tmp:
+                Image.fromarray(image).save(tmp, format='PNG' if done[-1].suffix == '.png' else 'JPEG')
     return done
 
 # %% ../nbs/56_reproduce.ipynb #646f2efd
 def judge_translation(
-    method, # trained, with `translate`
-    source, # `ReidDataset` of the recipe's method, with paths
-    target, # likewise
-    tested, # not used
-    images, # (source images trained on, target images trained on)
-    out, # folder for the flattened copies
-    fid_weights=None, # pytorch-fid's Inception weights; None: torch hub's cache, else a stand-in
-    cache='auto', # of features
-    progress: bool = True, # show bars
-    on_broken: str = 'refuse', # see `load_images`
-) -> dict: # the published protocol's numbers as `published_protocol_...`, and those of `evaluate_translation`
+    method,  # trained, with `translate`
+    source,  # `ReidDataset` of the recipe's method, with paths
+    target,  # likewise
+    tested,  # not used
+    images,  # (source images trained on, target images trained on)
+    out,  # folder for the flattened copies
+    fid_weights=None,  # pytorch-fid's Inception weights; None: torch hub's cache, else a stand-in
+    cache='auto',  # of features
+    progress: bool = True,  # show bars
+    on_broken: str = 'refuse',  # see `load_images`
+) -> dict:  # the published protocol's numbers as `published_protocol_...`, and those of `evaluate_translation`
     "Distance to the target under the published protocol and under an honest one."
     weights, device = find_fid_weights(fid_weights), method.device
-    sets = {k: load_images(d.labelled(), '4x4', progress=progress, on_broken=on_broken) for k, d in (('source', source), ('target', target))} # only to find files that are no pictures: more than were trained on
+    sets = {
+        k: load_images(d.labelled(), '4x4', progress=progress, on_broken=on_broken)
+        for k, d in (('source', source), ('target', target))
+    }  # only to find files that are no pictures: more than were trained on
     flat = {k: flatten_images(s, Path(out) / k, progress=progress) for k, s in sets.items()}
-    flat['translated'] = translate_flat(flat['source'], method.translate, Path(out) / 'translated', device, size=parse_size(method.config.size))
+    flat['translated'] = translate_flat(
+        flat['source'], method.translate, Path(out) / 'translated', device, size=parse_size(method.config.size)
+    )
     extractor = inception_features(weights, device) if weights else random_features(list(images), device=device)
-    before, after = (compare_folders(flat[k], flat['target'], extractor, cache, progress=progress) for k in ('source', 'translated'))
-    honest = evaluate_translation(method.translate, *images, extractor=inception_features(weights, device, resize='antialiased bicubic') if weights else extractor, device=device)
-    return {'published_protocol_before': before['frechet'], 'published_protocol_after': after['frechet'], 'published_protocol_distance': before['distance'], **honest}
+    before, after = (
+        compare_folders(flat[k], flat['target'], extractor, cache, progress=progress) for k in ('source', 'translated')
+    )
+    honest = evaluate_translation(
+        method.translate,
+        *images,
+        extractor=inception_features(weights, device, resize='antialiased bicubic') if weights else extractor,
+        device=device,
+    )
+    return {
+        'published_protocol_before': before['frechet'],
+        'published_protocol_after': after['frechet'],
+        'published_protocol_distance': before['distance'],
+        **honest,
+    }
 
 # %% ../nbs/56_reproduce.ipynb #421f92df
 def judge_swaps(
-    method, # a trained DG-Net
-    source, # not used
-    target, # not used
-    tested, # `ReidDataset` with query and gallery
-    images, # (labelled images trained on, anything)
-    out, # not used
-    fid_weights=None, # as in `judge_translation`
-    progress: bool = True, # show bars
-    on_broken: str = 'refuse', # see `load_images`
-) -> dict: # re-ID under DG-Net's own protocol; distance, floor and diversity of up to 5000 swaps of training images; whom the teacher sees in swaps of test images
+    method,  # a trained DG-Net
+    source,  # not used
+    target,  # not used
+    tested,  # `ReidDataset` with query and gallery
+    images,  # (labelled images trained on, anything)
+    out,  # not used
+    fid_weights=None,  # as in `judge_translation`
+    progress: bool = True,  # show bars
+    on_broken: str = 'refuse',  # see `load_images`
+) -> dict:  # re-ID under DG-Net's own protocol; distance, floor and diversity of up to 5000 swaps of training images; whom the teacher sees in swaps of test images
     "What DG-Net's authors report beside the usual test: their own test, realism and diversity of generated images; and whether these show the appearance donor."
     weights, device, labelled = find_fid_weights(fid_weights), method.device, images[0]
     extractor = inception_features(weights, device) if weights else random_features([labelled], device=device)
-    query, gallery = (load_images(s, method.config.size, progress=progress, on_broken=on_broken) for s in (tested.query, tested.gallery))
-    own = evaluate_reid(method.embed_flipped, query, gallery, flip=False, protocol='dgnet', device=device, progress=progress)
-    made = evaluate_swaps(method.swap, labelled, np.arange(len(labelled)), extractor=extractor, n=min(5000, len(labelled)), device=device)
-    numbers = {'mAP_dgnet': own.mAP, 'rank1_dgnet': own.rank(1), **{f'swaps_{k}': made[k] for k in ('frechet', 'frechet_floor', 'ssim_swaps', 'ssim_real', 'n')}, 'published_protocol_distance': 'FID' if weights else extractor.name}
+    query, gallery = (
+        load_images(s, method.config.size, progress=progress, on_broken=on_broken)
+        for s in (tested.query, tested.gallery)
+    )
+    own = evaluate_reid(
+        method.embed_flipped, query, gallery, flip=False, protocol='dgnet', device=device, progress=progress
+    )
+    made = evaluate_swaps(
+        method.swap, labelled, np.arange(len(labelled)), extractor=extractor, n=min(5000, len(labelled)), device=device
+    )
+    numbers = {
+        'mAP_dgnet': own.mAP,
+        'rank1_dgnet': own.rank(1),
+        **{f'swaps_{k}': made[k] for k in ('frechet', 'frechet_floor', 'ssim_swaps', 'ssim_real', 'n')},
+        'published_protocol_distance': 'FID' if weights else extractor.name,
+    }
     people = gallery[gallery.pids > 0]
-    if method.config.teacher and len(np.unique(people.pids)) > 1: # a network that never saw these people, and no swap of them
-        seen = evaluate_swaps(method.swap, people.images, people.pids, load_method(method.config.teacher, device).embed, n=min(1000, len(people)), device=device)
+    if (
+        method.config.teacher and len(np.unique(people.pids)) > 1
+    ):  # a network that never saw these people, and no swap of them
+        seen = evaluate_swaps(
+            method.swap,
+            people.images,
+            people.pids,
+            load_method(method.config.teacher, device).embed,
+            n=min(1000, len(people)),
+            device=device,
+        )
         numbers |= {f'swaps_{k}': seen[f'identity_{k}'] for k in ('appearance', 'structure', 'chance', 'ceiling')}
     return numbers
 
@@ -210,13 +326,14 @@ JUDGES = {'joint': judge_translation, 'dgnet': judge_swaps}
 @dataclass
 class Folders:
     "What rows are run on."
-    source: str | None # folder of the synthetic set; None: only rows with the target's labels can run
-    target: str # folder of the real set
-    source_layout: str = 'auto' # see `load_dataset`
+
+    source: str | None  # folder of the synthetic set; None: only rows with the target's labels can run
+    target: str  # folder of the real set
+    source_layout: str = 'auto'  # see `load_dataset`
     target_layout: str = 'auto'
-    test: str | None = None # folder of another real set to test on; None: the target
-    cache: str | None = None # folder of decoded images; None: in memory
-    source_options: dict = field(default_factory=dict) # for the reader, see `load_dataset`
+    test: str | None = None  # folder of another real set to test on; None: the target
+    cache: str | None = None  # folder of decoded images; None: in memory
+    source_options: dict = field(default_factory=dict)  # for the reader, see `load_dataset`
     target_options: dict = field(default_factory=dict)
     test_layout: str = 'auto'
     test_options: dict = field(default_factory=dict)
@@ -224,7 +341,8 @@ class Folders:
     def read(self, which: str, **options) -> ReidDataset:
         "The dataset `which` ('source', 'target' or 'test') with options of `load_dataset`."
         root, layout, own = (getattr(self, f'{which}{s}') for s in ('', '_layout', '_options'))
-        if root is None: raise UserError('expected a synthetic dataset, got none: name its folder (--source)')
+        if root is None:
+            raise UserError('expected a synthetic dataset, got none: name its folder (--source)')
         return load_dataset(layout, root, **options | own)
 
     def load(self, recipe: Recipe):
@@ -232,294 +350,552 @@ class Folders:
         target = self.read('target')
         return self.read(recipe.labels, **recipe.source), target, target if self.test is None else self.read('test')
 
-    def names(self, labels: str) -> dict: # 'source', 'target', 'tested'
+    def names(self, labels: str) -> dict:  # 'source', 'target', 'tested'
         "The layouts, recognised where they are not given."
-        found = lambda which: detect_layout(getattr(self, which)) if getattr(self, f'{which}_layout') == 'auto' else getattr(self, f'{which}_layout')
-        return {'source': found(labels), 'target': found('target'), 'tested': found('target' if self.test is None else 'test')}
+        found = lambda which: (
+            detect_layout(getattr(self, which))
+            if getattr(self, f'{which}_layout') == 'auto'
+            else getattr(self, f'{which}_layout')
+        )
+        return {
+            'source': found(labels),
+            'target': found('target'),
+            'tested': found('target' if self.test is None else 'test'),
+        }
+
 
 def published_numbers(
-    recipe: Recipe, # a row
-    target: str, # layout of the target
-) -> dict: # mAP, rank1, fid_before, fid_after, tested_on, as far as they are known
+    recipe: Recipe,  # a row
+    target: str,  # layout of the target
+) -> dict:  # mAP, rank1, fid_before, fid_after, tested_on, as far as they are known
     "What was published for this row and this target."
     return next((v for k, v in recipe.published.items() if target.startswith(k)), {})
 
 # %% ../nbs/56_reproduce.ipynb #df721643
 def listing(
-    split: ReidSplit, # with paths
-) -> str: # '10760 images of 538 people, 6f0e...'
+    split: ReidSplit,  # with paths
+) -> str:  # '10760 images of 538 people, 6f0e...'
     "What a set of images is, in a line."
     paths = [os.path.abspath(p) for p in split.paths]
     base = os.path.commonpath(paths) if paths else ''
+
     def length(p):
-        try: return os.stat(p).st_size
-        except OSError: return None
-    rows = sorted(f'{os.path.relpath(p, base)}\0{length(p)}\0{pid}\0{cam}' for p, pid, cam in zip(paths, split.pids, split.camids))
-    return f'{len(split)} images of {split[split.pids > 0].n_ids} people, {hashlib.sha256(chr(10).join(rows).encode(errors="surrogateescape")).hexdigest()[:12]}'
+        try:
+            return os.stat(p).st_size
+        except OSError:
+            return None
+
+    rows = sorted(
+        f'{os.path.relpath(p, base)}\0{length(p)}\0{pid}\0{cam}' for p, pid, cam in zip(paths, split.pids, split.camids)
+    )
+    return (
+        f'{len(split)} images of {split[split.pids > 0].n_ids} people,'
+        f' {hashlib.sha256(chr(10).join(rows).encode(errors="surrogateescape")).hexdigest()[:12]}'
+    )
+
 
 def file_digest(
-    path, # a file, or a name such as 'imagenet'
-) -> str: # 16 hexadecimal digits; what is no file stays as it is
+    path,  # a file, or a name such as 'imagenet'
+) -> str:  # 16 hexadecimal digits; what is no file stays as it is
     "Knows a file by its content."
-    if not Path(path).is_file(): return str(path)
+    if not Path(path).is_file():
+        return str(path)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 # %% ../nbs/56_reproduce.ipynb #fb014479
 @dataclass
 class Options:
     "How rows are run."
-    steps: int | None = None # fewer than published, for a trial
-    size: str | None = None # another H x W, for a trial
-    weights: str | None = None # file of ImageNet weights, for rows that start from them; None: as the recipe says
-    fid_weights: str | None = None # see `judge_translation`
-    device: str = 'auto' # 'auto', 'cpu', 'cuda'
-    precision: str = '32-true' # or 'bf16-mixed'
-    progress: bool = True # show bars
-    recipe_folder: str | None = None # of recipes; None: the package's
-    on_broken: str = 'refuse' # images that cannot be read: 'refuse', or 'skip' them
+
+    steps: int | None = None  # fewer than published, for a trial
+    size: str | None = None  # another H x W, for a trial
+    weights: str | None = None  # file of ImageNet weights, for rows that start from them; None: as the recipe says
+    fid_weights: str | None = None  # see `judge_translation`
+    device: str = 'auto'  # 'auto', 'cpu', 'cuda'
+    precision: str = '32-true'  # or 'bf16-mixed'
+    progress: bool = True  # show bars
+    recipe_folder: str | None = None  # of recipes; None: the package's
+    on_broken: str = 'refuse'  # images that cannot be read: 'refuse', or 'skip' them
+
 
 @dataclass
 class Job:
     "A row with one seed and its data; nothing is decoded."
-    recipe: Recipe # the row
-    folders: Folders # its data
-    seed: int # of the training
-    run: Path # folder: OUT/SYSTEM/ROW/seed_SEED
-    config: object # of the method
-    published: object # the config of the whole, published run
-    source: ReidDataset # the labelled images are its train
-    target: ReidDataset # the real set
-    tested: ReidDataset # has query and gallery
-    needs: dict # 'translate_with', 'teacher': the `Job` of that row
-    trained: dict # what the run is
-    measured: dict # what its numbers are
+
+    recipe: Recipe  # the row
+    folders: Folders  # its data
+    seed: int  # of the training
+    run: Path  # folder: OUT/SYSTEM/ROW/seed_SEED
+    config: object  # of the method
+    published: object  # the config of the whole, published run
+    source: ReidDataset  # the labelled images are its train
+    target: ReidDataset  # the real set
+    tested: ReidDataset  # has query and gallery
+    needs: dict  # 'translate_with', 'teacher': the `Job` of that row
+    trained: dict  # what the run is
+    measured: dict  # what its numbers are
 
     @property
-    def labelled(self) -> ReidSplit: return self.source.train[self.source.train.pids > 0]
+    def labelled(self) -> ReidSplit:
+        return self.source.train[self.source.train.pids > 0]
 
     @property
-    def unlabelled(self) -> ReidSplit | None: return self.target.train if uses_target(self.config) else None
+    def unlabelled(self) -> ReidSplit | None:
+        return self.target.train if uses_target(self.config) else None
 
 # %% ../nbs/56_reproduce.ipynb #39c76680
 def prepare_row(
-    recipe: Recipe, # a row
-    folders: Folders, # its data
-    out, # folder of all runs
-    seed: int, # of this run
-    options: Options = Options(), # how to run it
-    above: tuple = (), # rows that need this one
+    recipe: Recipe,  # a row
+    folders: Folders,  # its data
+    out,  # folder of all runs
+    seed: int,  # of this run
+    options: Options = Options(),  # how to run it
+    above: tuple = (),  # rows that need this one
 ) -> Job:
     "Read the folders and settle everything that a row needs."
     name = f'{recipe.system}/{recipe.row}'
-    if name in above: raise UserError(f'expected rows that need earlier ones, got {" > ".join([*above, name])}: mend translate_with or teacher in these recipes')
+    if name in above:
+        raise UserError(
+            f'expected rows that need earlier ones, got {" > ".join([*above, name])}: mend translate_with or teacher in'
+            ' these recipes'
+        )
     source, target, tested = folders.load(recipe)
     labelled = source.train[source.train.pids > 0]
     config = recipe_config(recipe, len(labelled), options.steps, options.size)
-    if options.weights and getattr(config, 'weights', None): config = replace(config, weights=options.weights)
+    if options.weights and getattr(config, 'weights', None):
+        config = replace(config, weights=options.weights)
+
     def needed(row):
         system, row = row.split('/') if '/' in row else (recipe.system, row)
         rows = load_recipes(system, options.recipe_folder)
-        if row not in rows: raise UserError(f'expected rows of {system} ({", ".join(rows)}), got {row!r} in the recipe {name}: mend it')
+        if row not in rows:
+            raise UserError(f'expected rows of {system} ({", ".join(rows)}), got {row!r} in the recipe {name}: mend it')
         return prepare_row(rows[row], folders, out, seed, options, (*above, name))
+
     needs = {k: needed(row) for k in ('translate_with', 'teacher') if (row := getattr(recipe, k))}
-    settings = {k: file_digest(v) if k == 'weights' and v else v for k, v in asdict(config).items()} # by content: files move
-    trained = dict(row=name, seed=seed, precision=options.precision, labelled=listing(labelled), target=listing(target.train) if uses_target(config) else None)
-    trained |= settings | {k: hashlib.sha256(json.dumps(job.trained).encode()).hexdigest()[:12] for k, job in needs.items()}
-    measured = dict(query=listing(tested.query), gallery=listing(tested.gallery), protocol=tested.protocol, test=recipe.test | {k: True for k in ('reranked', 'one_view') if getattr(recipe, k)})
-    if recipe.method in JUDGES: measured |= dict(target=listing(target.labelled()), fid_weights=file_digest(find_fid_weights(options.fid_weights) or 'none'))
-    if 'teacher' in needs: config = replace(config, teacher=str(needs['teacher'].run))
-    return Job(recipe, folders, seed, Path(out) / recipe.system / recipe.row / f'seed_{seed}', config, recipe_config(recipe, len(labelled)), source, target, tested, needs,
-               *(json.loads(json.dumps(d)) for d in (trained, measured)))
+    settings = {
+        k: file_digest(v) if k == 'weights' and v else v for k, v in asdict(config).items()
+    }  # by content: files move
+    trained = dict(
+        row=name,
+        seed=seed,
+        precision=options.precision,
+        labelled=listing(labelled),
+        target=listing(target.train) if uses_target(config) else None,
+    )
+    trained |= settings | {
+        k: hashlib.sha256(json.dumps(job.trained).encode()).hexdigest()[:12] for k, job in needs.items()
+    }
+    measured = dict(
+        query=listing(tested.query),
+        gallery=listing(tested.gallery),
+        protocol=tested.protocol,
+        test=recipe.test | {k: True for k in ('reranked', 'one_view') if getattr(recipe, k)},
+    )
+    if recipe.method in JUDGES:
+        measured |= dict(
+            target=listing(target.labelled()), fid_weights=file_digest(find_fid_weights(options.fid_weights) or 'none')
+        )
+    if 'teacher' in needs:
+        config = replace(config, teacher=str(needs['teacher'].run))
+    return Job(
+        recipe,
+        folders,
+        seed,
+        Path(out) / recipe.system / recipe.row / f'seed_{seed}',
+        config,
+        recipe_config(recipe, len(labelled)),
+        source,
+        target,
+        tested,
+        needs,
+        *(json.loads(json.dumps(d)) for d in (trained, measured)),
+    )
 
 # %% ../nbs/56_reproduce.ipynb #0b87b728
-def _differences(old, new): return '; '.join(f'{k} {old.get(k)} there, {new.get(k)} here' for k in {**new, **old} if old.get(k) != new.get(k))
+def _differences(old, new):
+    return '; '.join(f'{k} {old.get(k)} there, {new.get(k)} here' for k in {**new, **old} if old.get(k) != new.get(k))
 
-def _read_results(path) -> list: # (trained, measured, row)
+
+def _read_results(path) -> list:  # (trained, measured, row)
     "The entries of a results.json."
-    try: return [(r['trained'], r['measured'], r['row']) for r in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError): raise UserError(f'expected results in {path}, got something else: remove the file to measure again') from None
+    try:
+        return [(r['trained'], r['measured'], r['row']) for r in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f'expected results in {path}, got something else: remove the file to measure again') from None
+
 
 def find_result(
-    job: Job, # from `prepare_row`
-) -> dict | None: # the row of the table; None: not measured yet
+    job: Job,  # from `prepare_row`
+) -> dict | None:  # the row of the table; None: not measured yet
     "The result of exactly this job; results of another training in its folder are a `UserError`."
     path = job.run / 'results.json'
-    if not path.exists(): return None
+    if not path.exists():
+        return None
     for trained, measured, row in _read_results(path):
-        if trained != job.trained: raise UserError(f'expected results of the same training in {job.run}, got another ({_differences(trained, job.trained)}): choose another --out, or remove that folder')
-        if measured == job.measured: return row
+        if trained != job.trained:
+            raise UserError(
+                f'expected results of the same training in {job.run}, got another'
+                f' ({_differences(trained, job.trained)}): choose another --out, or remove that folder'
+            )
+        if measured == job.measured:
+            return row
     return None
 
+
 def check_job(
-    job: Job, # from `prepare_row`
-    options: Options = Options(), # how it will be run
-    download: bool = True, # False: weights that would have to be fetched are not looked at
+    job: Job,  # from `prepare_row`
+    options: Options = Options(),  # how it will be run
+    download: bool = True,  # False: weights that would have to be fetched are not looked at
 ):
     "Raise a `UserError` for whatever would stop this job later."
     recipe, t = job.recipe, job.tested
-    for needed in job.needs.values(): check_job(needed, options, download)
-    if not len(t.query): raise UserError(f'expected query and gallery to test {recipe.row} on, {t.name} has images for training only: name another set with --test, or hold people out (synthreid doctor FOLDER --hold-out 0.5 --manifest NEW.csv)')
-    if find_result(job): return
-    known = inspect.signature(evaluate_reid).parameters.keys() - {'embed', 'query', 'gallery', 'device', 'progress', 'protocol'}
-    if wrong := sorted(recipe.test.keys() - known): raise UserError(f'expected {", ".join(sorted(known))} under test in the recipe {recipe.row}, got {wrong[0]!r}: mend it')
-    if options.fid_weights and recipe.method in JUDGES: inception_features(find_fid_weights(options.fid_weights))
+    for needed in job.needs.values():
+        check_job(needed, options, download)
+    if not len(t.query):
+        raise UserError(
+            f'expected query and gallery to test {recipe.row} on, {t.name} has images for training only: name another'
+            ' set with --test, or hold people out (synthreid doctor FOLDER --hold-out 0.5 --manifest NEW.csv)'
+        )
+    if find_result(job):
+        return
+    known = inspect.signature(evaluate_reid).parameters.keys() - {
+        'embed',
+        'query',
+        'gallery',
+        'device',
+        'progress',
+        'protocol',
+    }
+    if wrong := sorted(recipe.test.keys() - known):
+        raise UserError(
+            f'expected {", ".join(sorted(known))} under test in the recipe {recipe.row}, got {wrong[0]!r}: mend it'
+        )
+    if options.fid_weights and recipe.method in JUDGES:
+        inception_features(find_fid_weights(options.fid_weights))
     later = ['teacher'] + ['weights'] * (not download and getattr(job.config, 'weights', None) == 'imagenet')
-    check_run(job.run, recipe.method, job.config, job.labelled, job.unlabelled, job.seed, options.device, options.precision, without=later)
+    check_run(
+        job.run,
+        recipe.method,
+        job.config,
+        job.labelled,
+        job.unlabelled,
+        job.seed,
+        options.device,
+        options.precision,
+        without=later,
+    )
 
 # %% ../nbs/56_reproduce.ipynb #2129c071
 def measure_job(
-    job: Job, # whose training is finished
-    method, # trained
-    images, # (labelled, unlabelled) images that it was trained on
-    options: Options, # how it is run
-) -> dict: # the row of the table
+    job: Job,  # whose training is finished
+    method,  # trained
+    images,  # (labelled, unlabelled) images that it was trained on
+    options: Options,  # how it is run
+) -> dict:  # the row of the table
     "Test a trained row, judge what else it does, and keep the result."
     f, progress = job.folders, options.progress
     load = lambda s: load_images(s, job.config.size, f.cache, progress, options.on_broken)
-    test = lambda **more: evaluate_reid(method.embed, load(job.tested.query), load(job.tested.gallery), protocol=job.tested.rule, device=method.device, progress=progress, **job.recipe.test | more)
+    test = lambda **more: evaluate_reid(
+        method.embed,
+        load(job.tested.query),
+        load(job.tested.gallery),
+        protocol=job.tested.rule,
+        device=method.device,
+        progress=progress,
+        **job.recipe.test | more,
+    )
     ranked = test()
     seen = seen_in_training(job.run, job.tested)
     ranked = name_protocol(ranked, job.tested, seen)
-    row = dict(system=job.recipe.system, row=job.recipe.row, title=job.recipe.title, seed=job.seed, steps=job.config.steps, published_steps=job.published.steps, size=job.config.size, published_size=job.published.size,
-               **f.names(job.recipe.labels), n_source=len(images[0]), n_ids=int(job.labelled.n_ids), **ranked.summary(), protocol=ranked.protocol, metric=ranked.metric, seen=seen or '')
-    if job.recipe.one_view: row['mAP_one_view'] = test(flip=False).mAP
-    if job.recipe.reranked: row['mAP_reranked'] = test(rerank=True).mAP
+    row = dict(
+        system=job.recipe.system,
+        row=job.recipe.row,
+        title=job.recipe.title,
+        seed=job.seed,
+        steps=job.config.steps,
+        published_steps=job.published.steps,
+        size=job.config.size,
+        published_size=job.published.size,
+        **f.names(job.recipe.labels),
+        n_source=len(images[0]),
+        n_ids=int(job.labelled.n_ids),
+        **ranked.summary(),
+        protocol=ranked.protocol,
+        metric=ranked.metric,
+        seen=seen or '',
+    )
+    if job.recipe.one_view:
+        row['mAP_one_view'] = test(flip=False).mAP
+    if job.recipe.reranked:
+        row['mAP_reranked'] = test(rerank=True).mAP
     if (judge := JUDGES.get(job.recipe.method)) and getattr(job.config, 'translation', '') != 'none':
-        wide = f.read('source', per_id=50) if job.recipe.labels == 'source' else job.source # more images than were trained on, as published
-        row |= judge(method, wide, job.target, job.tested, images, job.run / 'fid', options.fid_weights, progress=progress, on_broken=options.on_broken)
+        wide = (
+            f.read('source', per_id=50) if job.recipe.labels == 'source' else job.source
+        )  # more images than were trained on, as published
+        row |= judge(
+            method,
+            wide,
+            job.target,
+            job.tested,
+            images,
+            job.run / 'fid',
+            options.fid_weights,
+            progress=progress,
+            on_broken=options.on_broken,
+        )
     record_metrics(job.run, row)
     path = job.run / 'results.json'
     kept = json.loads(path.read_text()) if path.exists() else []
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps([*kept, dict(trained=job.trained, measured=job.measured, row=row)], indent=1, default=float))
+    with atomic_write(path) as tmp:
+        tmp.write_text(
+            json.dumps([*kept, dict(trained=job.trained, measured=job.measured, row=row)], indent=1, default=float)
+        )
     return row
 
+
 def run_job(
-    job: Job, # from `prepare_row`
-    options: Options = Options(), # the same
-) -> dict: # one row of the table, also kept in results.json
+    job: Job,  # from `prepare_row`
+    options: Options = Options(),  # the same
+) -> dict:  # one row of the table, also kept in results.json
     "Train, test and judge; what is finished is not done again."
-    if (done := find_result(job)): return done
-    for needed in job.needs.values(): run_job(needed, options) # to its end, whatever is there of it
+    if done := find_result(job):
+        return done
+    for needed in job.needs.values():
+        run_job(needed, options)  # to its end, whatever is there of it
     recipe, config, f, progress = job.recipe, job.config, job.folders, options.progress
     load = lambda s: s and load_images(s, config.size, f.cache, progress, options.on_broken)
     translator = job.needs.get('translate_with')
-    labelled = translate_split(job.labelled, translator.run, config.size, f.cache, options.device, progress=progress, on_broken=options.on_broken) if translator else load(job.labelled)
+    labelled = (
+        translate_split(
+            job.labelled,
+            translator.run,
+            config.size,
+            f.cache,
+            options.device,
+            progress=progress,
+            on_broken=options.on_broken,
+        )
+        if translator
+        else load(job.labelled)
+    )
     unlabelled = load(job.unlabelled)
-    method, reached = train_run(job.run, recipe.method, config, labelled, unlabelled, job.seed, options.device, options.precision, checkpoint_every=max(1, min(1000, config.steps // 4)), sample_every=1000, progress=progress,
-                                recipe=f'{recipe.system} {recipe.row}', data=' to '.join(dict.fromkeys([job.source.name, job.target.name])), builds_on=[translator.run] if translator else [])
+    method, reached = train_run(
+        job.run,
+        recipe.method,
+        config,
+        labelled,
+        unlabelled,
+        job.seed,
+        options.device,
+        options.precision,
+        checkpoint_every=max(1, min(1000, config.steps // 4)),
+        sample_every=1000,
+        progress=progress,
+        recipe=f'{recipe.system} {recipe.row}',
+        data=' to '.join(dict.fromkeys([job.source.name, job.target.name])),
+        builds_on=[translator.run] if translator else [],
+    )
     record_folders(job.run, source=getattr(f, recipe.labels), target=f.target)
-    if reached < config.steps: raise KeyboardInterrupt(f'{recipe.row}, seed {job.seed}: {reached} of {config.steps} steps done; run the same command to go on')
+    if reached < config.steps:
+        raise KeyboardInterrupt(
+            f'{recipe.row}, seed {job.seed}: {reached} of {config.steps} steps done; run the same command to go on'
+        )
     return measure_job(job, method, (labelled.images, unlabelled and unlabelled.images), options)
 
 # %% ../nbs/56_reproduce.ipynb #c5a96de3
-COLUMNS = { # heading: (our number, digits, factor, published number)
-    'mAP': ('mAP', 1, 100, 'mAP'), 'rank-1': ('rank1', 1, 100, 'rank1'), 'mAP, one view': ('mAP_one_view', 1, 100, None), 'mAP re-ranked': ('mAP_reranked', 1, 100, 'mAP_reranked'),
-    '{fid} before': ('published_protocol_before', 2, 1, 'fid_before'), '{fid} after': ('published_protocol_after', 2, 1, 'fid_after'),
-    'honest {fid} before': ('before', 2, 1, None), 'honest {fid} after': ('after', 2, 1, None), 'honest {fid} floor': ('floor', 2, 1, None),
-    "mAP, DG-Net's protocol": ('mAP_dgnet', 1, 100, None), "rank-1, DG-Net's protocol": ('rank1_dgnet', 1, 100, None), '{fid} of swaps': ('swaps_frechet', 2, 1, 'fid_swaps'), '{fid} floor': ('swaps_frechet_floor', 2, 1, None),
-    'SSIM of swaps': ('swaps_ssim_swaps', 3, 1, None), 'SSIM of real pictures': ('swaps_ssim_real', 3, 1, None),
-    'swaps seen as the appearance donor by the teacher, %': ('swaps_appearance', 1, 100, None), 'as the structure donor, %': ('swaps_structure', 1, 100, None), 'by chance, %': ('swaps_chance', 1, 100, None), 'ceiling, %': ('swaps_ceiling', 1, 100, None)}
+COLUMNS = {  # heading: (our number, digits, factor, published number)
+    'mAP': ('mAP', 1, 100, 'mAP'),
+    'rank-1': ('rank1', 1, 100, 'rank1'),
+    'mAP, one view': ('mAP_one_view', 1, 100, None),
+    'mAP re-ranked': ('mAP_reranked', 1, 100, 'mAP_reranked'),
+    '{fid} before': ('published_protocol_before', 2, 1, 'fid_before'),
+    '{fid} after': ('published_protocol_after', 2, 1, 'fid_after'),
+    'honest {fid} before': ('before', 2, 1, None),
+    'honest {fid} after': ('after', 2, 1, None),
+    'honest {fid} floor': ('floor', 2, 1, None),
+    "mAP, DG-Net's protocol": ('mAP_dgnet', 1, 100, None),
+    "rank-1, DG-Net's protocol": ('rank1_dgnet', 1, 100, None),
+    '{fid} of swaps': ('swaps_frechet', 2, 1, 'fid_swaps'),
+    '{fid} floor': ('swaps_frechet_floor', 2, 1, None),
+    'SSIM of swaps': ('swaps_ssim_swaps', 3, 1, None),
+    'SSIM of real pictures': ('swaps_ssim_real', 3, 1, None),
+    'swaps seen as the appearance donor by the teacher, %': ('swaps_appearance', 1, 100, None),
+    'as the structure donor, %': ('swaps_structure', 1, 100, None),
+    'by chance, %': ('swaps_chance', 1, 100, None),
+    'ceiling, %': ('swaps_ceiling', 1, 100, None),
+}
+
 
 def comparison_table(
-    rows, # from `run_job`
-    recipes: dict, # row: `Recipe`
-) -> pd.DataFrame: # a line per row: mean and spread over its seeds, the published number and the data set it was measured on; no empty columns
+    rows,  # from `run_job`
+    recipes: dict,  # row: `Recipe`
+) -> pd.DataFrame:  # a line per row: mean and spread over its seeds, the published number and the data set it was measured on; no empty columns
     "The published table with ours beside it, in percent."
     rows, lines = pd.DataFrame(list(rows)), []
     name = 'FID' if set(rows.get('published_protocol_distance', pd.Series()).dropna()) <= {'FID'} else 'stand-in'
     same = [k for k in ('row', 'tested', 'steps', 'size', 'source', 'target', 'n_source', 'protocol') if k in rows]
-    for _, group in rows.groupby(same, sort=False, dropna=False): # seeds of one experiment
-        first = group.iloc[0]; known = published_numbers(recipes[first.row], first.target)
+    for _, group in rows.groupby(same, sort=False, dropna=False):  # seeds of one experiment
+        first = group.iloc[0]
+        known = published_numbers(recipes[first.row], first.target)
+
         def show(key, digits, factor):
-            if key not in group or group[key].isna().all(): return ''
+            if key not in group or group[key].isna().all():
+                return ''
             spread = f' ± {group[key].std() * factor:.{digits}f}' if len(group) > 1 else ''
             return f'{group[key].mean() * factor:.{digits}f}{spread}'
-        trial = [f'{first.steps} of {first.published_steps} steps'] * bool(first.steps != first.published_steps) + [f'images {first["size"]}'] * bool(first["size"] != first.published_size) + [s for s in group.seen.unique() if s]
-        line = {'row': first.title + (f' ({", ".join(trial)})' if trial else ''), 'seeds': len(group), 'tested on': first.tested, 'published on': known.get('tested_on', '')}
+
+        trial = (
+            [f'{first.steps} of {first.published_steps} steps'] * bool(first.steps != first.published_steps)
+            + [f'images {first["size"]}'] * bool(first["size"] != first.published_size)
+            + [s for s in group.seen.unique() if s]
+        )
+        line = {
+            'row': first.title + (f' ({", ".join(trial)})' if trial else ''),
+            'seeds': len(group),
+            'tested on': first.tested,
+            'published on': known.get('tested_on', ''),
+        }
         for heading, (key, digits, factor, theirs) in COLUMNS.items():
             line[heading.format(fid=name)] = show(key, digits, factor)
-            if theirs: line['published ' + heading.format(fid='FID')] = known.get(theirs, '')
+            if theirs:
+                line['published ' + heading.format(fid='FID')] = known.get(theirs, '')
         lines.append(line)
     table = pd.DataFrame(lines)
     return table[[c for c in table if (table[c] != '').any()]]
 
+
 def plan(
-    jobs, # list of `Job`
-) -> str: # a line per row
+    jobs,  # list of `Job`
+) -> str:  # a line per row
     "What would run: images, identities, steps."
     lines = {}
     for job in jobs:
         r, c, t = job.recipe, job.config, job.tested
-        lines.setdefault(f'{r.row}: {r.title}; {r.method}, seeds {{}}, {c.steps} steps of {c.batch_size} images {c.size} '
-                         f'(the published schedule makes {job.published.steps} steps of {job.published.size} of these images); {r.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities'
-                         + (f'; target {job.target.name}: {len(job.unlabelled)} images without labels' if job.unlabelled else '')
-                         + f'; tested on {t.name} ({t.protocol}): {len(t.query)} queries, {len(t.gallery)} gallery images'
-                         + ''.join(f'; needs the row {n.recipe.system}/{n.recipe.row}' for n in job.needs.values()) + (f'; weights {c.weights}' + ' from the hub, or a file (--weights)' * (c.weights == 'imagenet') if getattr(c, 'weights', None) else ''), []).append(job.seed)
+        lines.setdefault(
+            f'{r.row}: {r.title}; {r.method}, seeds {{}}, {c.steps} steps of {c.batch_size} images {c.size} (the'
+            f' published schedule makes {job.published.steps} steps of {job.published.size} of these images);'
+            f' {r.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities'
+            + (f'; target {job.target.name}: {len(job.unlabelled)} images without labels' if job.unlabelled else '')
+            + f'; tested on {t.name} ({t.protocol}): {len(t.query)} queries, {len(t.gallery)} gallery images'
+            + ''.join(f'; needs the row {n.recipe.system}/{n.recipe.row}' for n in job.needs.values())
+            + (
+                f'; weights {c.weights}' + ' from the hub, or a file (--weights)' * (c.weights == 'imagenet')
+                if getattr(c, 'weights', None)
+                else ''
+            ),
+            [],
+        ).append(job.seed)
     return '\n'.join(line.format(seeds) for line, seeds in lines.items())
 
 # %% ../nbs/56_reproduce.ipynb #1e7408b8
 def fitting_rows(
-    recipes: dict, # row: `Recipe`
-    folders: Folders, # the data
-) -> list: # names of rows
+    recipes: dict,  # row: `Recipe`
+    folders: Folders,  # the data
+) -> list:  # names of rows
     "The rows that can be compared on these folders."
     target = folders.names('target')['target']
-    def fits(r): return folders.source is not None if r.labels == 'source' else not r.published or any(target.startswith(k) for k in r.published)
-    if rows := [k for k, r in recipes.items() if fits(r)]: return rows
-    raise UserError(f'expected folders for one of the rows {", ".join(recipes)}, got the target {target} and {"a" if folders.source else "no"} source: give a --source, or name --rows')
+
+    def fits(r):
+        return (
+            folders.source is not None
+            if r.labels == 'source'
+            else not r.published or any(target.startswith(k) for k in r.published)
+        )
+
+    if rows := [k for k, r in recipes.items() if fits(r)]:
+        return rows
+    raise UserError(
+        f'expected folders for one of the rows {", ".join(recipes)}, got the target {target} and'
+        f' {"a" if folders.source else "no"} source: give a --source, or name --rows'
+    )
 
 # %% ../nbs/56_reproduce.ipynb #d94ffbf4
 def collect_results(
-    folder, # OUT/SYSTEM
-    recipes: dict, # row: `Recipe`
-    now=(), # rows of this call, from `run_job`
-) -> list: # rows, in the order of the recipes
+    folder,  # OUT/SYSTEM
+    recipes: dict,  # row: `Recipe`
+    now=(),  # rows of this call, from `run_job`
+) -> list:  # rows, in the order of the recipes
     "All results that lie in the folder; of those with one seed and one test the latest, or that of this call."
     found = {}
-    earlier = [r for row in recipes for path in sorted(Path(folder).glob(f'{row}/seed_*/results.json')) for *_, r in _read_results(path)]
-    for r in [*earlier, *now]: found[r['row'], r['seed'], r['tested'], r['protocol'], r['metric']] = r
+    earlier = [
+        r
+        for row in recipes
+        for path in sorted(Path(folder).glob(f'{row}/seed_*/results.json'))
+        for *_, r in _read_results(path)
+    ]
+    for r in [*earlier, *now]:
+        found[r['row'], r['seed'], r['tested'], r['protocol'], r['metric']] = r
     return list(found.values())
 
+
 def write_table(
-    done, # rows from `run_job`
-    recipes: dict, # row: `Recipe`
-    folder, # where table.md and table.csv go
-) -> pd.DataFrame: # the table
+    done,  # rows from `run_job`
+    recipes: dict,  # row: `Recipe`
+    folder,  # where table.md and table.csv go
+) -> pd.DataFrame:  # the table
     "The table with the notes of its recipes."
     table = comparison_table(done, recipes)
     distance = next((d['published_protocol_distance'] for d in done if 'published_protocol_distance' in d), '')
-    text = '\n'.join(['| ' + ' | '.join(map(str, line)) + ' |' for line in [table.columns, ['---'] * len(table.columns), *table.values.tolist()]])
+    text = '\n'.join(
+        [
+            '| ' + ' | '.join(map(str, line)) + ' |'
+            for line in [table.columns, ['---'] * len(table.columns), *table.values.tolist()]
+        ]
+    )
     notes = [f'`{r}`: {recipes[r].note}.' for r in dict.fromkeys(d['row'] for d in done) if recipes[r].note]
     protocols = [f'Tested under: {p}.' for p in dict.fromkeys(f'{d["protocol"]}, {d["metric"]}' for d in done)]
-    if distance: notes = [f'Distances: {distance}.' + ('' if distance == 'FID' else ' They cannot be compared with the published FID.'), *notes]
-    with atomic_write(Path(folder) / 'table.md') as tmp: tmp.write_text('\n\n'.join([text, *protocols, *notes]) + '\n')
-    with atomic_write(Path(folder) / 'table.csv') as tmp: table.to_csv(tmp, index=False)
+    if distance:
+        notes = [
+            f'Distances: {distance}.'
+            + ('' if distance == 'FID' else ' They cannot be compared with the published FID.'),
+            *notes,
+        ]
+    with atomic_write(Path(folder) / 'table.md') as tmp:
+        tmp.write_text('\n\n'.join([text, *protocols, *notes]) + '\n')
+    with atomic_write(Path(folder) / 'table.csv') as tmp:
+        table.to_csv(tmp, index=False)
     return table
 
+
 def reproduce(
-    system: str, # whose tables: 'synthreid', ...
-    folders: Folders, # the data
-    out, # folder for runs and table: out/SYSTEM/table.md, out/SYSTEM/ROW/seed_SEED
-    rows=None, # names of rows; None: all
-    seeds=None, # None: each recipe's own
-    dry_run: bool = False, # True: say what would run
-    **options, # of `Options`
-): # the table; None for a dry run
+    system: str,  # whose tables: 'synthreid', ...
+    folders: Folders,  # the data
+    out,  # folder for runs and table: out/SYSTEM/table.md, out/SYSTEM/ROW/seed_SEED
+    rows=None,  # names of rows; None: all
+    seeds=None,  # None: each recipe's own
+    dry_run: bool = False,  # True: say what would run
+    **options,  # of `Options`
+):  # the table; None for a dry run
     "Run rows of a published table, seed after seed, and write the table after each."
     options = Options(**options)
     recipes = load_recipes(system, options.recipe_folder)
-    if wrong := sorted(set(rows or ()) - recipes.keys()): raise UserError(f'expected rows of {system} ({", ".join(recipes)}), got {wrong[0]!r}: see synthreid reproduce --dry-run')
+    if wrong := sorted(set(rows or ()) - recipes.keys()):
+        raise UserError(
+            f'expected rows of {system} ({", ".join(recipes)}), got {wrong[0]!r}: see synthreid reproduce --dry-run'
+        )
     check_positive(**{'steps': options.steps} if options.steps is not None else {})
-    if options.size is not None: parse_size(options.size)
-    jobs = [prepare_row(recipes[r], folders, out, seed, options) for r in rows or fitting_rows(recipes, folders) for seed in seeds or recipes[r].seeds]
-    if dry_run: print(plan(jobs))
-    if dry_run and (left := recipes.keys() - {j.recipe.row for j in jobs}) and not rows: print(f'(not for these folders: {", ".join(sorted(left))})')
-    wrong = {} # all rows are checked before the first one runs
+    if options.size is not None:
+        parse_size(options.size)
+    jobs = [
+        prepare_row(recipes[r], folders, out, seed, options)
+        for r in rows or fitting_rows(recipes, folders)
+        for seed in seeds or recipes[r].seeds
+    ]
+    if dry_run:
+        print(plan(jobs))
+    if dry_run and (left := recipes.keys() - {j.recipe.row for j in jobs}) and not rows:
+        print(f'(not for these folders: {", ".join(sorted(left))})')
+    wrong = {}  # all rows are checked before the first one runs
     for job in {j.recipe.row: j for j in reversed(jobs)}.values() if dry_run else jobs:
-        try: check_job(job, options, download=not dry_run)
-        except UserError as e: wrong.setdefault(job.recipe.row, e)
-    if wrong: raise UserError(' | '.join(f'row {row}: {e}' for row, e in wrong.items())) from next(iter(wrong.values()))
-    if dry_run: return None
+        try:
+            check_job(job, options, download=not dry_run)
+        except UserError as e:
+            wrong.setdefault(job.recipe.row, e)
+    if wrong:
+        raise UserError(' | '.join(f'row {row}: {e}' for row, e in wrong.items())) from next(iter(wrong.values()))
+    if dry_run:
+        return None
     done = []
     for job in jobs:
         done.append(run_job(job, options))

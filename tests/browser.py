@@ -5,13 +5,26 @@
 `model.receive(message)`, `model.put(name, value)`. Bytes in `state` become DataViews, as from a kernel. `alive=False`: no kernel answers.
 Where chromium or Playwright is absent the tests skip, unless SYNTHREID_BROWSER=required.
 """
-import base64, json, os, shutil
+
+import base64
+import os
+import shutil
 from contextlib import contextmanager
 
 import pytest
 
-PATIENCE = int(os.environ.get('SYNTHREID_PATIENCE', 300_000)) # ms, the longest wait: the machine may be busy with other tests
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+PATIENCE = int(
+    os.environ.get('SYNTHREID_PATIENCE', 300_000)
+)  # ms, the longest wait: the machine may be busy with other tests
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
 MODEL = '''
 window.decode = v => v && v.__bytes__ !== undefined ? new DataView(Uint8Array.from(atob(v.__bytes__), c => c.charCodeAt(0)).buffer)
   : Array.isArray(v) ? v.map(decode) : v && typeof v === 'object' && !(v instanceof DataView) ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, decode(x)])) : v;
@@ -35,19 +48,26 @@ window.makeModel = (state, alive) => {
 
 def packed(value):
     "JSON with bytes marked."
-    if isinstance(value, (bytes, bytearray, memoryview)): return {'__bytes__': base64.b64encode(bytes(value)).decode()}
-    if isinstance(value, dict): return {k: packed(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [packed(v) for v in value]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {'__bytes__': base64.b64encode(bytes(value)).decode()}
+    if isinstance(value, dict):
+        return {k: packed(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [packed(v) for v in value]
     return value
 
 
 def chromium_path():
     "The browser's path; skips (or fails, SYNTHREID_BROWSER=required) where there is none."
     found = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    try: import playwright # noqa: F401
-    except ImportError: found = None
-    if found: return found
-    if os.environ.get('SYNTHREID_BROWSER') == 'required': pytest.fail('chromium or playwright is missing')
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        found = None
+    if found:
+        return found
+    if os.environ.get('SYNTHREID_BROWSER') == 'required':
+        pytest.fail('chromium or playwright is missing')
     pytest.skip('needs chromium (apt install chromium) and playwright')
 
 
@@ -56,16 +76,25 @@ def browser_page(dark=False, width=1000, height=900, offline=True):
     "An empty page; with `offline` any request to a network is recorded in `page.requests` and refused."
     path = chromium_path()
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=path, headless=True, args=FLAGS)
-        page = browser.new_context(viewport={'width': width, 'height': height}, color_scheme='dark' if dark else 'light').new_page()
+        page = browser.new_context(
+            viewport={'width': width, 'height': height}, color_scheme='dark' if dark else 'light'
+        ).new_page()
         page.set_default_timeout(PATIENCE)
         page.requests, page.errors = [], []
         page.on('pageerror', lambda e: page.errors.append(str(e)))
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
-        if offline: page.route(lambda url: not url.startswith(('data:', 'blob:', 'about:', 'file:')), lambda route: (page.requests.append(route.request.url), route.abort()))
-        try: yield page
-        finally: browser.close()
+        if offline:
+            page.route(
+                lambda url: not url.startswith(('data:', 'blob:', 'about:', 'file:')),
+                lambda route: (page.requests.append(route.request.url), route.abort()),
+            )
+        try:
+            yield page
+        finally:
+            browser.close()
 
 
 def painted(page):
@@ -75,22 +104,33 @@ def painted(page):
 
 def at_rest(page, part='.sr-explorer'):
     "Return when a widget draws no more: ten frames without a redraw."
-    page.evaluate("""async part => { const root = document.querySelector(part);
-        for (let last = null, same = 0; same < 10; same = last === root.dataset.ready ? same + 1 : 0) { last = root.dataset.ready; await new Promise(requestAnimationFrame); } }""", part)
+    page.evaluate(
+        """async part => { const root = document.querySelector(part);
+        for (let last = null, same = 0; same < 10; same = last === root.dataset.ready ? same + 1 : 0) { last = root.dataset.ready; await new Promise(requestAnimationFrame); } }""",
+        part,
+    )
 
 
 @contextmanager
 def widget_page(state, _esm, _css='', alive=True, **options):
     "A page that shows one widget, drawn at least once."
     with browser_page(**options) as page:
-        page.set_content(f'<!doctype html><meta charset=utf-8><body style="margin:12px;background:{"#14181d" if options.get("dark") else "#fff"}"><style>{_css}</style><div id=here></div>')
+        page.set_content(
+            '<!doctype html><meta charset=utf-8><body'
+            f' style="margin:12px;background:{"#14181d" if options.get("dark") else "#fff"}"><style>{_css}</style><div'
+            ' id=here></div>'
+        )
         page.add_script_tag(content=MODEL)
-        page.evaluate('''async ([esm, state, alive]) => {
+        page.evaluate(
+            '''async ([esm, state, alive]) => {
             const module = await import(URL.createObjectURL(new Blob([esm], {type: 'text/javascript'})));
             window.model = makeModel(state, alive); window.here = document.getElementById('here');
             const widget = module.default; const init = widget.initialize && await widget.initialize({model});
             window.remove = await widget.render({model, el: here});
-        }''', [_esm, packed({'error': '', **state}), alive])
+        }''',
+            [_esm, packed({'error': '', **state}), alive],
+        )
         page.wait_for_function("document.querySelector('.sr-explorer')?.dataset.ready > 0")
-        if alive: page.wait_for_function("document.querySelector('.sr-explorer').dataset.kernel === 'live'")
+        if alive:
+            page.wait_for_function("document.querySelector('.sr-explorer').dataset.kernel === 'live'")
         yield page

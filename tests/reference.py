@@ -1,4 +1,5 @@
 """What the parity tests share: the stored numbers of the reference implementations, and the weights they were computed with."""
+
 import json
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 FIXTURES = Path(__file__).parent / 'fixtures'
 
 
-def load(name): return json.loads((FIXTURES / f'{name}.json').read_text()), np.load(FIXTURES / f'{name}.npz')
+def load(name):
+    return json.loads((FIXTURES / f'{name}.json').read_text()), np.load(FIXTURES / f'{name}.npz')
 
 
 def fill(net, specs, seed, scale):

@@ -1,4 +1,5 @@
 """The command line: what is said when, and to whom."""
+
 import contextlib
 import io
 import shutil
@@ -17,29 +18,42 @@ from synthreid.data.render import render_folder
 from synthreid.training.exchange import stage_run
 
 SMALL = '--size 64x32 --steps 2 --batch-size 4 --backbone resnet_small --device cpu'.split()
-JOINT = ('--size 32x16 --steps 2 --warmup-steps 1 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8 --head basic --head-layers [1] --head-widths [16] --device cpu').split()
+JOINT = (
+    '--size 32x16 --steps 2 --warmup-steps 1 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8'
+    ' --head basic --head-layers [1] --head-widths [16] --device cpu'
+).split()
 
 
 def call(*argv):
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = cli.main([str(a) for a in argv])
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main([str(a) for a in argv])
     return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
-    for domain in ('game', 'camera'): render_folder(root / domain, domain, ids=8, per_id=6, size='64x32', workers=1, progress=False)
+    for domain in ('game', 'camera'):
+        render_folder(root / domain, domain, ids=8, per_id=6, size='64x32', workers=1, progress=False)
     return root
 
 
 def test_nothing_is_decoded_before_the_rest_is_known_to_fit(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthreid.data.store, 'decode_image', None) # would be a fault
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)  # would be a fault
     start = 'train', 'direct', '--source', data / 'game', '--out', tmp_path / 'x'
-    for more, part in ((['--weights', tmp_path / 'lost.pth', '--size', '64x32', '--backbone', 'resnet18'], 'no file at'), ([*SMALL, '--neck', 'giraffe'], 'giraffe'), ([*SMALL, '--images-per-id', 3], 'divisible'),
-                       ([*SMALL, '--precision', 'half'], 'bf16-mixed'), ([*SMALL, '--translate-with', tmp_path / 'nowhere'], 'nowhere'), ([*SMALL, '--steps', 0], 'expected steps')):
-        code, said, err = call(*start, *more); assert code == 2 and part in err and 'should not happen' not in err, err
-    code, said, err = call(*start, *SMALL); assert code != 0 # the trap works
+    for more, part in (
+        (['--weights', tmp_path / 'lost.pth', '--size', '64x32', '--backbone', 'resnet18'], 'no file at'),
+        ([*SMALL, '--neck', 'giraffe'], 'giraffe'),
+        ([*SMALL, '--images-per-id', 3], 'divisible'),
+        ([*SMALL, '--precision', 'half'], 'bf16-mixed'),
+        ([*SMALL, '--translate-with', tmp_path / 'nowhere'], 'nowhere'),
+        ([*SMALL, '--steps', 0], 'expected steps'),
+    ):
+        code, said, err = call(*start, *more)
+        assert code == 2 and part in err and 'should not happen' not in err, err
+    code, said, err = call(*start, *SMALL)
+    assert code != 0  # the trap works
     assert not (tmp_path / 'x').exists()
 
 
@@ -47,74 +61,155 @@ def test_settings_of_another_run_are_refused_before_decoding(data, tmp_path, mon
     start = 'train', 'direct', '--source', data / 'game', '--out', tmp_path / 'run'
     assert call(*start, *SMALL)[0] == 0
     monkeypatch.setattr(synthreid.data.store, 'decode_image', None)
-    code, said, err = call(*start, *SMALL, '--lr', .5); assert code == 2 and 'lr 0.0002 there, 0.5 here' in err
+    code, said, err = call(*start, *SMALL, '--lr', 0.5)
+    assert code == 2 and 'lr 0.0002 there, 0.5 here' in err
 
 
 def test_a_finished_run_says_so_without_decoding(data, tmp_path, monkeypatch):
     shutil.copytree(data / 'game', tmp_path / 'game')
-    start = 'train', 'joint', '--source', tmp_path / 'game', '--target', data / 'camera', '--out', tmp_path / 'run', *JOINT
+    start = (
+        'train',
+        'joint',
+        '--source',
+        tmp_path / 'game',
+        '--target',
+        data / 'camera',
+        '--out',
+        tmp_path / 'run',
+        *JOINT,
+    )
     assert call(*start)[0] == 0
     with monkeypatch.context() as m:
-        m.setattr(synthreid.data.store, 'load_images', None) # would be a fault
+        m.setattr(synthreid.data.store, 'load_images', None)  # would be a fault
         (tmp_path / 'run' / 'data.json').unlink()
-        code, said, err = call(*start); assert code == 0 and '2 of 2 steps were done before' in said, err
+        code, said, err = call(*start)
+        assert code == 0 and '2 of 2 steps were done before' in said, err
         assert (tmp_path / 'run' / 'data.json').exists()
     path = load_dataset('auto', tmp_path / 'game').train.paths[0]
     shutil.copy(load_dataset('auto', data / 'camera').train.paths[0], path)
-    code, said, err = call(*start); assert code == 2 and 'other source images' in err
+    code, said, err = call(*start)
+    assert code == 2 and 'other source images' in err
     Path(path).write_bytes(b'no picture')
-    code, said, err = call(*start); assert code == 2 and 'could not read 1' in err
+    code, said, err = call(*start)
+    assert code == 2 and 'could not read 1' in err
 
 
 def test_broken_images_are_skipped_when_asked_to(data, tmp_path):
     shutil.copytree(data / 'game' / 'bounding_box_train', tmp_path / 'a')
     next((tmp_path / 'a').iterdir()).write_bytes(b'no picture')
-    start = 'fid', tmp_path / 'a', data / 'camera' / 'bounding_box_train', '--stand-in', '--cache', tmp_path / 'kept', '--device', 'cpu'
-    code, said, err = call(*start); assert code == 2 and 'could not read' in err
-    code, said, err = call(*start, '--on-broken', 'ignore'); assert code == 2 and "'refuse' or 'skip'" in err
-    with pytest.warns(UserWarning, match='1 of 24 images left out'): code, said, err = call(*start, '--on-broken', 'skip')
+    start = (
+        'fid',
+        tmp_path / 'a',
+        data / 'camera' / 'bounding_box_train',
+        '--stand-in',
+        '--cache',
+        tmp_path / 'kept',
+        '--device',
+        'cpu',
+    )
+    code, said, err = call(*start)
+    assert code == 2 and 'could not read' in err
+    code, said, err = call(*start, '--on-broken', 'ignore')
+    assert code == 2 and "'refuse' or 'skip'" in err
+    with pytest.warns(UserWarning, match='1 of 24 images left out'):
+        code, said, err = call(*start, '--on-broken', 'skip')
     assert code == 0 and [line.split()[1] for line in said.splitlines() if line[:2] == 'n_'] == ['23', '24'], said + err
 
 
 def test_warnings_are_one_line_at_the_shell_only(monkeypatch):
     before, seen = warnings.formatwarning, []
-    def look(**_): seen.append(warnings.formatwarning(Concern('x', 'two spellings', 'choose one'), Concern, 'file.py', 7))
-    monkeypatch.setitem(cli.COMMANDS, 'fid', look); monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
+
+    def look(**_):
+        seen.append(warnings.formatwarning(Concern('x', 'two spellings', 'choose one'), Concern, 'file.py', 7))
+
+    monkeypatch.setitem(cli.COMMANDS, 'fid', look)
+    monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
     assert call('fid')[0] == 0 and seen == ['warning: two spellings: choose one\n'] and warnings.formatwarning is before
 
 
-@pytest.mark.parametrize('argv,part', [
-    (['train', 'direct', '--steps', 'abc'], 'expected a whole number for --steps (optimiser steps), got abc: see synthreid train direct --help'),
-    (['train', 'direct', '--milestones', '3,2'], 'expected numbers in brackets such as [0.5,0.8] for --milestones (fractions of the run at which lr is multiplied by 0.1), got 3,2'),
-    (['train', 'direct', '--milestones', '[3,2]'], 'expected milestones from 0 to 1, got 3'), (['train', 'joint', '--identity-milestones', 'x'], 'expected numbers in brackets such as [0.5,0.8] or null for --identity-milestones'),
-    (['train', 'direct', '--stpes', 5], 'got --stpes (did you mean --steps?)'), (['train', 'direct', '--per-ids', 5], 'did you mean --per-id?'), (['train', 'direct', '--qqq', 5], 'got --qqq:'),
-    (['train', 'direct', '--margin', 'wide'], 'expected a number or null for --margin'), (['train', 'direct', '--clip', 7], 'expected true or false for --clip'), (['train', 'direct', '--clip'], 'expected a value after --clip, got none'),
-])
+@pytest.mark.parametrize(
+    'argv,part',
+    [
+        (
+            ['train', 'direct', '--steps', 'abc'],
+            'expected a whole number for --steps (optimiser steps), got abc: see synthreid train direct --help',
+        ),
+        (
+            ['train', 'direct', '--milestones', '3,2'],
+            (
+                'expected numbers in brackets such as [0.5,0.8] for --milestones (fractions of the run at which lr is'
+                ' multiplied by 0.1), got 3,2'
+            ),
+        ),
+        (['train', 'direct', '--milestones', '[3,2]'], 'expected milestones from 0 to 1, got 3'),
+        (
+            ['train', 'joint', '--identity-milestones', 'x'],
+            'expected numbers in brackets such as [0.5,0.8] or null for --identity-milestones',
+        ),
+        (['train', 'direct', '--stpes', 5], 'got --stpes (did you mean --steps?)'),
+        (['train', 'direct', '--per-ids', 5], 'did you mean --per-id?'),
+        (['train', 'direct', '--qqq', 5], 'got --qqq:'),
+        (['train', 'direct', '--margin', 'wide'], 'expected a number or null for --margin'),
+        (['train', 'direct', '--clip', 7], 'expected true or false for --clip'),
+        (['train', 'direct', '--clip'], 'expected a value after --clip, got none'),
+    ],
+)
 def test_wrong_options_are_told_in_words(argv, part, data, tmp_path):
-    code, said, err = call(*argv, '--source', data / 'game', '--out', tmp_path / 'x', '--size', '64x32', '--device', 'cpu', *['--backbone', 'resnet_small'] * (argv[1] == 'direct'))
+    code, said, err = call(
+        *argv,
+        '--source',
+        data / 'game',
+        '--out',
+        tmp_path / 'x',
+        '--size',
+        '64x32',
+        '--device',
+        'cpu',
+        *['--backbone', 'resnet_small'] * (argv[1] == 'direct'),
+    )
     assert code == 2 and part in err and "<class" not in err and 'Parser key' not in err, err
 
 
 def test_what_is_missing_and_what_a_file_misspells(tmp_path):
     (tmp_path / 'mine.yaml').write_text('stpes: 5\n')
-    for argv, part in ((['train', 'direct'], 'expected --source, --out, got nothing'), (['evaluate', '--target', 'x'], 'expected RUN, got nothing'), (['train', 'direct', '--config', tmp_path / 'mine.yaml', '--source', 'a', '--out', 'b'], 'got stpes (did you mean --steps?)')):
-        code, said, err = call(*argv); assert code == 2 and part in err, err
+    for argv, part in (
+        (['train', 'direct'], 'expected --source, --out, got nothing'),
+        (['evaluate', '--target', 'x'], 'expected RUN, got nothing'),
+        (
+            ['train', 'direct', '--config', tmp_path / 'mine.yaml', '--source', 'a', '--out', 'b'],
+            'got stpes (did you mean --steps?)',
+        ),
+    ):
+        code, said, err = call(*argv)
+        assert code == 2 and part in err, err
 
 
 def test_a_run_without_a_broken_person_goes_on(data, tmp_path):
     shutil.copytree(data / 'game', tmp_path / 'game')
     split = load_dataset('auto', tmp_path / 'game').train
-    for path in split.paths[split.pids == split.pids[0]]: Path(path).write_bytes(b'no picture')
+    for path in split.paths[split.pids == split.pids[0]]:
+        Path(path).write_bytes(b'no picture')
     start = 'train', 'direct', '--source', tmp_path / 'game', '--out', tmp_path / 'run', *SMALL, '--on-broken', 'skip'
     for _ in range(2):
-        with pytest.warns(UserWarning, match='left out'): code, said, err = call(*start)
+        with pytest.warns(UserWarning, match='left out'):
+            code, said, err = call(*start)
         assert code == 0, err
 
 
-@pytest.mark.parametrize('error,code,said', [(MemoryError(), 2, 'expected enough memory'), (torch.OutOfMemoryError('CUDA out of memory. Tried ...'), 2, 'smaller batch'), (ZeroDivisionError('oops'), 70, 'please report')])
+@pytest.mark.parametrize(
+    'error,code,said',
+    [
+        (MemoryError(), 2, 'expected enough memory'),
+        (torch.OutOfMemoryError('CUDA out of memory. Tried ...'), 2, 'smaller batch'),
+        (ZeroDivisionError('oops'), 70, 'please report'),
+    ],
+)
 def test_what_nobody_thought_of(error, code, said, monkeypatch):
-    def fail(**_): raise error
-    monkeypatch.setitem(cli.COMMANDS, 'fid', fail); monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
+    def fail(**_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, 'fid', fail)
+    monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
     got, _, err = call('fid')
     assert got == code and said in err and ('Traceback' in err) == (code == 70), err
 
@@ -124,41 +219,105 @@ def test_help_says_everything_once():
         code, said, _ = call(command, '--help')
         assert code == 0 and ' '.join(said.split()).count(cli.COMMANDS[command].__doc__.rstrip('.')) == 1, command
     from synthreid.metrics.ranking import PROTOCOLS
+
     said = call('evaluate', '--help')[1]
     assert all(f'  {name} ' in said for name in PROTOCOLS)
     said = call('train', 'direct', '--help')[1]
-    assert '%%' not in said and "the method's config" not in said and '--source-pattern' in said and '--translate-with' in said
+    assert (
+        '%%' not in said
+        and "the method's config" not in said
+        and '--source-pattern' in said
+        and '--translate-with' in said
+    )
 
 
 def test_subsets(data, tmp_path, monkeypatch):
-    taken = lambda **more: cli._source_split(str(data / 'game'), 'auto', '', None, *{**dict(train_only=False, per_id=None, ids='', seed=0), **more}.values())[1]
+    taken = lambda **more: cli._source_split(
+        str(data / 'game'), 'auto', '', None, *{**dict(train_only=False, per_id=None, ids='', seed=0), **more}.values()
+    )[1]
     assert taken().n_ids == 8 and taken(train_only=True).n_ids == 4 and len(taken(per_id=2)) == 16
-    few = taken(ids='3'); assert few.n_ids == 3 and (few.paths != taken(ids='3', seed=1).paths).any() and (few.paths == taken(ids='3').paths).all()
+    few = taken(ids='3')
+    assert (
+        few.n_ids == 3
+        and (few.paths != taken(ids='3', seed=1).paths).any()
+        and (few.paths == taken(ids='3').paths).all()
+    )
     named = load_dataset('auto', data / 'game', combineall=True).train.pids
-    some = sorted(set(named[named > 0]))[:2]; assert taken(ids=f'{some[0]},{some[1]}').n_ids == 2 and taken(ids=f'{some[0]},').n_ids == 1
+    some = sorted(set(named[named > 0]))[:2]
+    assert taken(ids=f'{some[0]},{some[1]}').n_ids == 2 and taken(ids=f'{some[0]},').n_ids == 1
     both = cli._source_split(f'{data / "game"}, {data / "camera"}', 'auto', '', None, True, None, '', 0)
     assert both[0] == ['game', 'camera'] and both[1].n_ids == 8
-    with pytest.raises(UserError, match='999'): taken(ids='999,')
+    with pytest.raises(UserError, match='999'):
+        taken(ids='999,')
 
 
 def test_options_and_patterns_reach_the_reader(data, tmp_path):
-    mine = tmp_path / 'mine' / 'train'; mine.mkdir(parents=True)
-    for file in (data / 'camera' / 'bounding_box_train').glob('*.jpg'): shutil.copy(file, mine / f'p{file.name[:4]}~{file.name[6]}{file.name[7:]}')
-    for argv in (['--source-pattern', 'p{pid}~{cam}s{*}.jpg'], ['--source-layout', 'pattern', '--source-options', 'pattern=p{pid}~{cam}s{*}.jpg']):
-        code, said, err = call('train', 'direct', '--source', mine, '--out', tmp_path / f'run{len(argv)}', *SMALL, *argv)
+    mine = tmp_path / 'mine' / 'train'
+    mine.mkdir(parents=True)
+    for file in (data / 'camera' / 'bounding_box_train').glob('*.jpg'):
+        shutil.copy(file, mine / f'p{file.name[:4]}~{file.name[6]}{file.name[7:]}')
+    for argv in (
+        ['--source-pattern', 'p{pid}~{cam}s{*}.jpg'],
+        ['--source-layout', 'pattern', '--source-options', 'pattern=p{pid}~{cam}s{*}.jpg'],
+    ):
+        code, said, err = call(
+            'train', 'direct', '--source', mine, '--out', tmp_path / f'run{len(argv)}', *SMALL, *argv
+        )
         assert (code == 0) == (argv[0] == '--source-pattern') and (code == 0 or "got 'pattern'" in err), err
     for options, n in ('junk=false', 28), ('junk=true', 30):
-        code, said, err = call('evaluate', tmp_path / 'run2', '--target', data / 'camera', '--protocol', 'all_images', '--options', options, '--device', 'cpu')
+        code, said, err = call(
+            'evaluate',
+            tmp_path / 'run2',
+            '--target',
+            data / 'camera',
+            '--protocol',
+            'all_images',
+            '--options',
+            options,
+            '--device',
+            'cpu',
+        )
         assert code == 0 and f'among {n} gallery images' in said, said + err
-    code, said, err = call('doctor', data / 'camera', '--options', 'junks=1'); assert code == 2 and "got 'junks'" in said
-    code, said, err = call('reproduce', 'synthreid', '--target', mine.parent, '--target-layout', 'pattern', '--target-options', 'nothing=1', '--source', data / 'game', '--dry-run'); assert code == 2 and 'nothing' in err
+    code, said, err = call('doctor', data / 'camera', '--options', 'junks=1')
+    assert code == 2 and "got 'junks'" in said
+    code, said, err = call(
+        'reproduce',
+        'synthreid',
+        '--target',
+        mine.parent,
+        '--target-layout',
+        'pattern',
+        '--target-options',
+        'nothing=1',
+        '--source',
+        data / 'game',
+        '--dry-run',
+    )
+    assert code == 2 and 'nothing' in err
 
 
 def test_who_was_trained_on_is_known_wherever_the_model_goes(data, tmp_path):
-    assert call('train', 'joint', '--source', data / 'camera', '--target', data / 'camera', '--out', tmp_path / 'run', *JOINT)[0] == 0
+    assert (
+        call(
+            'train',
+            'joint',
+            '--source',
+            data / 'camera',
+            '--target',
+            data / 'camera',
+            '--out',
+            tmp_path / 'run',
+            *JOINT,
+        )[0]
+        == 0
+    )
     for model in (tmp_path / 'run', tmp_path / 'run' / 'checkpoints' / 'step_00000002'):
         code, said, err = call('evaluate', model, '--target', data / 'camera', '--device', 'cpu')
-        assert code == 0 and 'NO CLEAN TEST: 24 of 48 test images (4 of 4 people) were trained on,' in said and '--train-only' in err
+        assert (
+            code == 0
+            and 'NO CLEAN TEST: 24 of 48 test images (4 of 4 people) were trained on,' in said
+            and '--train-only' in err
+        )
     (tmp_path / 'shared').mkdir()
     assert 'trained_on.npz' in stage_run(tmp_path / 'run', tmp_path / 'shared')
     assert 'NO CLEAN TEST' in call('evaluate', tmp_path / 'shared', '--target', data / 'camera', '--device', 'cpu')[1]
@@ -166,15 +325,48 @@ def test_who_was_trained_on_is_known_wherever_the_model_goes(data, tmp_path):
     renamed = tmp_path / 'renamed'
     for split, folder in (('query', 'query'), ('gallery', 'bounding_box_test')):
         (renamed / split).mkdir(parents=True)
-        for file in (data / 'camera' / folder).glob('0*.jpg'): shutil.copy(file, renamed / split / f'{int(file.name[:4]) + 500}-{file.name[6]}-{file.name[8:]}')
-    said = call('evaluate', tmp_path / 'run', '--target', renamed, '--pattern', '{split}/{pid}-{cam}-{*}.jpg', '--device', 'cpu')[1]
+        for file in (data / 'camera' / folder).glob('0*.jpg'):
+            shutil.copy(file, renamed / split / f'{int(file.name[:4]) + 500}-{file.name[6]}-{file.name[8:]}')
+    said = call(
+        'evaluate', tmp_path / 'run', '--target', renamed, '--pattern', '{split}/{pid}-{cam}-{*}.jpg', '--device', 'cpu'
+    )[1]
     assert 'NO CLEAN TEST' in said and 'people) were trained on' in said
     # a target's training images, seen without labels, are no test images
-    assert call('train', 'joint', '--source', data / 'game', '--target', data / 'camera', '--out', tmp_path / 'right', *JOINT)[0] == 0
-    code, said, err = call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu'); assert code == 0 and 'NO CLEAN' not in said + err
+    assert (
+        call(
+            'train',
+            'joint',
+            '--source',
+            data / 'game',
+            '--target',
+            data / 'camera',
+            '--out',
+            tmp_path / 'right',
+            *JOINT,
+        )[0]
+        == 0
+    )
+    code, said, err = call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')
+    assert code == 0 and 'NO CLEAN' not in said + err
     # a target of test images is, without labels
-    assert call('train', 'joint', '--source', data / 'game', '--target', data / 'camera' / 'query', '--pattern', '{pid}_c{cam}s{*}.jpg', '--out', tmp_path / 'peeked', *JOINT)[0] == 0
-    said = call('evaluate', tmp_path / 'peeked', '--target', data / 'camera', '--device', 'cpu')[1]; assert '24 of 48 test images (4 of 4 people) were trained on without labels' in said
+    assert (
+        call(
+            'train',
+            'joint',
+            '--source',
+            data / 'game',
+            '--target',
+            data / 'camera' / 'query',
+            '--pattern',
+            '{pid}_c{cam}s{*}.jpg',
+            '--out',
+            tmp_path / 'peeked',
+            *JOINT,
+        )[0]
+        == 0
+    )
+    said = call('evaluate', tmp_path / 'peeked', '--target', data / 'camera', '--device', 'cpu')[1]
+    assert '24 of 48 test images (4 of 4 people) were trained on without labels' in said
     (tmp_path / 'right' / 'trained_on.npz').unlink()
     assert 'is not known' in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
     np.savez(tmp_path / 'right' / 'trained_on.npz', other=1)

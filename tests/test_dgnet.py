@@ -1,15 +1,22 @@
 """DG-Net against numbers that its released code produced: networks, losses, and one iteration of training at the start and behind the ramp."""
+
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from reference import fill, load
+
 from synthreid.cli import main
 from synthreid.data.render import render_folder
-from synthreid.models.dgnet import AppearanceEncoder, MultiScaleDiscriminator, SwapGenerator, adversarial_loss, discriminator_losses
+from synthreid.models.dgnet import (
+    AppearanceEncoder,
+    MultiScaleDiscriminator,
+    SwapGenerator,
+    adversarial_loss,
+    discriminator_losses,
+)
 from synthreid.training.dgnet import DGNet, DGNetConfig, weights_at
 
 INFO, ARRAYS = load('dgnet')
@@ -18,7 +25,7 @@ DTYPES = {'float32': (torch.float32, '', 1e-4), 'float64': (torch.float64, '_f64
 
 def sample(x, k):
     x = x.detach().double().numpy().ravel()
-    return x[::max(1, x.size // k)][:k] if x.size > k else x
+    return x[:: max(1, x.size // k)][:k] if x.size > k else x
 
 
 def fill_appearance(net, seed, scale):
@@ -27,7 +34,8 @@ def fill_appearance(net, seed, scale):
     parameters = iter(net.parameters())
     for name, shape, kind in specs:
         r = rng.standard_normal(shape).astype(np.float32)
-        if name.startswith('model.fc.'): continue
+        if name.startswith('model.fc.'):
+            continue
         p = next(parameters)
         assert list(p.shape) == shape, name
         p.data.copy_(torch.tensor(1 + 0.05 * r if kind == 'norm_w' else r * scale))
@@ -37,12 +45,23 @@ def fill_appearance(net, seed, scale):
 
 def fill_all(nets, dtype):
     seed, scale, specs = INFO['seed'], INFO['scale'], INFO['specs']
-    fill(nets['generator'], specs['gen'], seed, scale['gen']); fill_appearance(nets['appearance'], seed + 1, scale['id']); fill(nets['discriminator'], specs['dis'], seed + 2, scale['dis'])
-    for net in nets.values(): net.to(dtype)
+    fill(nets['generator'], specs['gen'], seed, scale['gen'])
+    fill_appearance(nets['appearance'], seed + 1, scale['id'])
+    fill(nets['discriminator'], specs['dis'], seed + 2, scale['dis'])
+    for net in nets.values():
+        net.to(dtype)
     return nets
 
 
-def make_nets(dtype): return fill_all(dict(generator=SwapGenerator(), appearance=AppearanceEncoder(INFO['ID_class']), discriminator=MultiScaleDiscriminator()), dtype)
+def make_nets(dtype):
+    return fill_all(
+        dict(
+            generator=SwapGenerator(),
+            appearance=AppearanceEncoder(INFO['ID_class']),
+            discriminator=MultiScaleDiscriminator(),
+        ),
+        dtype,
+    )
 
 
 def signed(x, net):
@@ -52,15 +71,33 @@ def signed(x, net):
 
 def inputs(dtype, net):
     shape = (INFO['batch'], 3, *INFO['image_hw'])
-    return [signed(torch.from_numpy(np.random.RandomState(INFO['seed'] + k).standard_normal(shape).astype(np.float32)).to(dtype), net) for k in range(100, 104)]
+    return [
+        signed(
+            torch.from_numpy(np.random.RandomState(INFO['seed'] + k).standard_normal(shape).astype(np.float32)).to(
+                dtype
+            ),
+            net,
+        )
+        for k in range(100, 104)
+    ]
 
 
 def test_parameter_counts():
     nets, counts = make_nets(torch.float32), INFO['counts']
     n = lambda net: sum(p.numel() for p in net.parameters())
-    assert n(nets['generator']) == counts['gen'] and n(nets['discriminator']) == counts['dis'] and n(nets['appearance']) == counts['id'] - counts['imagenet_fc_unused']
-    assert n(nets['generator'].structure) == counts['structure_encoder'] and n(nets['generator'].decoder) == counts['decoder_conv']
-    assert n(nets['appearance'].backbone) == counts['appearance_backbone_without_imagenet_fc'] and n(nets['appearance'].primary) == counts['classifier1']
+    assert (
+        n(nets['generator']) == counts['gen']
+        and n(nets['discriminator']) == counts['dis']
+        and n(nets['appearance']) == counts['id'] - counts['imagenet_fc_unused']
+    )
+    assert (
+        n(nets['generator'].structure) == counts['structure_encoder']
+        and n(nets['generator'].decoder) == counts['decoder_conv']
+    )
+    assert (
+        n(nets['appearance'].backbone) == counts['appearance_backbone_without_imagenet_fc']
+        and n(nets['appearance'].primary) == counts['classifier1']
+    )
 
 
 def test_optimisers():
@@ -70,11 +107,17 @@ def test_optimisers():
         method.set_rates(step)
         for name in ('generator', 'discriminator'):
             group = method.opts[name].param_groups[0]
-            assert (group['lr'], list(group['betas']), group['weight_decay']) == (pytest.approx(seen['dis_opt']['lr'] * factor), seen['dis_opt']['betas'], seen['dis_opt']['wd'])
+            assert (group['lr'], list(group['betas']), group['weight_decay']) == (
+                pytest.approx(seen['dis_opt']['lr'] * factor),
+                seen['dis_opt']['betas'],
+                seen['dis_opt']['wd'],
+            )
         backbone, heads = method.opts['appearance'].param_groups
         assert [backbone['lr'], heads['lr']] == pytest.approx([g['lr'] * factor for g in seen['id_groups'][:2]])
         assert all((g['momentum'], g['nesterov'], g['weight_decay']) == (0.9, True, 5e-4) for g in (backbone, heads))
-    assert len(backbone['params']) == seen['id_groups'][0]['n'] - len(seen['id_params_without_grad']) and len(heads['params']) == sum(g['n'] for g in seen['id_groups'][1:])
+    assert len(backbone['params']) == seen['id_groups'][0]['n'] - len(seen['id_params_without_grad']) and len(
+        heads['params']
+    ) == sum(g['n'] for g in seen['id_groups'][1:])
 
 
 @pytest.mark.parametrize('name', ['float32', 'float64'])
@@ -95,19 +138,28 @@ def test_networks_and_losses(name):
         check('gray_a', G.structure.gray(a))
         s_a, s_b = G.encode(a), G.encode(b)
         (f_a, p_a), (f_b, _) = E(a), E(b)
-        check('s_a', s_a); check('f_a', f_a); check('p_a0', p_a[0]); check('p_a1', p_a[1])
-        for i, embedding in enumerate(E.embed(a)): check(f'embed{i}_512', embedding)
-        check('recon_a', normalise(G.decode(s_a, f_a))); check('cross_ab', normalise(G.decode(s_a, f_b))); check('cross_ba', normalise(G.decode(s_b, f_a)))
+        check('s_a', s_a)
+        check('f_a', f_a)
+        check('p_a0', p_a[0])
+        check('p_a1', p_a[1])
+        for i, embedding in enumerate(E.embed(a)):
+            check(f'embed{i}_512', embedding)
+        check('recon_a', normalise(G.decode(s_a, f_a)))
+        check('cross_ab', normalise(G.decode(s_a, f_b)))
+        check('cross_ba', normalise(G.decode(s_b, f_a)))
         check('recon_a_scaledcode', normalise(G.decode(s_a, f_a / f_a.std())))
         fake = G.decode(s_a, f_b / f_b.std())
         check('cross_ab_scaledcode', normalise(fake))
-        for i, verdicts in enumerate(D(a)): check(f'D_out{i}', verdicts)
+        for i, verdicts in enumerate(D(a)):
+            check(f'D_out{i}', verdicts)
     losses = discriminator_losses(D, a, fake)
     sum(losses.values()).backward()
     number = lambda key: float(ARRAYS[key + suffix])
     assert sum(losses.values()).item() == pytest.approx(number('loss/dis_total'), rel=tolerance)
     assert losses['d_penalty'].item() == pytest.approx(number('loss/dis_reg'), rel=tolerance)
-    assert torch.sqrt(sum(p.grad.double().square().sum() for p in D.parameters())).item() == pytest.approx(number('loss/dis_grad_norm'), rel=tolerance)
+    assert torch.sqrt(sum(p.grad.double().square().sum() for p in D.parameters())).item() == pytest.approx(
+        number('loss/dis_grad_norm'), rel=tolerance
+    )
     leaf = normalise(fake).requires_grad_()
     adversarial = adversarial_loss(D, signed(leaf, D))
     adversarial.backward()
@@ -117,19 +169,44 @@ def test_networks_and_losses(name):
     assert abs(sample(leaf.grad, len(want)) - want).max() <= tolerance * abs(want).max()
 
 
-TERMS = {'self': 'loss_gen_recon_x', 'same': 'loss_gen_recon_xp', 'gan': 'loss_gen_adv', 'code': 'loss_gen_recon_f', 'structure': 'loss_gen_recon_s', 'cycle': 'loss_gen_cycrecon_x'}  # sums of _a and _b
+TERMS = {
+    'self': 'loss_gen_recon_x',
+    'same': 'loss_gen_recon_xp',
+    'gan': 'loss_gen_adv',
+    'code': 'loss_gen_recon_f',
+    'structure': 'loss_gen_recon_s',
+    'cycle': 'loss_gen_cycrecon_x',
+}  # sums of _a and _b
 SINGLE = {'id': 'loss_id', 'positive': 'loss_pid', 'generated': 'loss_gen_recon_id'}
 
 
 @pytest.mark.long
 def test_gradients_of_a_step_at_the_start_and_behind_the_ramps():
-    config = DGNetConfig(steps=100_000, batch_size=INFO['batch'], online=False, erasing=0, pad=0, dropout=(0, 0), lr=0, lr_appearance=0, encoder_again=1)
+    config = DGNetConfig(
+        steps=100_000,
+        batch_size=INFO['batch'],
+        online=False,
+        erasing=0,
+        pad=0,
+        dropout=(0, 0),
+        lr=0,
+        lr_appearance=0,
+        encoder_again=1,
+    )
     method = DGNet(config, INFO['ID_class'])
     fill_all(method.nets, torch.float64)
     images = inputs(torch.float64, method.nets['generator'].structure)
-    batch = dict(zip(('a', 'b', 'a_positive', 'b_positive'), images), a_pids=torch.tensor(INFO['labels'][0]), b_pids=torch.tensor(INFO['labels'][1]))
+    batch = dict(
+        zip(('a', 'b', 'a_positive', 'b_positive'), images),
+        a_pids=torch.tensor(INFO['labels'][0]),
+        b_pids=torch.tensor(INFO['labels'][1]),
+    )
     norm = lambda net: torch.sqrt(sum(p.grad.square().sum() for p in net.parameters() if p.grad is not None)).item()
-    nets = {'grad_norm_gen': method.nets['generator'], 'grad_norm_enc_content': method.nets['generator'].structure, 'grad_norm_id': method.nets['appearance']}
+    nets = {
+        'grad_norm_gen': method.nets['generator'],
+        'grad_norm_enc_content': method.nets['generator'].structure,
+        'grad_norm_id': method.nets['appearance'],
+    }
     found = {}
     for case, step in (('train_start', 0), ('train_ramped', 50_000)):
         with pytest.MonkeyPatch.context() as patch:
@@ -137,33 +214,60 @@ def test_gradients_of_a_step_at_the_start_and_behind_the_ramps():
             weights, losses = weights_at(config, step), method.step(batch, step)
         number = lambda key: float(ARRAYS[f'{case}/{key}_f64'])
         for ours, theirs in TERMS.items():
-            if ours in weights: assert losses[ours].item() / weights[ours] == pytest.approx(number(theirs + '_a') + number(theirs + '_b'), rel=1e-6), ours
-            else: assert number(theirs + '_a') == 0
-        for ours, theirs in SINGLE.items(): assert losses[ours].item() / weights[ours] == pytest.approx(number(theirs), rel=1e-6), ours
+            if ours in weights:
+                assert losses[ours].item() / weights[ours] == pytest.approx(
+                    number(theirs + '_a') + number(theirs + '_b'), rel=1e-6
+                ), ours
+            else:
+                assert number(theirs + '_a') == 0
+        for ours, theirs in SINGLE.items():
+            assert losses[ours].item() / weights[ours] == pytest.approx(number(theirs), rel=1e-6), ours
         judged = sum(v.item() for k, v in losses.items() if k.startswith('d_'))
         assert judged == pytest.approx(number('loss_dis_total'), rel=1e-8)
         assert sum(v.item() for v in losses.values()) - judged == pytest.approx(number('loss_gen_total'), rel=1e-6)
         found[case] = {k: norm(net) for k, net in nets.items()}
-        for k, v in found[case].items(): assert v == pytest.approx(number(k), rel=3e-8), k
-    for k in nets: # what structure, cycle and (without any gradient) code add: small beside the rest, so the difference is compared
+        for k, v in found[case].items():
+            assert v == pytest.approx(number(k), rel=3e-8), k
+    for k in nets:  # what structure, cycle and (without any gradient) code add: small beside the rest, so the difference is compared
         added = found['train_ramped'][k] - found['train_start'][k]
         wanted = float(ARRAYS[f'train_ramped/{k}_f64']) - float(ARRAYS[f'train_start/{k}_f64'])
         assert added == pytest.approx(wanted, rel=1e-4, abs=1e-7), k
 
 
-SMALL = ('--size 32x16 --backbone resnet_small --width 8 --embedding-dim 16 --structure-dim 4 --dilations [1,2,3] --n-blocks 2 --hidden 16 --discriminator-dim 4 --n-scales 1 '
-         '--steps 6 --batch-size 4 --pad 2 --codes-from 0.2 --teacher-from 0.2 --codes-ramp 0.5 --device cpu --sample-every 3').split()
+SMALL = (
+    '--size 32x16 --backbone resnet_small --width 8 --embedding-dim 16 --structure-dim 4 --dilations [1,2,3] --n-blocks'
+    ' 2 --hidden 16 --discriminator-dim 4 --n-scales 1 --steps 6 --batch-size 4 --pad 2 --codes-from 0.2 --teacher-from'
+    ' 0.2 --codes-ramp 0.5 --device cpu --sample-every 3'
+).split()
 
 
 def test_commands(tmp_path, capsys):
     "Teacher, DG-Net, evaluation and swaps, as a user would type them; what may be wrong ends with one line."
+
     def call(*argv):
         code = main([str(a) for a in argv])
         said = capsys.readouterr()
         return code, said.out, said.err
+
     data, runs = tmp_path / 'people', tmp_path / 'runs'
     render_folder(data, 'game', ids=10, per_id=6, size='32x16', workers=1, progress=False)
-    teach = ('train', 'direct', '--source', data, '--train-only', '--size', '32x16', '--backbone', 'resnet_small', '--steps', 3, '--batch-size', 8, '--device', 'cpu')
+    teach = (
+        'train',
+        'direct',
+        '--source',
+        data,
+        '--train-only',
+        '--size',
+        '32x16',
+        '--backbone',
+        'resnet_small',
+        '--steps',
+        3,
+        '--batch-size',
+        8,
+        '--device',
+        'cpu',
+    )
     assert call(*teach, '--out', runs / 'teacher')[0] == 0
     learn = ('train', '--method', 'dgnet', '--source', data, '--train-only', *SMALL)
     code, said, err = call(*learn, '--teacher', runs / 'teacher', '--out', runs / 'dgnet')
@@ -172,23 +276,111 @@ def test_commands(tmp_path, capsys):
     code, said, err = call('evaluate', runs / 'dgnet', '--target', data, '--protocol', 'dgnet', '--device', 'cpu')
     assert code == 0 and 'dgnet' in said, err
     one = next((data / 'query').glob('*.jpg'))
-    code, said, err = call('swap', '--appearance', data / 'query', '--structure', one, '--run', runs / 'dgnet', '--most', 3, '--out', tmp_path / 'swaps', '--device', 'cpu')
+    code, said, err = call(
+        'swap',
+        '--appearance',
+        data / 'query',
+        '--structure',
+        one,
+        '--run',
+        runs / 'dgnet',
+        '--most',
+        3,
+        '--out',
+        tmp_path / 'swaps',
+        '--device',
+        'cpu',
+    )
     assert code == 0 and '3 x 1 swaps' in said, err
-    assert len(list((tmp_path / 'swaps').glob(f'*_on_{one.stem}.png'))) == 3 and Image.open(tmp_path / 'swaps' / 'grid.png').size == (32, 4 * 32)
+    assert len(list((tmp_path / 'swaps').glob(f'*_on_{one.stem}.png'))) == 3 and Image.open(
+        tmp_path / 'swaps' / 'grid.png'
+    ).size == (32, 4 * 32)
     many = tmp_path / 'many'
-    for place, picture in zip(('a/1', 'b/1', 'b/2', 'c/d/1'), sorted((data / 'query').glob('*.jpg'))): (many / place).parent.mkdir(parents=True, exist_ok=True); shutil.copy(picture, many / f'{place}.jpg')
-    code, said, err = call('swap', '--appearance', many, '--structure', one, '--run', runs / 'dgnet', '--out', tmp_path / 'named', '--device', 'cpu')
-    assert code == 0 and {p.name.split('_on_')[0] for p in (tmp_path / 'named').glob('*_on_*')} == {'a_1', 'b_1', 'b_2', 'c_d_1'}, err
-    code, said, err = call('swap', '--appearance', many, '--structure', one, '--run', runs / 'dgnet', '--most', 2, '--out', tmp_path / 'spread', '--device', 'cpu')
-    assert code == 0 and '2 of 4 images' in err and {p.name.split('_on_')[0] for p in (tmp_path / 'spread').glob('*_on_*')} == {'a_1', 'b_2'}, err
+    for place, picture in zip(('a/1', 'b/1', 'b/2', 'c/d/1'), sorted((data / 'query').glob('*.jpg'))):
+        (many / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, many / f'{place}.jpg')
+    code, said, err = call(
+        'swap',
+        '--appearance',
+        many,
+        '--structure',
+        one,
+        '--run',
+        runs / 'dgnet',
+        '--out',
+        tmp_path / 'named',
+        '--device',
+        'cpu',
+    )
+    assert code == 0 and {p.name.split('_on_')[0] for p in (tmp_path / 'named').glob('*_on_*')} == {
+        'a_1',
+        'b_1',
+        'b_2',
+        'c_d_1',
+    }, err
+    code, said, err = call(
+        'swap',
+        '--appearance',
+        many,
+        '--structure',
+        one,
+        '--run',
+        runs / 'dgnet',
+        '--most',
+        2,
+        '--out',
+        tmp_path / 'spread',
+        '--device',
+        'cpu',
+    )
+    assert (
+        code == 0
+        and '2 of 4 images' in err
+        and {p.name.split('_on_')[0] for p in (tmp_path / 'spread').glob('*_on_*')} == {'a_1', 'b_2'}
+    ), err
     code, said, err = call('evaluate', runs / 'dgnet', '--target', data, '--alpha', 'fine', '--device', 'cpu')
     assert code == 0 and 'alpha fine' in said, err
-    code, said, err = call(*learn, '--primary', 'none', '--use-target', 'true', '--target', many, '--layout', 'unlabelled', '--out', runs / 'unlabelled') # pictures without labels as second stream
+    code, said, err = call(
+        *learn,
+        '--primary',
+        'none',
+        '--use-target',
+        'true',
+        '--target',
+        many,
+        '--layout',
+        'unlabelled',
+        '--out',
+        runs / 'unlabelled',
+    )  # pictures without labels as second stream
     assert code == 0 and '6 of 6 steps' in said, err
-    for argv, part in {(*learn, '--out', runs / 'x'): 'expected a teacher', (*learn, '--primary', 'guess', '--out', runs / 'x'): "got 'guess'",
-                       ('train', 'dgnet', '--source', data, *SMALL, '--teacher', runs / 'teacher', '--out', runs / 'y'): 'same people',
-                       ('swap', '--appearance', one, '--structure', one, '--run', runs / 'teacher', '--out', tmp_path / 'z'): 'dgnet run',
-                       ('swap', '--appearance', one, '--structure', one, '--run', runs / 'dgnet', '--out', tmp_path / 'swaps'): 'choose another'}.items():
+    for argv, part in {
+        (*learn, '--out', runs / 'x'): 'expected a teacher',
+        (*learn, '--primary', 'guess', '--out', runs / 'x'): "got 'guess'",
+        ('train', 'dgnet', '--source', data, *SMALL, '--teacher', runs / 'teacher', '--out', runs / 'y'): 'same people',
+        (
+            'swap',
+            '--appearance',
+            one,
+            '--structure',
+            one,
+            '--run',
+            runs / 'teacher',
+            '--out',
+            tmp_path / 'z',
+        ): 'dgnet run',
+        (
+            'swap',
+            '--appearance',
+            one,
+            '--structure',
+            one,
+            '--run',
+            runs / 'dgnet',
+            '--out',
+            tmp_path / 'swaps',
+        ): 'choose another',
+    }.items():
         code, said, err = call(*argv)
         assert code == 2 and part in err and err.count('\n') == 1, (argv, err)
     assert not (runs / 'x').exists(), 'what is refused leaves nothing behind'

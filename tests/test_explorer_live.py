@@ -1,12 +1,13 @@
 "Live training: the button in a real kernel, beside a free and beside a busy cell; the front end alone."
+
 import time
 
 import ipykernel
 import numpy as np
 import pytest
 import torch
-
 from browser import PATIENCE, widget_page
+
 from synthreid.core import to_signed
 from synthreid.data.render import render_images
 from synthreid.visual.explorer import front_end
@@ -33,59 +34,89 @@ def begin():
     live = fit_live(Slow(), lambda i: torch.ones(4, 1), 10 ** 9, run)
     return live.comm.comm_id
 '''
-REPORT = '(live.state, live.thread.is_alive(), list_checkpoints(run + "/checkpoints")[-1].name == f"step_{live.result:08d}", live.result > 0)'
+REPORT = (
+    '(live.state, live.thread.is_alive(), list_checkpoints(run + "/checkpoints")[-1].name == f"step_{live.result:08d}",'
+    ' live.result > 0)'
+)
 STOPPED = "('stopped', False, True, True)"
 
 
 class Kernel:
     "A kernel and what a front end does with it."
-    def __init__(self, client, manager): self.client, self.manager, self.states = client, manager, []
+
+    def __init__(self, client, manager):
+        self.client, self.manager, self.states = client, manager, []
 
     def watch(self, until, seconds=PATIENCE / 1000):
         "Read what the kernel publishes until a message fits."
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            message = self.client.get_iopub_msg(timeout=max(.1, end - time.monotonic()))
+            message = self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))
             content = message['content']
-            if message['msg_type'] == 'error': raise AssertionError('\n'.join(content['traceback']))
-            if message['msg_type'] == 'comm_msg': self.states.append(content['data'].get('state', {}))
-            if until(message, content): return message
+            if message['msg_type'] == 'error':
+                raise AssertionError('\n'.join(content['traceback']))
+            if message['msg_type'] == 'comm_msg':
+                self.states.append(content['data'].get('state', {}))
+            if until(message, content):
+                return message
         raise AssertionError('the kernel said nothing of the kind')
 
     def run(self, code, wait=True):
         sent = self.client.execute(code)
-        if wait: self.watch(lambda m, c: m['msg_type'] == 'status' and c['execution_state'] == 'idle' and m['parent_header'].get('msg_id') == sent)
+        if wait:
+            self.watch(
+                lambda m, c: (
+                    m['msg_type'] == 'status'
+                    and c['execution_state'] == 'idle'
+                    and m['parent_header'].get('msg_id') == sent
+                )
+            )
         return sent
 
     def value(self, expression):
         sent, found = self.client.execute(expression), []
+
         def look(m, c):
-            if m['parent_header'].get('msg_id') != sent: return False
-            if m['msg_type'] == 'execute_result': found.append(c['data']['text/plain'])
+            if m['parent_header'].get('msg_id') != sent:
+                return False
+            if m['msg_type'] == 'execute_result':
+                found.append(c['data']['text/plain'])
             return m['msg_type'] == 'status' and c['execution_state'] == 'idle'
+
         self.watch(look)
         return found[0]
 
     def press(self, comm):
         "The button, as a front end sends it."
-        message = self.client.session.msg('comm_msg', {'comm_id': comm, 'data': {'method': 'custom', 'content': {'kind': 'stop'}}})
+        message = self.client.session.msg(
+            'comm_msg', {'comm_id': comm, 'data': {'method': 'custom', 'content': {'kind': 'stop'}}}
+        )
         self.client.shell_channel.send(message)
 
     def begin_to_wait(self, how):
         "A cell that waits for the training; it does wait when this returns."
         sent = self.run(f"print('here', flush=True); done = {how}", wait=False)
-        self.watch(lambda m, c: m['msg_type'] == 'stream' and 'here' in c['text'] and m['parent_header'].get('msg_id') == sent)
+        self.watch(
+            lambda m, c: m['msg_type'] == 'stream' and 'here' in c['text'] and m['parent_header'].get('msg_id') == sent
+        )
         self.refreshed()
 
     def refreshed(self, times=2):
         "Wait until the curves came some times more."
         seen = []
-        self.watch(lambda m, c: m['msg_type'] == 'comm_msg' and 'curves' in c['data'].get('state', {}) and (seen.append(1) or len(seen) >= times))
+        self.watch(
+            lambda m, c: (
+                m['msg_type'] == 'comm_msg'
+                and 'curves' in c['data'].get('state', {})
+                and (seen.append(1) or len(seen) >= times)
+            )
+        )
 
 
 @pytest.fixture(scope='module')
 def kernel():
     from jupyter_client.manager import start_new_kernel
+
     manager, client = start_new_kernel(kernel_name='python3')
     k = Kernel(client, manager)
     try:
@@ -99,7 +130,7 @@ def kernel():
 @pytest.mark.long
 def test_button_stops_and_saves_while_the_kernel_is_free(kernel):
     comm = eval(kernel.value('begin()'))
-    kernel.refreshed() # curves come while `fit` runs and no cell does
+    kernel.refreshed()  # curves come while `fit` runs and no cell does
     assert kernel.value('live.thread.is_alive() and live.state') == "'running'", 'other cells run meanwhile'
     kernel.press(comm)
     kernel.watch(lambda m, c: m['msg_type'] == 'comm_msg' and c['data'].get('state', {}).get('state') == 'stopped')
@@ -119,7 +150,8 @@ def test_interrupt_stops_and_saves_while_a_cell_waits(kernel, waiting):
 
 @pytest.mark.long
 def test_button_is_heard_beside_an_awaiting_cell(kernel):
-    if tuple(map(int, ipykernel.__version__.split('.')[:2])) < (7, 4): pytest.skip('ipykernel before 7.4 hears no widget beside an awaiting cell')
+    if tuple(map(int, ipykernel.__version__.split('.')[:2])) < (7, 4):
+        pytest.skip('ipykernel before 7.4 hears no widget beside an awaiting cell')
     comm = eval(kernel.value('begin()'))
     kernel.begin_to_wait('await live')
     kernel.press(comm)
@@ -129,15 +161,29 @@ def test_button_is_heard_beside_an_awaiting_cell(kernel):
 
 # ---- the front end alone
 
-def state_of(view): return {k: getattr(view, k) for k in ('state', 'step', 'steps', 'rate', 'curves', 'samples', 'info', 'saved')}
+
+def state_of(view):
+    return {k: getattr(view, k) for k in ('state', 'step', 'steps', 'rate', 'curves', 'samples', 'info', 'saved')}
+
 
 @pytest.fixture(scope='module')
 def state():
     class Method:
-        def translate(self, x): return x * .5
+        def translate(self, x):
+            return x * 0.5
+
     images = to_signed(render_images('game', np.arange(6), np.zeros(6, int), size=(64, 32)).images)
     view = LiveView(400, images, sample_every=10, seconds=0)
-    for i in range(1, 201): view(Method(), i, {'gan': torch.tensor(1 + np.sin(i)), 'nce': torch.tensor(5 * .99 ** i), 'late': torch.tensor(1.)} if i > 100 else {'nce': torch.tensor(5 * .99 ** i)})
+    for i in range(1, 201):
+        view(
+            Method(),
+            i,
+            (
+                {'gan': torch.tensor(1 + np.sin(i)), 'nce': torch.tensor(5 * 0.99**i), 'late': torch.tensor(1.0)}
+                if i > 100
+                else {'nce': torch.tensor(5 * 0.99**i)}
+            ),
+        )
     return {**state_of(view), 'rate': 7.31}
 
 
@@ -145,14 +191,31 @@ def state():
 def test_shows_curves_samples_and_stops(state, dark):
     with widget_page(state, **front_end('live'), dark=dark) as page:
         root, button = page.locator('.sr-explorer'), page.locator('[data-role=stop]')
-        assert page.locator('[data-loss]').count() == 3 and 'step 200 of 400' in page.locator('.li-facts').inner_text() and '27 s left' in page.locator('.li-facts').inner_text()
-        assert page.evaluate("document.querySelector('.li-sheet').decode().then(() => document.querySelector('.li-sheet').naturalWidth)") == 6 * 32
+        assert (
+            page.locator('[data-loss]').count() == 3
+            and 'step 200 of 400' in page.locator('.li-facts').inner_text()
+            and '27 s left' in page.locator('.li-facts').inner_text()
+        )
+        assert (
+            page.evaluate(
+                "document.querySelector('.li-sheet').decode().then(() =>"
+                " document.querySelector('.li-sheet').naturalWidth)"
+            )
+            == 6 * 32
+        )
         page.evaluate("model.put('curves', {nce: [[1, 2], [2, 1]]})")
         assert page.locator('[data-loss]').count() == 1
         button.click()
         assert page.evaluate('model.sent').pop() == {'kind': 'stop'} and button.is_disabled()
-        page.evaluate("model.put('state', 'stopping'); model.put('saved', '/a/step_00000201'); model.put('step', 201); model.put('state', 'stopped')")
-        assert button.is_hidden() and 'saved: step_00000201' in page.locator('.li-facts').inner_text() and root.get_attribute('data-state') == 'stopped'
+        page.evaluate(
+            "model.put('state', 'stopping'); model.put('saved', '/a/step_00000201'); model.put('step', 201);"
+            " model.put('state', 'stopped')"
+        )
+        assert (
+            button.is_hidden()
+            and 'saved: step_00000201' in page.locator('.li-facts').inner_text()
+            and root.get_attribute('data-state') == 'stopped'
+        )
         assert 'stopped at step 201, saved' in page.locator('.sr-live').inner_text()
         assert not page.errors and not page.requests
 
@@ -162,17 +225,27 @@ def test_says_what_to_press_where_no_kernel_answers(state):
         page.locator('[data-role=stop]').click()
         page.wait_for_selector('.sr-error:not([hidden])')
         text = page.locator('.sr-error').inner_text()
-        assert 'interrupt button' in text and 'needs a running kernel' in text and page.locator('[data-role=stop]').is_enabled()
+        assert (
+            'interrupt button' in text
+            and 'needs a running kernel' in text
+            and page.locator('[data-role=stop]').is_enabled()
+        )
 
 
 def test_errors_of_the_training_are_shown(state):
-    with widget_page({**state, 'state': 'failed', 'error': 'expected finite losses, got nan'}, **front_end('live')) as page:
-        assert 'finite losses' in page.locator('.sr-error').inner_text() and page.locator('.li-state').inner_text() == 'failed'
+    with widget_page(
+        {**state, 'state': 'failed', 'error': 'expected finite losses, got nan'}, **front_end('live')
+    ) as page:
+        assert (
+            'finite losses' in page.locator('.sr-error').inner_text()
+            and page.locator('.li-state').inner_text() == 'failed'
+        )
 
 
 def test_keys_stay_in_the_widget(state):
     with widget_page(state, **front_end('live')) as page:
         page.evaluate("window.leaked = []; document.addEventListener('keydown', e => leaked.push(e.key))")
         page.locator('.sr-explorer').focus()
-        for key in ('d', 'd', 'ArrowDown', 'ArrowUp'): page.keyboard.press(key)
+        for key in ('d', 'd', 'ArrowDown', 'ArrowUp'):
+            page.keyboard.press(key)
         assert page.evaluate('leaked') == []

@@ -1,24 +1,50 @@
 """Three steps of the Synth-ReID engine, recomputed: losses, gradients and final weights against the reference's own numbers."""
+
 import numpy as np
 import pytest
 import torch
-
 from reference import fill, load
+
 from synthreid.core import seed_everything
 from synthreid.training.joint import JointConfig, JointTransfer
 
-NETS = {'generator': 'generator', 'discriminator': 'discriminator', 'id_net': 'identity', 'mlp': 'projector'}  # fixture: ours
-LOSSES = {'r_gen_loss': 'gan', 'gen_sim_loss': 'feature_match', 'nce_loss': 'nce', 'idt_nce_loss': 'nce_identity', 'reid_loss': 'id',
-          'r_dis_real_loss': 'd_real', 'r_dis_fake_loss': 'd_fake', 'dis_sim_loss': 'd_feature_match'}
+NETS = {
+    'generator': 'generator',
+    'discriminator': 'discriminator',
+    'id_net': 'identity',
+    'mlp': 'projector',
+}  # fixture: ours
+LOSSES = {
+    'r_gen_loss': 'gan',
+    'gen_sim_loss': 'feature_match',
+    'nce_loss': 'nce',
+    'idt_nce_loss': 'nce_identity',
+    'reid_loss': 'id',
+    'r_dis_real_loss': 'd_real',
+    'r_dis_fake_loss': 'd_fake',
+    'dis_sim_loss': 'd_feature_match',
+}
 
 
 def make(case, dtype):
     c = case['loss_cfg']
     config = JointConfig.reference(
-        mode='joint' if c['guide_gen'] else 'disjoint', augment='none', weight_gan=c['weight_gen'], weight_d=c['weight_dis'],
-        weight_feature_match=c['weight_sim'], weight_nce=c['weight_nce'], weight_nce_identity=c['weight_idt'], weight_id=c['weight_x'],
-        weight_triplet=c['weight_t'], n_patches=c['num_patches'], lr=case['optim']['lr'], milestones=(), identity_milestones=None,
-        label_smoothing=case['label_smoothing'], reference_quirks=True)
+        mode='joint' if c['guide_gen'] else 'disjoint',
+        augment='none',
+        weight_gan=c['weight_gen'],
+        weight_d=c['weight_dis'],
+        weight_feature_match=c['weight_sim'],
+        weight_nce=c['weight_nce'],
+        weight_nce_identity=c['weight_idt'],
+        weight_id=c['weight_x'],
+        weight_triplet=c['weight_t'],
+        n_patches=c['num_patches'],
+        lr=case['optim']['lr'],
+        milestones=(),
+        identity_milestones=None,
+        label_smoothing=case['label_smoothing'],
+        reference_quirks=True,
+    )
     method = JointTransfer(config, case['num_classes'])
     for offset, (theirs, ours) in enumerate(NETS.items()):
         fill(method.nets[ours], case['specs'][theirs], case['seed'] + offset, case['scale'][theirs])
@@ -34,11 +60,18 @@ def batch_at(case, arrays, step, dtype):
         images.append(0.75 * np.kron(block, np.ones((1, 1, 8, 8))) + 0.25 * r.uniform(-1, 1, (B, 3, H, W)))
     source, target = (torch.from_numpy(x.astype(np.float32)).to(dtype) for x in images)
     n = case['nce_calls_per_step']
-    ids = {c: {t: torch.from_numpy(arrays[f'patch_ids/call{step * n + c}/layer{t}'].astype(np.int64)) for t in case['loss_cfg']['nce_layers']} for c in range(n)}
+    ids = {
+        c: {
+            t: torch.from_numpy(arrays[f'patch_ids/call{step * n + c}/layer{t}'].astype(np.int64))
+            for t in case['loss_cfg']['nce_layers']
+        }
+        for c in range(n)
+    }
     return dict(source=source, target=target, source_pids=torch.tensor(case['labels'][step]), patch_ids=ids)
 
 
-def gradient_norm(net): return torch.sqrt(sum(p.grad.double().square().sum() for p in net.parameters() if p.grad is not None)).item()
+def gradient_norm(net):
+    return torch.sqrt(sum(p.grad.double().square().sum() for p in net.parameters() if p.grad is not None)).item()
 
 
 @pytest.mark.parametrize('name', ['joint', 'joint_idt', 'disjoint'])
@@ -50,12 +83,18 @@ def test_three_steps_in_float64(name):
         losses = method.step(batch_at(case, arrays, step, torch.float64), step)
         expected = {LOSSES[k]: v for k, v in case['loss_f64'][step].items() if k != 'acc'}
         assert losses.keys() == expected.keys()
-        for k, v in expected.items(): assert losses[k].item() == pytest.approx(v, rel=1e-6), (step, k)
+        for k, v in expected.items():
+            assert losses[k].item() == pytest.approx(v, rel=1e-6), (step, k)
         if step == 0:
-            for theirs, ours in NETS.items(): assert gradient_norm(method.nets[ours]) == pytest.approx(case['grad_norm_f64'][0][theirs], rel=1e-6), theirs
+            for theirs, ours in NETS.items():
+                assert gradient_norm(method.nets[ours]) == pytest.approx(case['grad_norm_f64'][0][theirs], rel=1e-6), (
+                    theirs
+                )
     for theirs, ours in NETS.items():
         parameters = list(method.nets[ours].parameters())
-        assert sum(p.square().sum() for p in parameters).item() == pytest.approx(case['final_f64'][theirs]['sumsq'], rel=1e-9), theirs
+        assert sum(p.square().sum() for p in parameters).item() == pytest.approx(
+            case['final_f64'][theirs]['sumsq'], rel=1e-9
+        ), theirs
         each = np.array([p.square().sum().item() for p in parameters])
         np.testing.assert_allclose(each, arrays[f'final_f64/{theirs}.param_sumsqs'], rtol=1e-6)
 
@@ -66,6 +105,9 @@ def test_first_step_in_float32(name):
     method = make(case, torch.float32)
     losses = method.step(batch_at(case, arrays, 0, torch.float32), 0)
     for k, v in case['loss_f32'][0].items():
-        if k != 'acc': assert losses[LOSSES[k]].item() == pytest.approx(v, rel=3e-4), k
+        if k != 'acc':
+            assert losses[LOSSES[k]].item() == pytest.approx(v, rel=3e-4), k
     for theirs, ours in NETS.items():
-        assert gradient_norm(method.nets[ours]) == pytest.approx(case['grad_norm_f32'][0][theirs], rel=1e-4 if theirs in ('discriminator', 'mlp') else 1e-2), theirs
+        assert gradient_norm(method.nets[ours]) == pytest.approx(
+            case['grad_norm_f32'][0][theirs], rel=1e-4 if theirs in ('discriminator', 'mlp') else 1e-2
+        ), theirs

@@ -1,8 +1,9 @@
 "Small folders in every true layout go through doctor, reader, store, a few training steps and evaluation."
+
 import numpy as np
 import pytest
-
 from layouts import LAYOUT_NAMES, make_layout
+
 from synthreid.core import UserError
 from synthreid.data.datasets import hold_out, load_dataset
 from synthreid.data.doctor import examine
@@ -11,12 +12,18 @@ from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.training.direct import DirectConfig
 from synthreid.training.runs import train_run
 
-NAMED = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': {}, 'occluded_duke': {}, 'market1501_500k': {}} # not recognised by themselves
+NAMED = {
+    'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'),
+    'syri': {},
+    'occluded_duke': {},
+    'market1501_500k': {},
+}  # not recognised by themselves
 
 
 @pytest.mark.parametrize('name', LAYOUT_NAMES)
 def test_from_folder_to_table(name, tmp_path):
-    if name == 'cuhk03': pytest.importorskip('h5py')
+    if name == 'cuhk03':
+        pytest.importorskip('h5py')
     root = tmp_path / 'data'
     make_layout(name, root, ids=8, per_id=4)
     key = name if name in NAMED else 'auto'
@@ -27,10 +34,14 @@ def test_from_folder_to_table(name, tmp_path):
     labelled = dataset.labelled() if len(dataset.gallery) else dataset.train.relabel()
     source = load_images(labelled, '32x16', cache=tmp_path / 'cache', progress=False)
     config = DirectConfig(size='32x16', backbone='resnet_small', steps=2, batch_size=8)
-    method, done = train_run(tmp_path / 'run', 'direct', config, source, device='cpu', tensorboard=False, progress=False)
+    method, done = train_run(
+        tmp_path / 'run', 'direct', config, source, device='cpu', tensorboard=False, progress=False
+    )
     assert done == 2
-    test = dataset if len(dataset.query) else hold_out(dataset.train, .5)
-    query, gallery = (load_images(s, '32x16', cache=tmp_path / 'cache', progress=False) for s in (test.query, test.gallery))
+    test = dataset if len(dataset.query) else hold_out(dataset.train, 0.5)
+    query, gallery = (
+        load_images(s, '32x16', cache=tmp_path / 'cache', progress=False) for s in (test.query, test.gallery)
+    )
     result = evaluate_reid(method.embed, query, gallery, protocol=test.rule)
     assert 0 < result.mAP <= 1 and result.n_valid > 0 and np.isfinite(result.cmc).all()
     assert result.protocol.startswith(test.rule)
@@ -38,6 +49,8 @@ def test_from_folder_to_table(name, tmp_path):
 
 def test_a_layout_that_is_not_there_is_named(tmp_path):
     (tmp_path / 'a').mkdir()
-    with pytest.raises(UserError, match='expected images'): load_dataset('auto', tmp_path)
+    with pytest.raises(UserError, match='expected images'):
+        load_dataset('auto', tmp_path)
     (tmp_path / 'a.jpg').write_bytes(b'')
-    with pytest.raises(UserError, match='known layout'): load_dataset('auto', tmp_path)
+    with pytest.raises(UserError, match='known layout'):
+        load_dataset('auto', tmp_path)

@@ -1,9 +1,10 @@
 """The networks and losses of Synth-ReID against numbers its own code produced (tests/fixtures)."""
+
 import numpy as np
 import pytest
 import torch
-
 from reference import FIXTURES, fill, load
+
 from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss
 from synthreid.models.generator import Generator
 from synthreid.models.patchnce import patch_nce
@@ -12,7 +13,7 @@ from synthreid.models.reid import IdentityNet
 
 def sample(x, k=256):
     x = x.detach().numpy().ravel()
-    return x[::max(1, x.size // k)]
+    return x[:: max(1, x.size // k)]
 
 
 def nets_of(info):
@@ -40,26 +41,34 @@ def test_networks(dtype):
         want = z[key] if key in z else z[key + '.sample']
         got = sample(value, k) if value.shape != want.shape else value.detach().numpy()
         assert got.shape == want.shape
-        if key + '.shape' in z: assert list(z[key + '.shape']) == list(value.shape)
+        if key + '.shape' in z:
+            assert list(z[key + '.shape']) == list(value.shape)
         scale = abs(want).max() if relative else 1
         assert abs(got - want).max() <= atol * scale, key
 
     exact = 1e-11
     with torch.no_grad():
         features, taps = generator.encode(x, (0, 2, 3, 4, 8, 12))
-        for t, value in taps.items(): check(value, f'G.enc{t}', exact if suffix else 5e-5)
+        for t, value in taps.items():
+            check(value, f'G.enc{t}', exact if suffix else 5e-5)
         image = generator.decode(features)
         check(image, 'G.image', exact if suffix else 2e-5, 1024)
         assert torch.equal(generator(x), image)
         verdicts, taps = discriminator(x, (1, 2, 3, 4))
-        for t, value in taps.items(): check(value, f'D.tap{t}', exact if suffix else 1e-5)
+        for t, value in taps.items():
+            check(value, f'D.tap{t}', exact if suffix else 1e-5)
         check(verdicts, 'D.out', exact if suffix else 1e-5)
         check(id_net.eval()(features), 'I.eval_embedding', exact if suffix else 1e-5, 512, relative=True)
         logits, pooled = id_net.train()(features)
         check(logits, 'I.train_logits', 1e-9 if suffix else 1e-2)
-        check(pooled, 'I.train_global_feats', 1e-9 if suffix else 1e-2) # float32: batch statistics of two images
+        check(pooled, 'I.train_global_feats', 1e-9 if suffix else 1e-2)  # float32: batch statistics of two images
     norms = [m for m in id_net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    for norm, key in ((norms[0], 'layer2.0.bn1.running_mean'), (norms[-2], 'layer4.2.bn3.running_var'), (norms[-1], 'bnneck.running_mean'), (norms[-1], 'bnneck.running_var')):
+    for norm, key in (
+        (norms[0], 'layer2.0.bn1.running_mean'),
+        (norms[-2], 'layer4.2.bn3.running_var'),
+        (norms[-1], 'bnneck.running_mean'),
+        (norms[-1], 'bnneck.running_var'),
+    ):
         want = z[f'in0/I.after_train.{key}{suffix}']
         got = sample(getattr(norm, key.split('.')[-1]), 64)
         assert abs(got - want).max() <= (1e-9 if suffix else 1e-3) * max(1, abs(want).max()), key
@@ -70,7 +79,8 @@ def test_networks(dtype):
 def test_patch_nce(case, mode):
     z = np.load(FIXTURES / 'patchnce.npz')
     q, k = (torch.tensor(z[f'{case}/feat_{n}']) for n in 'qk')
-    q.requires_grad_(); k.requires_grad_()
+    q.requires_grad_()
+    k.requires_grad_()
     loss = patch_nce(q, k, int(z[f'{case}/batch']), all_negatives=mode == 'all_negatives')
     loss.mean().backward()
     want = {key: z[f'{case}/{mode}/{key}'] for key in ('loss', 'mean', 'grad_q_norm', 'grad_q_first', 'grad_q_sample')}

@@ -1,7 +1,12 @@
 """The package as an installed library: what importing it may need, and what settings.ini promises."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
-import json, os, shlex, subprocess, sys
 
 from packaging.requirements import Requirement
 
@@ -11,7 +16,11 @@ root = Path(__file__).parent.parent
 settings = ConfigParser(delimiters=['='])
 settings.read(root / 'settings.ini', encoding='utf-8')
 settings = settings['DEFAULT']
-extras = {key.removesuffix('_requirements'): shlex.split(value) for key, value in settings.items() if key.endswith('_requirements')}
+extras = {
+    key.removesuffix('_requirements'): shlex.split(value)
+    for key, value in settings.items()
+    if key.endswith('_requirements')
+}
 
 IMPORT_ALL = '''
 import importlib, json, pkgutil, sys, traceback
@@ -30,22 +39,51 @@ print(json.dumps(dict(names=names, failed=failed, loaded=sorted({m.split('.')[0]
 def import_all(*blocked):
     "Import every module of the package in a process of its own, without a display, where the modules `blocked` do not exist."
     env = {key: value for key, value in os.environ.items() if key not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
-    done = subprocess.run([sys.executable, '-c', IMPORT_ALL, json.dumps(blocked)], cwd=root, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, '-c', IMPORT_ALL, json.dumps(blocked)],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_imports():
     developer = [Requirement(r).name for name in ('dev', 'notebook') for r in extras[name]]
-    blocked = {name.replace('-', '_') for name in developer} - {'setuptools', 'ipywidgets'} # anywidget, for the explorers, brings ipywidgets
-    blocked |= {'nbdev', 'execnb', 'fastcore', 'ipykernel', 'jupyter', 'jupyter_core', 'jupyter_client', 'jupyterlab', 'nbformat', 'tkinter'}
+    blocked = {name.replace('-', '_') for name in developer} - {
+        'setuptools',
+        'ipywidgets',
+    }  # anywidget, for the explorers, brings ipywidgets
+    blocked |= {
+        'nbdev',
+        'execnb',
+        'fastcore',
+        'ipykernel',
+        'jupyter',
+        'jupyter_core',
+        'jupyter_client',
+        'jupyterlab',
+        'nbformat',
+        'tkinter',
+    }
     result = import_all(*sorted(blocked))
     assert not result['failed'], '\n'.join(result['failed'].values())
-    modules = {'.'.join(f.relative_to(root).with_suffix('').parts) for f in (root / 'synthreid').rglob('*.py') if f.name != '__init__.py'}
+    modules = {
+        '.'.join(f.relative_to(root).with_suffix('').parts)
+        for f in (root / 'synthreid').rglob('*.py')
+        if f.name != '__init__.py'
+    }
     assert modules <= set(result['names']), 'a folder without __init__.py hides modules'
     loaded = set(result['loaded'])
     assert 'torch' in loaded
-    assert not loaded & {'umap', 'numba', 'timm'}, 'umap takes half a minute and timm ten seconds to import: import them in the function'
+    assert not loaded & {
+        'umap',
+        'numba',
+        'timm',
+    }, 'umap takes half a minute and timm ten seconds to import: import them in the function'
 
 
 def test_version():
@@ -53,15 +91,25 @@ def test_version():
 
 
 def test_extras(tmp_path):
-    subprocess.run([sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path)], cwd=root, check=True, capture_output=True, text=True)
+    subprocess.run(
+        [sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path)],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     built = (tmp_path / 'synthreid.egg-info' / 'requires.txt').read_text()
     sections = dict(required='')
     name = 'required'
     for line in built.splitlines():
-        if line.startswith('['): name = line.strip('[]'); sections[name] = ''
-        else: sections[name] += line + '\n'
+        if line.startswith('['):
+            name = line.strip('[]')
+            sections[name] = ''
+        else:
+            sections[name] += line + '\n'
     read = lambda lines: {str(Requirement(line)) for line in lines if line}
     assert read(sections.pop('required').splitlines()) == read(shlex.split(settings['requirements']))
     assert set(sections) == set(extras) | {'all'} >= {'dev', 'notebook', 'all'}
-    for extra, lines in extras.items(): assert read(sections[extra].splitlines()) == read(lines), extra
+    for extra, lines in extras.items():
+        assert read(sections[extra].splitlines()) == read(lines), extra
     assert read(sections['all'].splitlines()) == set().union(*(read(lines) for lines in extras.values()))

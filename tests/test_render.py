@@ -1,5 +1,12 @@
 "Rendering in several processes, and folders that are interrupted, reused or refused."
-import hashlib, os, re, signal, subprocess, sys, time
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +22,9 @@ SMALL = dict(ids=6, per_id=3, size='32x16', progress=False)
 
 def digest(root):
     "File name to content hash of every picture, and the truth."
-    files = {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(root).rglob('*.jpg'))}
+    files = {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(root).rglob('*.jpg'))
+    }
     truth = {k: (m.tobytes(), j.tobytes()) for k, (m, j) in load_truth(root).items()}
     return files, truth
 
@@ -24,15 +33,25 @@ def digest(root):
 def test_workers_do_not_matter(domain):
     pids, idx = np.repeat(np.arange(6), 4), np.tile(np.arange(4), 6)
     alone, pool = (render_images(domain, pids, idx, '64x32', seed=3, workers=w) for w in (0, 3))
-    for name in ('images', 'masks', 'joints', 'pids', 'camids'): assert np.array_equal(getattr(alone, name), getattr(pool, name)), name
+    for name in ('images', 'masks', 'joints', 'pids', 'camids'):
+        assert np.array_equal(getattr(alone, name), getattr(pool, name)), name
     order = np.random.default_rng(0).permutation(24)
     mixed = render_images(domain, pids[order], idx[order], '64x32', seed=3, workers=2)
     assert np.array_equal(mixed.images, alone.images[order])
 
 
 def test_a_fresh_process_gives_the_same_picture():
-    code = "import hashlib\nfrom synthreid.data.render import render_images\nprint(hashlib.sha256(render_images('camera', [4], [2], '64x32').images.tobytes()).hexdigest())"
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONHASHSEED': '77'}, check=True)
+    code = (
+        "import hashlib\nfrom synthreid.data.render import render_images\nprint(hashlib.sha256(render_images('camera',"
+        " [4], [2], '64x32').images.tobytes()).hexdigest())"
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONHASHSEED': '77'},
+        check=True,
+    )
     assert out.stdout.strip() == hashlib.sha256(render_images('camera', [4], [2], '64x32').images.tobytes()).hexdigest()
 
 
@@ -43,9 +62,15 @@ def test_workers_need_no_torch():
 
 def test_seeds_and_domains_are_different_people():
     a = render_images('camera', [0], [0], '64x32')
-    others = [render_images('camera', [0], [0], '64x32', seed=1), render_images('game', [0], [0], '64x32'), render_images('camera', [0], [0], '64x32', camera_seed=9)]
-    assert all((a.images != o.images).mean() > .5 for o in others)
-    assert np.array_equal(render_images('camera', [0], [0], '64x32', camera_seed=0).images, a.images), 'camera_seed defaults to seed'
+    others = [
+        render_images('camera', [0], [0], '64x32', seed=1),
+        render_images('game', [0], [0], '64x32'),
+        render_images('camera', [0], [0], '64x32', camera_seed=9),
+    ]
+    assert all((a.images != o.images).mean() > 0.5 for o in others)
+    assert np.array_equal(render_images('camera', [0], [0], '64x32', camera_seed=0).images, a.images), (
+        'camera_seed defaults to seed'
+    )
 
 
 def test_layout(tmp_path):
@@ -54,9 +79,13 @@ def test_layout(tmp_path):
     every = [n for v in names.values() for n in v]
     assert all(re.fullmatch(r'(-1|\d{4})_c[1-6]s1_\d{6}_\d\d\.jpg', n) for n in every)
     ids = {d: {int(n.split('_')[0]) for n in v} for d, v in names.items()}
-    assert ids['bounding_box_train'] == {1, 2, 3, 4} and ids['query'] == {5, 6, 7, 8} and ids['bounding_box_test'] == {-1, 0, 5, 6, 7, 8}
+    assert (
+        ids['bounding_box_train'] == {1, 2, 3, 4}
+        and ids['query'] == {5, 6, 7, 8}
+        and ids['bounding_box_test'] == {-1, 0, 5, 6, 7, 8}
+    )
     assert len(names['query']) == len({n[:7] for n in names['query']}) == 24, 'one query per identity and camera'
-    plan = render.plan_folder(render.get_domain('camera'), 8, 6, .5)
+    plan = render.plan_folder(render.get_domain('camera'), 8, 6, 0.5)
     assert len(plan) == len(every) == len(load_truth(root)), 'no two pictures share a name'
     mask, joints = load_truth(root)['query/' + names['query'][0]]
     assert mask.shape == (32, 16) and joints.shape == (17, 2)
@@ -66,26 +95,38 @@ def test_layout(tmp_path):
 def test_interrupted_folder_is_finished(tmp_path, monkeypatch):
     whole = render_folder(tmp_path / 'whole', 'camera', workers=0, **SMALL)
     done, work = [], render._file
+
     def dies(job):
-        if len(done) == 9: raise KeyboardInterrupt
+        if len(done) == 9:
+            raise KeyboardInterrupt
         done.append(job)
         return work(job)
+
     with monkeypatch.context() as m:
         m.setattr(render, '_file', dies)
-        with pytest.raises(KeyboardInterrupt): render_folder(tmp_path / 'part', 'camera', workers=0, **SMALL)
+        with pytest.raises(KeyboardInterrupt):
+            render_folder(tmp_path / 'part', 'camera', workers=0, **SMALL)
     assert not (tmp_path / 'part' / 'render.json').exists()
-    with pytest.raises(UserError, match='other settings'): render_folder(tmp_path / 'part', 'camera', workers=0, seed=1, **SMALL)
+    with pytest.raises(UserError, match='other settings'):
+        render_folder(tmp_path / 'part', 'camera', workers=0, seed=1, **SMALL)
     assert digest(render_folder(tmp_path / 'part', 'camera', workers=2, **SMALL)) == digest(whole)
 
 
 def test_killed_folder_is_finished(tmp_path):
     args = dict(ids=24, per_id=8, size='64x32', progress=False)
-    code = f"from synthreid.data.render import render_folder\nrender_folder({str(tmp_path / 'a')!r}, 'game', workers=0, **{args!r})"
+    code = (
+        f"from synthreid.data.render import render_folder\nrender_folder({str(tmp_path / 'a')!r}, 'game', workers=0,"
+        f" **{args!r})"
+    )
     child = subprocess.Popen([sys.executable, '-c', code])
-    while len(list((tmp_path / 'a').rglob('*.jpg'))) < 20 and child.poll() is None: time.sleep(.02)
-    child.send_signal(signal.SIGKILL); child.wait()
+    while len(list((tmp_path / 'a').rglob('*.jpg'))) < 20 and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
     assert not (tmp_path / 'a' / 'render.json').exists(), 'the kill came before the end'
-    (tmp_path / 'a' / 'query' / '.0001_c1s1_000001_01.jpg.12').write_bytes(b'half') # a kill may come while a picture is written
+    (tmp_path / 'a' / 'query' / '.0001_c1s1_000001_01.jpg.12').write_bytes(
+        b'half'
+    )  # a kill may come while a picture is written
     root = render_folder(tmp_path / 'a', 'game', workers=2, **args)
     assert digest(root) == digest(render_folder(tmp_path / 'b', 'game', workers=2, **args))
     assert not [p for p in root.rglob('.*') if p.is_file()], 'no half-written files stay'
@@ -94,16 +135,24 @@ def test_killed_folder_is_finished(tmp_path):
 def test_reuse_and_refuse(tmp_path):
     root = render_folder(tmp_path / 'set', 'game', workers=0, **SMALL)
     stamp = {p: p.stat().st_mtime_ns for p in root.rglob('*') if p.is_file()}
-    assert render_folder(root, 'game', workers=0, **SMALL) == root and stamp == {p: p.stat().st_mtime_ns for p in root.rglob('*') if p.is_file()}
-    for change in (dict(seed=5), dict(noise=.5), dict(test_fraction=.2)):
-        with pytest.raises(UserError, match='other settings'): render_folder(root, 'game', workers=0, **{**SMALL, **change})
-    (tmp_path / 'mine').mkdir(); (tmp_path / 'mine' / 'thesis.txt').write_text('dear')
-    with pytest.raises(UserError, match='other files'): render_folder(tmp_path / 'mine', 'game', workers=0, **SMALL)
+    assert render_folder(root, 'game', workers=0, **SMALL) == root and stamp == {
+        p: p.stat().st_mtime_ns for p in root.rglob('*') if p.is_file()
+    }
+    for change in (dict(seed=5), dict(noise=0.5), dict(test_fraction=0.2)):
+        with pytest.raises(UserError, match='other settings'):
+            render_folder(root, 'game', workers=0, **{**SMALL, **change})
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.txt').write_text('dear')
+    with pytest.raises(UserError, match='other files'):
+        render_folder(tmp_path / 'mine', 'game', workers=0, **SMALL)
     assert [p.name for p in (tmp_path / 'mine').iterdir()] == ['thesis.txt']
 
 
-@pytest.mark.parametrize('bad', [dict(size='33x16'), dict(ids=0), dict(test_fraction=2), dict(workers=-1), dict(domain='film'), dict(fog=1)])
+@pytest.mark.parametrize(
+    'bad', [dict(size='33x16'), dict(ids=0), dict(test_fraction=2), dict(workers=-1), dict(domain='film'), dict(fog=1)]
+)
 def test_bad_input_writes_nothing(tmp_path, bad):
     args = {**SMALL, 'domain': 'game', 'workers': 0, **bad}
-    with pytest.raises(UserError): render_folder(tmp_path / 'set', **args)
+    with pytest.raises(UserError):
+        render_folder(tmp_path / 'set', **args)
     assert not (tmp_path / 'set').exists() or not list((tmp_path / 'set').rglob('*.jpg'))

@@ -1,4 +1,5 @@
 """A run that is killed with SIGKILL in the middle and started again ends with the same weights and optimiser states, and a log of the same steps, as one that was not."""
+
 import os
 import signal
 import subprocess
@@ -11,18 +12,36 @@ import torch
 from synthreid.data.render import render_folder
 from synthreid.training.loop import list_checkpoints, read_metrics
 
-SMALL = ('--size 32x16 --steps 60 --warmup-steps 4 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8 --head basic --head-layers [1] '
-         '--head-widths [16] --n-patches 16 --device cpu --checkpoint-every 5 --sample-every 0').split()
+SMALL = (
+    '--size 32x16 --steps 60 --warmup-steps 4 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8'
+    ' --head basic --head-layers [1] --head-widths [16] --n-patches 16 --device cpu --checkpoint-every 5'
+    ' --sample-every 0'
+).split()
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
-    for domain in ('game', 'camera'): render_folder(root / domain, domain, ids=8, per_id=6, size='32x16', workers=1, progress=False)
+    for domain in ('game', 'camera'):
+        render_folder(root / domain, domain, ids=8, per_id=6, size='32x16', workers=1, progress=False)
     return root
 
 
-def command(root, out): return [sys.executable, '-c', 'from synthreid.cli import main; raise SystemExit(main())', 'train', 'joint', '--source', str(root / 'game'), '--target', str(root / 'camera'), '--out', str(out), *SMALL]
+def command(root, out):
+    return [
+        sys.executable,
+        '-c',
+        'from synthreid.cli import main; raise SystemExit(main())',
+        'train',
+        'joint',
+        '--source',
+        str(root / 'game'),
+        '--target',
+        str(root / 'camera'),
+        '--out',
+        str(out),
+        *SMALL,
+    ]
 
 
 def test_kill_and_go_on(folders, tmp_path):
@@ -48,7 +67,12 @@ def test_kill_and_go_on(folders, tmp_path):
 
 
 def test_interrupt_saves_and_says_so(folders, tmp_path):
-    run = subprocess.Popen([*command(folders, tmp_path / 'run'), '--steps', '5000'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [*command(folders, tmp_path / 'run'), '--steps', '5000'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 300
     while not list_checkpoints(tmp_path / 'run' / 'checkpoints'):
         assert run.poll() is None and time.monotonic() < deadline

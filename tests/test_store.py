@@ -1,4 +1,5 @@
 """The image cache under kills, company, full disks and damage; files of every kind; samplers and augmentations as functions of the step."""
+
 import io
 import json
 import os
@@ -12,7 +13,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from synthreid.core import UserError, step_generator, to_signed
@@ -22,65 +24,90 @@ from synthreid.data.samplers import DomainBatches, IdentityBatches, shuffled_bat
 from synthreid.data.store import GEOMETRY, BrokenImages, LazyImages, augment, load_images, read_image
 
 SIZE = (16, 8)
-quick = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def write_split(folder, n=20, seed=0, size=(24, 12)):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     paths = [folder / f'{i:03d}.{"jpg" if i % 2 else "png"}' for i in range(n)]
-    for p in paths: Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(p)
+    for p in paths:
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(p)
     return ReidSplit(paths, np.arange(n), np.arange(n) % 3)
 
 
-def direct(paths): return np.stack([np.asarray(Image.open(p).convert('RGB').resize(SIZE[::-1], Image.BILINEAR)) for p in paths])
+def direct(paths):
+    return np.stack([np.asarray(Image.open(p).convert('RGB').resize(SIZE[::-1], Image.BILINEAR)) for p in paths])
 
 
-def load(split, cache=None, **options): return load_images(split, SIZE, cache, progress=False, **options)
+def load(split, cache=None, **options):
+    return load_images(split, SIZE, cache, progress=False, **options)
 
 
 def counted(split, cache, **options):
     "The loaded split and how many pictures were decoded for it."
     calls, decode = [], store.decode_image
-    with patch.object(store, 'decode_image', lambda *a: calls.append(1) or decode(*a)): return load(split, cache, **options), len(calls)
+    with patch.object(store, 'decode_image', lambda *a: calls.append(1) or decode(*a)):
+        return load(split, cache, **options), len(calls)
 
 
 # ---- the cache gives what decoding gives
 
+
 @quick
-@given(kinds=st.lists(st.sampled_from(['good', 'text', 'empty', 'cut', 'missing']), min_size=1, max_size=12), block=st.integers(1, 5), in_cache=st.booleans())
+@given(
+    kinds=st.lists(st.sampled_from(['good', 'text', 'empty', 'cut', 'missing']), min_size=1, max_size=12),
+    block=st.integers(1, 5),
+    in_cache=st.booleans(),
+)
 def test_cache_equals_decoding_and_skips_consistently(tmp_path_factory, kinds, block, in_cache):
     folder = tmp_path_factory.mktemp('images')
     split = write_split(folder, len(kinds), seed=len(kinds))
     split.domains = np.arange(len(kinds)) + 50
     for kind, p in zip(kinds, map(Path, split.paths)):
         data = p.read_bytes()
-        if kind == 'missing': p.unlink()
-        elif kind != 'good': p.write_bytes({'text': b'GIF8 is not enough', 'empty': b'', 'cut': data[:len(data) // 3]}[kind])
+        if kind == 'missing':
+            p.unlink()
+        elif kind != 'good':
+            p.write_bytes({'text': b'GIF8 is not enough', 'empty': b'', 'cut': data[: len(data) // 3]}[kind])
     good = np.flatnonzero(np.array(kinds) == 'good')
     bad = [p for k, p in zip(kinds, split.paths) if k != 'good']
     with patch.object(store, 'BLOCK', block):
-        for _ in range(2): # the second time from the cache
+        for _ in range(2):  # the second time from the cache
             if bad:
-                with pytest.raises(BrokenImages) as e: load(split, folder / 'cache' if in_cache else None)
+                with pytest.raises(BrokenImages) as e:
+                    load(split, folder / 'cache' if in_cache else None)
                 assert [p for p, _ in e.value.files] == bad and all(p in str(e.value) for p in bad)
-            if not len(good): continue
+            if not len(good):
+                continue
             if bad:
-                with pytest.warns(UserWarning, match=f'{len(bad)} of {len(kinds)} images left out'): got = load(split, folder / 'cache' if in_cache else None, on_broken='skip')
-            else: got = load(split, folder / 'cache' if in_cache else None)
+                with pytest.warns(UserWarning, match=f'{len(bad)} of {len(kinds)} images left out'):
+                    got = load(split, folder / 'cache' if in_cache else None, on_broken='skip')
+            else:
+                got = load(split, folder / 'cache' if in_cache else None)
             assert (got.images == direct(split.paths[good])).all() and isinstance(got.images, np.memmap) == in_cache
-            assert (got.pids == good).all() and (got.camids == good % 3).all() and (got.domains == good + 50).all() and (got.paths == split.paths[good]).all()
+            assert (
+                (got.pids == good).all()
+                and (got.camids == good % 3).all()
+                and (got.domains == good + 50).all()
+                and (got.paths == split.paths[good]).all()
+            )
 
 
 def test_content_decides(tmp_path):
     split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
     images, n = counted(split, cache)
     assert n == 20 and counted(split, cache)[1] == 0
-    for p in split.paths: os.utime(p) # another time, the same content
+    for p in split.paths:
+        os.utime(p)  # another time, the same content
     assert counted(split, cache)[1] == 0 and counted(write_split(tmp_path / 'elsewhere'), cache)[1] == 0
-    with patch.object(store, '_read_bytes', side_effect=AssertionError('read again')): load(split, cache)
-    os.replace(split.paths[3], split.paths[5]) # the same path, another content; another is missing
-    with pytest.raises(BrokenImages, match='003.jpg .No such file') as e: load(split, cache)
+    with patch.object(store, '_read_bytes', side_effect=AssertionError('read again')):
+        load(split, cache)
+    os.replace(split.paths[3], split.paths[5])  # the same path, another content; another is missing
+    with pytest.raises(BrokenImages, match='003.jpg .No such file') as e:
+        load(split, cache)
     assert len(e.value.files) == 1
     write_split(tmp_path / 'a', seed=1)
     other, n = counted(split, cache)
@@ -92,8 +119,10 @@ def test_refusal_is_remembered_and_repair_is_noticed(tmp_path):
     split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
     good = Path(split.paths[4]).read_bytes()
     Path(split.paths[4]).write_bytes(good[:50])
-    with pytest.raises(BrokenImages): load(split, cache)
-    with pytest.warns(UserWarning, match='1 of 20'): assert counted(split, cache, on_broken='skip')[1] == 0
+    with pytest.raises(BrokenImages):
+        load(split, cache)
+    with pytest.warns(UserWarning, match='1 of 20'):
+        assert counted(split, cache, on_broken='skip')[1] == 0
     Path(split.paths[4]).write_bytes(good)
     assert len(load(split, cache)) == 20
 
@@ -101,11 +130,17 @@ def test_refusal_is_remembered_and_repair_is_noticed(tmp_path):
 def test_a_file_that_changes_while_it_is_decoded(tmp_path):
     split = write_split(tmp_path / 'a')
     find = store._find_digests
+
     def find_and_change(paths, *args):
         found = find(paths, *args)
         Path(paths[7]).write_bytes(Path(paths[8]).read_bytes())
         return found
-    with patch.object(store, '_find_digests', find_and_change), pytest.raises(UserError, match='007.jpg to stay as it is'): load(split, tmp_path / 'cache')
+
+    with (
+        patch.object(store, '_find_digests', find_and_change),
+        pytest.raises(UserError, match='007.jpg to stay as it is'),
+    ):
+        load(split, tmp_path / 'cache')
     assert (load(split, tmp_path / 'cache').images == direct(split.paths)).all()
 
 
@@ -117,13 +152,22 @@ def test_damage_is_noticed(tmp_path, damage):
         kept = before.copy()
         rows, log = next(cache.glob('*.rows')), next(cache.glob('*.log'))
         data = rows.read_bytes()
-        if damage == 'cut': os.replace(rows, rows.with_suffix('.old')); rows.write_bytes(data[:-100])
-        elif damage == 'longer': rows.write_bytes(data + b'x')
-        elif damage == 'altered': rows.unlink(); rows.write_bytes(data[:999] + bytes([data[999] ^ 1]) + data[1000:])
-        elif damage == 'gone': rows.unlink()
-        elif damage == 'log cut': log.write_text(log.read_text()[:-60])
-        elif damage == 'log gone': log.unlink()
-        else: log.write_text('{}\n[1]\nnull\n')
+        if damage == 'cut':
+            os.replace(rows, rows.with_suffix('.old'))
+            rows.write_bytes(data[:-100])
+        elif damage == 'longer':
+            rows.write_bytes(data + b'x')
+        elif damage == 'altered':
+            rows.unlink()
+            rows.write_bytes(data[:999] + bytes([data[999] ^ 1]) + data[1000:])
+        elif damage == 'gone':
+            rows.unlink()
+        elif damage == 'log cut':
+            log.write_text(log.read_text()[:-60])
+        elif damage == 'log gone':
+            log.unlink()
+        else:
+            log.write_text('{}\n[1]\nnull\n')
         assert (load(split, cache).images == kept).all()
         assert counted(split, cache)[1] == 0, 'and the new map is a good one'
 
@@ -159,9 +203,18 @@ print(json.dumps(dict(sum=hashlib.sha256(got.images.tobytes()).hexdigest(), kind
 '''
 
 
-def start(tmp_path, pause=0., limit=0):
-    return subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, (tmp_path / 'a', tmp_path / 'cache', tmp_path / 'journal', pause, limit))],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(tmp_path, pause=0.0, limit=0):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            SCRIPT,
+            *map(str, (tmp_path / 'a', tmp_path / 'cache', tmp_path / 'journal', pause, limit)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def result(process):
@@ -172,37 +225,45 @@ def result(process):
 
 def checksum(images):
     import hashlib
+
     return hashlib.sha256(images.tobytes()).hexdigest()
 
 
 def test_killed_builds_go_on(tmp_path):
     split = write_split(tmp_path / 'a')
-    victim = start(tmp_path, pause=.1)
+    victim = start(tmp_path, pause=0.1)
     lines = lambda: sum(f.read_text().count('\n') for f in (tmp_path / 'cache').glob('*.log'))
     deadline = time.monotonic() + 200
     while lines() < 2:
         assert victim.poll() is None and time.monotonic() < deadline, 'the build ended before it could be killed'
-        time.sleep(.01)
+        time.sleep(0.01)
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     kept = lines() * 4
     assert 8 <= kept < 20
-    with open(next((tmp_path / 'cache').glob('*.rows')), 'ab') as f: f.write(b'half a block') # what a kill in the middle of a write leaves
-    with patch.object(store, 'BLOCK', 4): got, n = counted(split, tmp_path / 'cache')
+    with open(next((tmp_path / 'cache').glob('*.rows')), 'ab') as f:
+        f.write(b'half a block')  # what a kill in the middle of a write leaves
+    with patch.object(store, 'BLOCK', 4):
+        got, n = counted(split, tmp_path / 'cache')
     assert n == 20 - kept and (got.images == direct(split.paths)).all()
 
 
 def test_a_block_that_was_spoilt_before_the_end_is_decoded_again(tmp_path):
     split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
     decode, calls = store.decode_image, []
+
     def interrupted(*args):
         calls.append(1)
-        if len(calls) > 13: raise MemoryError
+        if len(calls) > 13:
+            raise MemoryError
         return decode(*args)
+
     with patch.object(store, 'BLOCK', 4), patch.object(store, '_workers', lambda: 1):
-        with patch.object(store, 'decode_image', interrupted), pytest.raises(MemoryError): load(split, cache)
+        with patch.object(store, 'decode_image', interrupted), pytest.raises(MemoryError):
+            load(split, cache)
         rows = next(cache.glob('*.rows'))
-        data = bytearray(rows.read_bytes()); data[5 * 16 * 8 * 3] ^= 255 # in the second of three blocks
+        data = bytearray(rows.read_bytes())
+        data[5 * 16 * 8 * 3] ^= 255  # in the second of three blocks
         rows.write_bytes(data)
         got, n = counted(split, cache)
     assert n == 16 and (got.images == direct(split.paths)).all()
@@ -210,7 +271,7 @@ def test_a_block_that_was_spoilt_before_the_end_is_decoded_again(tmp_path):
 
 def test_two_processes_build_once(tmp_path):
     split = write_split(tmp_path / 'a')
-    both = [start(tmp_path, pause=.1) for _ in range(2)]
+    both = [start(tmp_path, pause=0.1) for _ in range(2)]
     found = [result(p) for p in both]
     assert {f['sum'] for f in found} == {checksum(direct(split.paths))} and {f['kind'] for f in found} == {'memmap'}
     assert (tmp_path / 'journal').read_text() == 'x' * 20, 'every picture was decoded once'
@@ -218,7 +279,9 @@ def test_two_processes_build_once(tmp_path):
 
 def test_full_disk(tmp_path):
     split = write_split(tmp_path / 'a')
-    found = result(start(tmp_path, limit=3000)) # no file may grow beyond 3000 bytes: an error of the system in the middle of a write
+    found = result(
+        start(tmp_path, limit=3000)
+    )  # no file may grow beyond 3000 bytes: an error of the system in the middle of a write
     assert found['kind'] == 'ndarray' and found['sum'] == checksum(direct(split.paths))
     assert 'do not fit into' in found['said'][0] and not list((tmp_path / 'cache').glob('*.rows'))
     assert isinstance(load(split, tmp_path / 'cache').images, np.memmap), 'later there is room'
@@ -227,20 +290,29 @@ def test_full_disk(tmp_path):
 def test_a_cache_that_is_no_folder(tmp_path):
     split = write_split(tmp_path / 'a')
     (tmp_path / 'file').touch()
-    with pytest.raises(UserError, match='choose another folder'): load(split, tmp_path / 'file')
+    with pytest.raises(UserError, match='choose another folder'):
+        load(split, tmp_path / 'file')
 
 
 # ---- on the fly
+
 
 def test_lazy_images_serve_every_consumer(tmp_path):
     from synthreid.metrics.evaluate import extract_features, translate_images
     from synthreid.training.direct import LabelledBatches
     from synthreid.training.runs import fingerprint
+
     split = write_split(tmp_path / 'a')
     Path(split.paths[9]).write_bytes(b'')
-    with patch.object(store, '_free_memory', lambda: 0), pytest.warns(UserWarning, match='on the fly|left out'): lazy = load(split, on_broken='skip')
-    with pytest.warns(UserWarning, match='left out'): array = load(split, on_broken='skip')
-    assert isinstance(lazy.images, LazyImages) and lazy.images.shape == array.images.shape == (19, *SIZE, 3) and len(lazy) == 19
+    with patch.object(store, '_free_memory', lambda: 0), pytest.warns(UserWarning, match='on the fly|left out'):
+        lazy = load(split, on_broken='skip')
+    with pytest.warns(UserWarning, match='left out'):
+        array = load(split, on_broken='skip')
+    assert (
+        isinstance(lazy.images, LazyImages)
+        and lazy.images.shape == array.images.shape == (19, *SIZE, 3)
+        and len(lazy) == 19
+    )
     embed = lambda x: x.mean(3).flatten(1)
     assert torch.equal(extract_features(embed, lazy.images, 7), extract_features(embed, array.images, 7))
     assert fingerprint(lazy) == fingerprint(array)
@@ -252,6 +324,7 @@ def test_lazy_images_serve_every_consumer(tmp_path):
 
 # ---- files
 
+
 def save(path, image, **options):
     image.save(path, **options)
     return path
@@ -261,30 +334,47 @@ def test_pixel_formats(tmp_path):
     rng = np.random.default_rng(0)
     rgb = np.kron(rng.integers(0, 256, (4, 2, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
     photo, grey = Image.fromarray(rgb), rgb[..., 0]
-    def same(path, expected, tolerance=0): assert np.abs(read_image(path, SIZE).astype(int) - expected).max() <= tolerance, path
+
+    def same(path, expected, tolerance=0):
+        assert np.abs(read_image(path, SIZE).astype(int) - expected).max() <= tolerance, path
+
     same(save(tmp_path / '16.png', Image.fromarray(grey.astype(np.uint16) * 257)), grey[..., None])
     same(save(tmp_path / '16.tif', Image.fromarray(grey.astype(np.uint16) * 257)), grey[..., None])
     same(save(tmp_path / 'grey.png', Image.fromarray(grey)), grey[..., None])
     same(save(tmp_path / 'rgba.png', Image.fromarray(np.dstack([rgb, grey]))), rgb)
     same(save(tmp_path / 'palette.png', photo.quantize(256), transparency=bytes(range(256))), rgb)
-    same(save(tmp_path / 'animation.gif', photo.quantize(256), save_all=True, append_images=[Image.new('P', SIZE[::-1])]), rgb)
+    same(
+        save(
+            tmp_path / 'animation.gif', photo.quantize(256), save_all=True, append_images=[Image.new('P', SIZE[::-1])]
+        ),
+        rgb,
+    )
     same(save(tmp_path / 'cmyk.jpg', photo.convert('CMYK'), quality=100, subsampling=0), rgb, 12)
     same(save(tmp_path / 'bits.png', Image.fromarray(grey > 128)), (grey > 128)[..., None] * 255)
     same(save(tmp_path / 'two words ü 人\n.bmp', photo), rgb)
     same(save(tmp_path / 'png.jpg', photo, format='PNG'), rgb)
-    exif = Image.Exif(); exif[0x0112] = 3
+    exif = Image.Exif()
+    exif[0x0112] = 3
     same(save(tmp_path / 'upside down.png', photo, exif=exif), rgb)
     assert (read_image(save(tmp_path / 'point.png', Image.fromarray(rgb[:1, :1])), SIZE) == rgb[0, 0]).all()
-    with pytest.raises(UserError, match='float.tif .more than 16 bits'): read_image(save(tmp_path / 'float.tif', Image.fromarray(grey.astype(np.float32))), SIZE)
+    with pytest.raises(UserError, match='float.tif .more than 16 bits'):
+        read_image(save(tmp_path / 'float.tif', Image.fromarray(grey.astype(np.float32))), SIZE)
 
 
 def test_sixteen_bit_colour(tmp_path):
     "Written by hand: Pillow reads 16-bit RGB and does not write it."
-    import struct, zlib
+    import struct
+    import zlib
+
     values = np.array([[0, 128 << 8, 65535]], '>u2').repeat(SIZE[0] * SIZE[1], 0)
     chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    lines = b''.join(b'\0' + values[:SIZE[1]].tobytes() for _ in range(SIZE[0]))
-    (tmp_path / 'rgb16.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', SIZE[1], SIZE[0], 16, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(lines)) + chunk(b'IEND', b''))
+    lines = b''.join(b'\0' + values[: SIZE[1]].tobytes() for _ in range(SIZE[0]))
+    (tmp_path / 'rgb16.png').write_bytes(
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', SIZE[1], SIZE[0], 16, 2, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(lines))
+        + chunk(b'IEND', b'')
+    )
     assert (read_image(tmp_path / 'rgb16.png', SIZE) == [0, 128, 255]).all()
 
 
@@ -293,58 +383,90 @@ def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / 'folder.jpg').mkdir()
     (tmp_path / 'loop.jpg').symlink_to(tmp_path / 'loop.jpg')
     (tmp_path / 'nowhere.jpg').symlink_to(tmp_path / 'nothing')
-    (tmp_path / 'script.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n') # an interpreter would run it
+    (tmp_path / 'script.jpg').write_bytes(
+        b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'
+    )  # an interpreter would run it
     Image.new('1', (20_000, 10_000)).save(tmp_path / 'bomb.png')
     (tmp_path / 'secret.jpg').write_bytes((tmp_path / 'bomb.png').read_bytes())
     (tmp_path / 'secret.jpg').chmod(0)
     paths = sorted(tmp_path.iterdir())
     for cache in (None, tmp_path / 'cache'):
-        with pytest.raises(BrokenImages) as e: load(ReidSplit(paths, [0] * 7, [0] * 7), cache)
+        with pytest.raises(BrokenImages) as e:
+            load(ReidSplit(paths, [0] * 7, [0] * 7), cache)
         why = {Path(p).name: reason for p, reason in e.value.files}
         assert set(why) == {p.name for p in paths}
-        assert why['pipe.jpg'] == 'no regular file' and why['folder.jpg'] == 'a folder' and why['script.jpg'].startswith('not a picture')
-        assert 'symbolic links' in why['loop.jpg'] and 'No such file' in why['nowhere.jpg'] and 'decompression bomb' in why['bomb.png']
-        if os.geteuid(): assert why['secret.jpg'] == 'Permission denied'
-        with pytest.raises(BrokenImages): load(ReidSplit(paths, [0] * 7, [0] * 7), cache, on_broken='skip') # nothing would be left
+        assert (
+            why['pipe.jpg'] == 'no regular file'
+            and why['folder.jpg'] == 'a folder'
+            and why['script.jpg'].startswith('not a picture')
+        )
+        assert (
+            'symbolic links' in why['loop.jpg']
+            and 'No such file' in why['nowhere.jpg']
+            and 'decompression bomb' in why['bomb.png']
+        )
+        if os.geteuid():
+            assert why['secret.jpg'] == 'Permission denied'
+        with pytest.raises(BrokenImages):
+            load(ReidSplit(paths, [0] * 7, [0] * 7), cache, on_broken='skip')  # nothing would be left
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(kind=st.sampled_from(['JPEG', 'PNG', 'GIF', 'TIFF', 'BMP', 'WEBP', 'PPM']), cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, .999), st.integers(1, 255)), max_size=6))
+@given(
+    kind=st.sampled_from(['JPEG', 'PNG', 'GIF', 'TIFF', 'BMP', 'WEBP', 'PPM']),
+    cut=st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=6),
+)
 def test_damaged_bytes_give_a_picture_or_a_reason(tmp_path_factory, kind, cut, flips):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 12, 3), dtype=np.uint8)).save(buffer, kind)
-    data = bytearray(buffer.getvalue()[:int(cut * len(buffer.getvalue()))])
+    data = bytearray(buffer.getvalue()[: int(cut * len(buffer.getvalue()))])
     for place, mask in flips:
-        if data: data[int(place * len(data))] ^= mask
+        if data:
+            data[int(place * len(data))] ^= mask
     path = tmp_path_factory.getbasetemp() / 'damaged.jpg'
     path.write_bytes(data)
     found = store._try_image(path, SIZE)
-    assert (found and str(path) not in found and '0x' not in found) if isinstance(found, str) else (found.shape == (*SIZE, 3) and found.dtype == np.uint8)
+    assert (
+        (found and str(path) not in found and '0x' not in found)
+        if isinstance(found, str)
+        else (found.shape == (*SIZE, 3) and found.dtype == np.uint8)
+    )
 
 
 # ---- augmentations
 
+
 @pytest.mark.parametrize('kind', GEOMETRY)
 def test_augment_is_a_function_of_the_step_and_stays_in_range(kind):
     x = torch.rand(6, 3, 32, 16, generator=step_generator(1)) * 2 - 1
-    a, b = (augment(x, step_generator(0, 5), kind, erasing=.5, light=.5) for _ in range(2))
+    a, b = (augment(x, step_generator(0, 5), kind, erasing=0.5, light=0.5) for _ in range(2))
     assert torch.equal(a, b) and a.shape == x.shape and a.abs().max() <= 1
-    assert torch.equal(a, augment(x, step_generator(0, 6), kind, erasing=.5, light=.5)) == (kind == 'none')
+    assert torch.equal(a, augment(x, step_generator(0, 6), kind, erasing=0.5, light=0.5)) == (kind == 'none')
 
 
 def test_translation_is_torchreids():
     "At a known place: Pillow's enlargement, cropped."
     image = np.kron(np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     large = np.asarray(Image.fromarray(image).resize((36, 72), Image.BILINEAR)).astype(float)
-    got = (store.random_translation(to_signed(image[None]), step_generator(2), p=1)[0].permute(1, 2, 0).numpy() + 1) * 127.5
-    distance = min(np.abs(large[y:y + 64, x:x + 32] - got).max() for y in range(9) for x in range(5))
+    got = (
+        store.random_translation(to_signed(image[None]), step_generator(2), p=1)[0].permute(1, 2, 0).numpy() + 1
+    ) * 127.5
+    distance = min(np.abs(large[y : y + 64, x : x + 32] - got).max() for y in range(9) for x in range(5))
     assert distance <= 1
 
 
 # ---- samplers
 
+
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(sizes=st.lists(st.integers(1, 9), min_size=4, max_size=8), k=st.integers(1, 5), seed=st.integers(0, 99), step=st.integers(0, 1000), across=st.booleans())
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=4, max_size=8),
+    k=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    step=st.integers(0, 1000),
+    across=st.booleans(),
+)
 def test_identity_batches(sizes, k, seed, step, across):
     pids, rng = np.repeat(np.arange(len(sizes)) * 3, sizes), np.random.default_rng(seed)
     pids = rng.permutation(pids)
@@ -357,7 +479,9 @@ def test_identity_batches(sizes, k, seed, step, across):
         assert len(batch) == 2 * k and len(set(pids[batch])) == 2
         for p in set(pids[batch]):
             chosen, own = batch[pids[batch] == p], np.flatnonzero(pids == p)
-            assert len(chosen) == k and (len(set(chosen)) == min(k, len(own)) if across or len(own) >= k else set(chosen) <= set(own))
+            assert len(chosen) == k and (
+                len(set(chosen)) == min(k, len(own)) if across or len(own) >= k else set(chosen) <= set(own)
+            )
             if across:
                 assert len(set(camids[chosen])) == min(k, len(set(camids[own])))
                 assert np.ptp(np.unique(chosen, return_counts=True)[1]) <= 1, 'repeated evenly'
@@ -366,19 +490,27 @@ def test_identity_batches(sizes, k, seed, step, across):
 def test_across_cameras_forgets_nobody():
     "Every picture is drawn sooner or later, and the rare camera as often as the frequent one."
     pids, camids = np.zeros(30, int), np.repeat([0, 1, 2], [20, 8, 2])
-    drawn = np.bincount(np.concatenate([IdentityBatches(pids, 1, 2, 0, camids)(step) for step in range(600)]), minlength=30)
+    drawn = np.bincount(
+        np.concatenate([IdentityBatches(pids, 1, 2, 0, camids)(step) for step in range(600)]), minlength=30
+    )
     assert drawn.min() > 0
-    assert np.allclose(np.bincount(camids, drawn) / 1200, 1 / 3, atol=.05)
+    assert np.allclose(np.bincount(camids, drawn) / 1200, 1 / 3, atol=0.05)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(sizes=st.lists(st.integers(8, 40), min_size=1, max_size=4), share=st.integers(1, 4), seed=st.integers(0, 99), step=st.integers(0, 500))
+@given(
+    sizes=st.lists(st.integers(8, 40), min_size=1, max_size=4),
+    share=st.integers(1, 4),
+    seed=st.integers(0, 99),
+    step=st.integers(0, 500),
+)
 def test_domain_batches(sizes, share, seed, step):
     domains = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)) + 7, sizes))
     make = lambda: DomainBatches(domains, share * len(sizes), seed)
     a, b = (make()(step, rank, 2) for rank in (0, 1))
     assert (a == make()(step, 0, 2)).all() and not set(a) & set(b)
-    for batch in (a, b): assert np.bincount(domains[batch])[7:].tolist() == [share] * len(sizes)
+    for batch in (a, b):
+        assert np.bincount(domains[batch])[7:].tolist() == [share] * len(sizes)
 
 
 def test_domain_streams_are_unrelated():

@@ -16,43 +16,101 @@ import numpy as np
 from .raster import Shapes
 
 # %% ../../nbs/07_data.body.ipynb #a5688ed3
-VIVID = dict(red=(.78, .08, .1), blue=(.1, .25, .75), navy=(.08, .1, .3), sky=(.4, .68, .92), white=(.93, .93, .92), black=(.07, .07, .08),
-             grey=(.5, .5, .52), green=(.1, .5, .22), lime=(.55, .78, .2), yellow=(.95, .8, .12), orange=(.95, .48, .08), pink=(.95, .5, .66),
-             purple=(.45, .16, .6), teal=(.05, .5, .55), brown=(.42, .26, .15), beige=(.84, .75, .6), wine=(.45, .05, .16), olive=(.42, .43, .18))
-MUTED = dict(black=(.08, .08, .09), charcoal=(.2, .2, .22), slate=(.32, .36, .42), navy=(.12, .14, .24), grey=(.55, .55, .56), stone=(.66, .63, .57),
-             khaki=(.52, .47, .34), sand=(.74, .67, .55), white=(.86, .86, .84), brick=(.5, .22, .18), forest=(.17, .27, .2), denim=(.27, .36,
-             .5), plum=(.32, .2, .3), rust=(.58, .34, .2))
-TROUSERS = dict(black=(.07, .07, .08), denim=(.18, .27, .45), light_denim=(.45, .56, .7), navy=(.09, .1, .2), grey=(.42, .42, .44), khaki=(.6,
-    .52, .38), white=(.85, .85, .83), brown=(.35, .24, .16), olive=(.33, .34, .2), red=(.6, .1, .12))
-SKIN = ((.96, .80, .70), (.93, .74, .62), (.87, .66, .52), (.78, .56, .42), (.64, .43, .31), (.48, .31, .22), (.35, .22, .16))
-HAIR = ((.05, .04, .04), (.1, .07, .05), (.2, .12, .07), (.32, .2, .11), (.5, .34, .18), (.72, .55, .3), (.5, .2, .09), (.55, .54, .53), (.82,
-    .81, .79))
+VIVID = dict(
+    red=(0.78, 0.08, 0.1),
+    blue=(0.1, 0.25, 0.75),
+    navy=(0.08, 0.1, 0.3),
+    sky=(0.4, 0.68, 0.92),
+    white=(0.93, 0.93, 0.92),
+    black=(0.07, 0.07, 0.08),
+    grey=(0.5, 0.5, 0.52),
+    green=(0.1, 0.5, 0.22),
+    lime=(0.55, 0.78, 0.2),
+    yellow=(0.95, 0.8, 0.12),
+    orange=(0.95, 0.48, 0.08),
+    pink=(0.95, 0.5, 0.66),
+    purple=(0.45, 0.16, 0.6),
+    teal=(0.05, 0.5, 0.55),
+    brown=(0.42, 0.26, 0.15),
+    beige=(0.84, 0.75, 0.6),
+    wine=(0.45, 0.05, 0.16),
+    olive=(0.42, 0.43, 0.18),
+)
+MUTED = dict(
+    black=(0.08, 0.08, 0.09),
+    charcoal=(0.2, 0.2, 0.22),
+    slate=(0.32, 0.36, 0.42),
+    navy=(0.12, 0.14, 0.24),
+    grey=(0.55, 0.55, 0.56),
+    stone=(0.66, 0.63, 0.57),
+    khaki=(0.52, 0.47, 0.34),
+    sand=(0.74, 0.67, 0.55),
+    white=(0.86, 0.86, 0.84),
+    brick=(0.5, 0.22, 0.18),
+    forest=(0.17, 0.27, 0.2),
+    denim=(0.27, 0.36, 0.5),
+    plum=(0.32, 0.2, 0.3),
+    rust=(0.58, 0.34, 0.2),
+)
+TROUSERS = dict(
+    black=(0.07, 0.07, 0.08),
+    denim=(0.18, 0.27, 0.45),
+    light_denim=(0.45, 0.56, 0.7),
+    navy=(0.09, 0.1, 0.2),
+    grey=(0.42, 0.42, 0.44),
+    khaki=(0.6, 0.52, 0.38),
+    white=(0.85, 0.85, 0.83),
+    brown=(0.35, 0.24, 0.16),
+    olive=(0.33, 0.34, 0.2),
+    red=(0.6, 0.1, 0.12),
+)
+SKIN = (
+    (0.96, 0.80, 0.70),
+    (0.93, 0.74, 0.62),
+    (0.87, 0.66, 0.52),
+    (0.78, 0.56, 0.42),
+    (0.64, 0.43, 0.31),
+    (0.48, 0.31, 0.22),
+    (0.35, 0.22, 0.16),
+)
+HAIR = (
+    (0.05, 0.04, 0.04),
+    (0.1, 0.07, 0.05),
+    (0.2, 0.12, 0.07),
+    (0.32, 0.2, 0.11),
+    (0.5, 0.34, 0.18),
+    (0.72, 0.55, 0.3),
+    (0.5, 0.2, 0.09),
+    (0.55, 0.54, 0.53),
+    (0.82, 0.81, 0.79),
+)
 
 # %% ../../nbs/07_data.body.ipynb #82ca2175
 @dataclass
 class Person:
     "Everything that stays the same from picture to picture."
-    height: float = 1.72 # metres
-    build: float = 1.0 # thickness of body and limbs
+
+    height: float = 1.72  # metres
+    build: float = 1.0  # thickness of body and limbs
     female: bool = False
     skin: tuple = SKIN[1]
     hair: tuple = HAIR[2]
-    hair_style: str = 'short' # short, crop, bald, bob, long, ponytail, bun, afro
+    hair_style: str = 'short'  # short, crop, bald, bob, long, ponytail, bun, afro
     beard: float = 0.0
-    top: str = 'shirt' # tshirt, shirt, jacket, coat, hoodie, dress, vest
+    top: str = 'shirt'  # tshirt, shirt, jacket, coat, hoodie, dress, vest
     top_rgb: tuple = VIVID['red']
     top_rgb2: tuple = VIVID['white']
     top_pattern: str = 'plain'
     pattern_scale: float = 0.08
-    bottom: str = 'trousers' # trousers, wide, leggings, shorts, skirt, long_skirt
+    bottom: str = 'trousers'  # trousers, wide, leggings, shorts, skirt, long_skirt
     bottom_rgb: tuple = TROUSERS['denim']
     bottom_pattern: str = 'plain'
-    shoes_rgb: tuple = (.1, .1, .1)
-    sole_rgb: tuple = (.85, .85, .85)
+    shoes_rgb: tuple = (0.1, 0.1, 0.1)
+    sole_rgb: tuple = (0.85, 0.85, 0.85)
     socks: bool = False
-    bag: str = 'none' # none, backpack, shoulder, hand, shopper, case
+    bag: str = 'none'  # none, backpack, shoulder, hand, shopper, case
     bag_rgb: tuple = VIVID['brown']
-    hat: str = 'none' # none, cap, beanie, brim, hood
+    hat: str = 'none'  # none, cap, beanie, brim, hood
     hat_rgb: tuple = VIVID['navy']
     scarf: bool = False
     scarf_rgb: tuple = VIVID['wine']
@@ -60,312 +118,650 @@ class Person:
     stride: float = 1.0
 
 # %% ../../nbs/07_data.body.ipynb #2164dcfd
-def vary(rng, rgb, sd: float = 0.035) -> tuple: # sRGB
+def vary(rng, rgb, sd: float = 0.035) -> tuple:  # sRGB
     "A palette colour, a little brighter or darker and a little shifted."
     gain = 1 + rng.normal(0, 0.08)
     return tuple(float(np.clip(v * gain + rng.normal(0, sd), 0.02, 0.97)) for v in rgb)
 
-def pick(rng, **weights): # one name
+
+def pick(rng, **weights):  # one name
     "One of the names, with probability proportional to its weight."
-    names = list(weights); p = np.cumsum(list(weights.values()))
+    names = list(weights)
+    p = np.cumsum(list(weights.values()))
     return names[int(np.searchsorted(p, rng.random() * p[-1]))]
 
 # %% ../../nbs/07_data.body.ipynb #a2bd7302
 def draw_person(
-    rng: np.random.Generator, # one stream per identity
-    muted: float = 0.0, # probability of clothes from the muted palette
+    rng: np.random.Generator,  # one stream per identity
+    muted: float = 0.0,  # probability of clothes from the muted palette
 ) -> Person:
     "Draw an identity."
-    palette = list((MUTED if rng.random() < muted else VIVID).values()); color = lambda: vary(rng, palette[rng.integers(len(palette))])
-    f = bool(rng.random() < 0.48); child = rng.random() < 0.05
-    p = Person(female=f, height=float(np.clip(rng.normal(1.645 if f else 1.765, .065), 1.48, 1.98)),
-        build=float(np.clip(rng.normal(.96 if f else 1.03, .1), .8, 1.35)))
-    if child: p.height = float(rng.uniform(1.2, 1.48)); p.build = float(rng.uniform(.9, 1.05))
-    p.skin = vary(rng, SKIN[int(rng.choice(7, p=(.2, .24, .2, .13, .1, .08, .05)))], .012)
-    dark = sum(p.skin) < 1.5; h = int(rng.choice(9, p=(.2, .22, .2, .13, .08, .06, .03, .05, .03)))
-    p.hair = vary(rng, HAIR[h % 3 if dark else h], .01)
-    p.hair_style = pick(rng, short=.12, bob=.2, long=.38, ponytail=.18, bun=.1, afro=.06 if dark else .01) if f else pick(rng, short=.58,
-        crop=.22, bald=.08, bob=.05, ponytail=.02, afro=.1 if dark else .01)
-    p.beard = float(rng.uniform(.4, 1)) if not f and not child and rng.random() < .3 else 0.
-    p.top = pick(rng, tshirt=.24, shirt=.2, jacket=.2, coat=.1, hoodie=.12, dress=.13 if f else 0, vest=.05)
+    palette = list((MUTED if rng.random() < muted else VIVID).values())
+    color = lambda: vary(rng, palette[rng.integers(len(palette))])
+    f = bool(rng.random() < 0.48)
+    child = rng.random() < 0.05
+    p = Person(
+        female=f,
+        height=float(np.clip(rng.normal(1.645 if f else 1.765, 0.065), 1.48, 1.98)),
+        build=float(np.clip(rng.normal(0.96 if f else 1.03, 0.1), 0.8, 1.35)),
+    )
+    if child:
+        p.height = float(rng.uniform(1.2, 1.48))
+        p.build = float(rng.uniform(0.9, 1.05))
+    p.skin = vary(rng, SKIN[int(rng.choice(7, p=(0.2, 0.24, 0.2, 0.13, 0.1, 0.08, 0.05)))], 0.012)
+    dark = sum(p.skin) < 1.5
+    h = int(rng.choice(9, p=(0.2, 0.22, 0.2, 0.13, 0.08, 0.06, 0.03, 0.05, 0.03)))
+    p.hair = vary(rng, HAIR[h % 3 if dark else h], 0.01)
+    p.hair_style = (
+        pick(rng, short=0.12, bob=0.2, long=0.38, ponytail=0.18, bun=0.1, afro=0.06 if dark else 0.01)
+        if f
+        else pick(rng, short=0.58, crop=0.22, bald=0.08, bob=0.05, ponytail=0.02, afro=0.1 if dark else 0.01)
+    )
+    p.beard = float(rng.uniform(0.4, 1)) if not f and not child and rng.random() < 0.3 else 0.0
+    p.top = pick(rng, tshirt=0.24, shirt=0.2, jacket=0.2, coat=0.1, hoodie=0.12, dress=0.13 if f else 0, vest=0.05)
     p.top_rgb, p.top_rgb2 = color(), color()
-    while sum(abs(a - b) for a, b in zip(p.top_rgb, p.top_rgb2)) < .35: p.top_rgb2 = vary(rng, list(VIVID.values())[rng.integers(len(VIVID))])
-    p.top_pattern = 'jacket' if p.top in ('jacket', 'coat') and rng.random() < .6 else pick(rng, plain=.46, stripes=.14, pinstripes=.05,
-        checks=.09, twotone=.08, band=.07, logo=.13, blotches=.04)
-    p.pattern_scale = float({'stripes': rng.uniform(.05, .14), 'pinstripes': rng.uniform(.03, .06), 'checks': rng.uniform(.06, .13),
-        'band': rng.uniform(.03, .07), 'logo': rng.uniform(.04, .09), 'blotches': .1}.get(p.top_pattern, .1))
-    p.bottom = pick(rng, trousers=.5, wide=.12, leggings=.1 if f else .0, shorts=.13, skirt=.12 if f else 0, long_skirt=.05 if f else 0)
-    t = list(TROUSERS.values()); w = np.array([4, 5, 2, 2, 2, 2, 1, 1, 1, .7]); p.bottom_rgb = vary(rng, t[int(rng.choice(len(t), p=w / w.sum()))])
-    if 'skirt' in p.bottom or rng.random() < .12: p.bottom_rgb = color()
-    p.bottom_pattern = 'denim' if p.bottom_rgb[2] > p.bottom_rgb[0] * 1.2 and 'skirt' not in p.bottom else 'checks' if 'skirt' in p.bottom and rng.random() < .25 else 'plain'
-    p.shoes_rgb = vary(rng, ((.07, .07, .08), (.9, .9, .88), (.3, .18, .1), (.4, .4, .42), (.75, .12, .12), (.12, .2, .5))[int(rng.choice(6,
-        p=(.4, .25, .13, .1, .06, .06)))])
-    p.sole_rgb = (.88, .88, .86) if rng.random() < .5 else (.12, .11, .1); p.socks = bool(rng.random() < .6)
-    p.bag = pick(rng, none=.45, backpack=.22, shoulder=.14, hand=.07 if f else .03, shopper=.08, case=.04)
-    p.bag_rgb = vary(rng, ((.1, .1, .11), (.38, .24, .14), (.12, .18, .4), (.7, .12, .12), (.35, .38, .3), (.82, .6, .2), (.55, .55, .57), (.9,
-        .88, .82))[rng.integers(8)])
-    p.hat = pick(rng, none=.78, cap=.1, beanie=.06, brim=.03, hood=.08 if p.top == 'hoodie' else .01)
+    while sum(abs(a - b) for a, b in zip(p.top_rgb, p.top_rgb2)) < 0.35:
+        p.top_rgb2 = vary(rng, list(VIVID.values())[rng.integers(len(VIVID))])
+    p.top_pattern = (
+        'jacket'
+        if p.top in ('jacket', 'coat') and rng.random() < 0.6
+        else pick(
+            rng,
+            plain=0.46,
+            stripes=0.14,
+            pinstripes=0.05,
+            checks=0.09,
+            twotone=0.08,
+            band=0.07,
+            logo=0.13,
+            blotches=0.04,
+        )
+    )
+    p.pattern_scale = float(
+        {
+            'stripes': rng.uniform(0.05, 0.14),
+            'pinstripes': rng.uniform(0.03, 0.06),
+            'checks': rng.uniform(0.06, 0.13),
+            'band': rng.uniform(0.03, 0.07),
+            'logo': rng.uniform(0.04, 0.09),
+            'blotches': 0.1,
+        }.get(p.top_pattern, 0.1)
+    )
+    p.bottom = pick(
+        rng,
+        trousers=0.5,
+        wide=0.12,
+        leggings=0.1 if f else 0.0,
+        shorts=0.13,
+        skirt=0.12 if f else 0,
+        long_skirt=0.05 if f else 0,
+    )
+    t = list(TROUSERS.values())
+    w = np.array([4, 5, 2, 2, 2, 2, 1, 1, 1, 0.7])
+    p.bottom_rgb = vary(rng, t[int(rng.choice(len(t), p=w / w.sum()))])
+    if 'skirt' in p.bottom or rng.random() < 0.12:
+        p.bottom_rgb = color()
+    p.bottom_pattern = (
+        'denim'
+        if p.bottom_rgb[2] > p.bottom_rgb[0] * 1.2 and 'skirt' not in p.bottom
+        else 'checks'
+        if 'skirt' in p.bottom and rng.random() < 0.25
+        else 'plain'
+    )
+    p.shoes_rgb = vary(
+        rng,
+        (
+            (0.07, 0.07, 0.08),
+            (0.9, 0.9, 0.88),
+            (0.3, 0.18, 0.1),
+            (0.4, 0.4, 0.42),
+            (0.75, 0.12, 0.12),
+            (0.12, 0.2, 0.5),
+        )[int(rng.choice(6, p=(0.4, 0.25, 0.13, 0.1, 0.06, 0.06)))],
+    )
+    p.sole_rgb = (0.88, 0.88, 0.86) if rng.random() < 0.5 else (0.12, 0.11, 0.1)
+    p.socks = bool(rng.random() < 0.6)
+    p.bag = pick(rng, none=0.45, backpack=0.22, shoulder=0.14, hand=0.07 if f else 0.03, shopper=0.08, case=0.04)
+    p.bag_rgb = vary(
+        rng,
+        (
+            (0.1, 0.1, 0.11),
+            (0.38, 0.24, 0.14),
+            (0.12, 0.18, 0.4),
+            (0.7, 0.12, 0.12),
+            (0.35, 0.38, 0.3),
+            (0.82, 0.6, 0.2),
+            (0.55, 0.55, 0.57),
+            (0.9, 0.88, 0.82),
+        )[rng.integers(8)],
+    )
+    p.hat = pick(rng, none=0.78, cap=0.1, beanie=0.06, brim=0.03, hood=0.08 if p.top == 'hoodie' else 0.01)
     p.hat_rgb = p.top_rgb if p.hat == 'hood' else color()
-    p.scarf = bool(p.top in ('coat', 'jacket') and rng.random() < .25); p.scarf_rgb = color(); p.glasses = bool(rng.random() < .12)
-    p.stride = float(rng.uniform(.75, 1.1))
+    p.scarf = bool(p.top in ('coat', 'jacket') and rng.random() < 0.25)
+    p.scarf_rgb = color()
+    p.glasses = bool(rng.random() < 0.12)
+    p.stride = float(rng.uniform(0.75, 1.1))
     return p
 
 # %% ../../nbs/07_data.body.ipynb #2c75d3b1
-JOINTS = tuple('head neck pelvis left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle left_toe right_toe'.split())
+JOINTS = tuple(
+    'head neck pelvis left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip right_hip'
+    ' left_knee right_knee left_ankle right_ankle left_toe right_toe'.split()
+)
+
 
 @dataclass
 class Pose:
     "Everything about the body that changes from picture to picture."
-    phase: float = 0.6 # of the walk cycle, radians
-    stride: float = 1.0 # 0 stands still
-    arm: float = 1.0 # swing of the arms
-    elbow: tuple = (0.35, 0.35) # bend of left and right elbow, radians
-    carry: str = 'none' # none, phone, pockets, hold
-    head: tuple = (0.0, 0.0) # turn and nod
-    twist: float = 0.1 # shoulders against hips
-    lean: float = 0.03 # forward
+
+    phase: float = 0.6  # of the walk cycle, radians
+    stride: float = 1.0  # 0 stands still
+    arm: float = 1.0  # swing of the arms
+    elbow: tuple = (0.35, 0.35)  # bend of left and right elbow, radians
+    carry: str = 'none'  # none, phone, pockets, hold
+    head: tuple = (0.0, 0.0)  # turn and nod
+    twist: float = 0.1  # shoulders against hips
+    lean: float = 0.03  # forward
 
 # %% ../../nbs/07_data.body.ipynb #03594f9d
 def draw_pose(rng: np.random.Generator, person: Person) -> Pose:
     "Draw a pose: mostly walking, sometimes standing, phoning or with the hands in the pockets."
-    still = rng.random() < .14
-    return Pose(phase=float(rng.uniform(0, 2 * pi)), stride=float(rng.uniform(0, .2) if still else person.stride * rng.uniform(.75, 1.1)),
-        arm=float(rng.uniform(.4, 1.2)),
-                elbow=tuple(float(v) for v in rng.uniform(.15, .65, 2)), carry=pick(rng, none=.8, phone=.1, pockets=.1),
-                head=(float(rng.normal(0, .22)), float(rng.normal(.05, .1))), twist=float(rng.uniform(.04, .14)), lean=float(rng.normal(.04, .025)))
+    still = rng.random() < 0.14
+    return Pose(
+        phase=float(rng.uniform(0, 2 * pi)),
+        stride=float(rng.uniform(0, 0.2) if still else person.stride * rng.uniform(0.75, 1.1)),
+        arm=float(rng.uniform(0.4, 1.2)),
+        elbow=tuple(float(v) for v in rng.uniform(0.15, 0.65, 2)),
+        carry=pick(rng, none=0.8, phone=0.1, pockets=0.1),
+        head=(float(rng.normal(0, 0.22)), float(rng.normal(0.05, 0.1))),
+        twist=float(rng.uniform(0.04, 0.14)),
+        lean=float(rng.normal(0.04, 0.025)),
+    )
 
 # %% ../../nbs/07_data.body.ipynb #43abbec9
-def limb(p, length: float, angle: float, side: float = 0.0) -> tuple: # end point
+def limb(p, length: float, angle: float, side: float = 0.0) -> tuple:  # end point
     "A segment that hangs from `p`, swung forward by `angle` and outward (to +x) by `side`."
     return (p[0] + length * sin(side) * cos(angle), p[1] - length * cos(angle) * cos(side), p[2] + length * sin(angle))
 
+
 def turned(p, about, angle: float) -> tuple:
     "`p` turned about the vertical axis through `about`."
-    x, z = p[0] - about[0], p[2] - about[2]; c, s = cos(angle), sin(angle)
+    x, z = p[0] - about[0], p[2] - about[2]
+    c, s = cos(angle), sin(angle)
     return (about[0] + c * x + s * z, p[1], about[2] - s * x + c * z)
 
 # %% ../../nbs/07_data.body.ipynb #37e419a5
-def skeleton(person: Person, pose: Pose) -> dict: # joint name to (x, y, z); also heels, hands and foot pitch
+def skeleton(person: Person, pose: Pose) -> dict:  # joint name to (x, y, z); also heels, hands and foot pitch
     "Place the joints, with the lower foot on the ground."
-    h, st, ph = person.height, pose.stride, pose.phase; j = {}
-    hipw, shw = h * (.047 if person.female else .046), h * (.1 if person.female else .114)
-    top = (0.0, .525 * h, 0.0); j['pelvis'] = top
+    h, st, ph = person.height, pose.stride, pose.phase
+    j = {}
+    hipw, shw = h * (0.047 if person.female else 0.046), h * (0.1 if person.female else 0.114)
+    top = (0.0, 0.525 * h, 0.0)
+    j['pelvis'] = top
     for side, sign, f in (('left', 1, ph), ('right', -1, ph + pi)):
-        swing = .41 * st * sin(f); knee = .06 + st * .9 * max(0., cos(f + .25)) ** 1.6 + .12 * st * max(0., -sin(f))
-        hip = (sign * hipw, .515 * h, -sign * .012 * h * sin(ph) * st); k = limb(hip, .243 * h, swing, .015 * sign)
-        a = limb(k, .238 * h, swing - knee, -.01 * sign)
-        pitch = st * (.28 * max(0., sin(f)) ** 2 - .6 * max(0., -sin(f)) ** 2 - .35 * max(0., cos(f + .25)) ** 2) # toes up is positive
-        out = .12 * sign; d = (sin(out) * cos(pitch), sin(pitch), cos(out) * cos(pitch)); fl = .105 * h
-        heel = tuple(v - .035 * h * u + o for v, u, o in zip(a, d, (0, -.012 * h, 0)))
-        toe = tuple(v + fl * u + o for v, u, o in zip(heel, d, (0, -.004 * h, 0)))
+        swing = 0.41 * st * sin(f)
+        knee = 0.06 + st * 0.9 * max(0.0, cos(f + 0.25)) ** 1.6 + 0.12 * st * max(0.0, -sin(f))
+        hip = (sign * hipw, 0.515 * h, -sign * 0.012 * h * sin(ph) * st)
+        k = limb(hip, 0.243 * h, swing, 0.015 * sign)
+        a = limb(k, 0.238 * h, swing - knee, -0.01 * sign)
+        pitch = st * (
+            0.28 * max(0.0, sin(f)) ** 2 - 0.6 * max(0.0, -sin(f)) ** 2 - 0.35 * max(0.0, cos(f + 0.25)) ** 2
+        )  # toes up is positive
+        out = 0.12 * sign
+        d = (sin(out) * cos(pitch), sin(pitch), cos(out) * cos(pitch))
+        fl = 0.105 * h
+        heel = tuple(v - 0.035 * h * u + o for v, u, o in zip(a, d, (0, -0.012 * h, 0)))
+        toe = tuple(v + fl * u + o for v, u, o in zip(heel, d, (0, -0.004 * h, 0)))
         j |= {side + '_hip': hip, side + '_knee': k, side + '_ankle': a, side + '_heel': heel, side + '_toe': toe}
-    lift = .021 * h - min(j[s + e][1] for s in ('left', 'right') for e in ('_heel', '_toe'))
+    lift = 0.021 * h - min(j[s + e][1] for s in ('left', 'right') for e in ('_heel', '_toe'))
     j = {n: (x, y + lift, z) for n, (x, y, z) in j.items()}
-    base = j['pelvis']; j['neck'] = (0.0, base[1] + .325 * h * cos(pose.lean), .33 * h * sin(pose.lean))
-    j['head'] = (0.0, j['neck'][1] + .085 * h, j['neck'][2] + .018 * h + .04 * h * pose.lean)
+    base = j['pelvis']
+    j['neck'] = (0.0, base[1] + 0.325 * h * cos(pose.lean), 0.33 * h * sin(pose.lean))
+    j['head'] = (0.0, j['neck'][1] + 0.085 * h, j['neck'][2] + 0.018 * h + 0.04 * h * pose.lean)
     for side, sign, f, i in (('left', 1, ph, 0), ('right', -1, ph + pi, 1)):
-        s = turned((sign * shw, j['neck'][1] - .042 * h, j['neck'][2] - .004 * h), j['neck'], -pose.twist * sin(ph) * st)
-        swing = -.42 * st * pose.arm * sin(f) - .04; elbow = pose.elbow[i] + .25 * st * max(0., -sin(f)); spread = (.10 + .05 * person.build) * sign
-        inward = .05 * sign
-        if pose.carry == 'phone' and sign < 0: swing, elbow, inward = .45, 1.75, .35
-        if pose.carry == 'pockets': swing, elbow, spread, inward = -.28, .62, .22 * sign, -.28 * sign
-        if person.bag in ('hand', 'shopper') and sign > 0 or person.bag == 'case' and sign < 0: swing, elbow = swing * .3, .12
-        e = limb(s, .172 * h, swing, spread); w = limb(e, .15 * h, swing + elbow, inward); hand = limb(w, .05 * h, swing + elbow + .1, inward)
+        s = turned(
+            (sign * shw, j['neck'][1] - 0.042 * h, j['neck'][2] - 0.004 * h), j['neck'], -pose.twist * sin(ph) * st
+        )
+        swing = -0.42 * st * pose.arm * sin(f) - 0.04
+        elbow = pose.elbow[i] + 0.25 * st * max(0.0, -sin(f))
+        spread = (0.10 + 0.05 * person.build) * sign
+        inward = 0.05 * sign
+        if pose.carry == 'phone' and sign < 0:
+            swing, elbow, inward = 0.45, 1.75, 0.35
+        if pose.carry == 'pockets':
+            swing, elbow, spread, inward = -0.28, 0.62, 0.22 * sign, -0.28 * sign
+        if person.bag in ('hand', 'shopper') and sign > 0 or person.bag == 'case' and sign < 0:
+            swing, elbow = swing * 0.3, 0.12
+        e = limb(s, 0.172 * h, swing, spread)
+        w = limb(e, 0.15 * h, swing + elbow, inward)
+        hand = limb(w, 0.05 * h, swing + elbow + 0.1, inward)
         j |= {side + '_shoulder': s, side + '_elbow': e, side + '_wrist': w, side + '_hand': hand}
     return j
 
 # %% ../../nbs/07_data.body.ipynb #402ff436
 def add_legs(s: Shapes, p: Person, j: dict, m: dict):
     "Hips, legs, socks and shoes."
-    h, w = p.height, p.build ** .7; g = h * w; f = 1.05 if p.female else 1.0
+    h, w = p.height, p.build**0.7
+    g = h * w
+    f = 1.05 if p.female else 1.0
     style = 'bare' if 'skirt' in p.bottom or p.top == 'dress' else p.bottom
     for side in ('left', 'right'):
-        hip, knee, ankle, heel, toe = (j[f'{side}_{n}'] for n in ('hip', 'knee', 'ankle', 'heel', 'toe')); up = lambda q, d: (q[0], q[1] + d, q[2])
-        mid = tuple(.45 * a + .55 * b for a, b in zip(hip, knee)); calf = tuple(.72 * a + .28 * b for a, b in zip(knee, ankle))
-        cuff = tuple(.1 * a + .9 * b for a, b in zip(knee, ankle))
+        hip, knee, ankle, heel, toe = (j[f'{side}_{n}'] for n in ('hip', 'knee', 'ankle', 'heel', 'toe'))
+        up = lambda q, d: (q[0], q[1] + d, q[2])
+        mid = tuple(0.45 * a + 0.55 * b for a, b in zip(hip, knee))
+        calf = tuple(0.72 * a + 0.28 * b for a, b in zip(knee, ankle))
+        cuff = tuple(0.1 * a + 0.9 * b for a, b in zip(knee, ankle))
         if style in ('bare', 'shorts', 'leggings'):
             c = m['bottom'] if style == 'leggings' else m['skin']
-            s.cone(hip, knee, .0475 * g * f, .03 * g, c, .24); s.cone(knee, calf, .029 * g, .031 * g, c); s.cone(calf, ankle, .031 * g, .0195 * h, c)
-            if p.socks and style != 'leggings': s.cone(cuff, ankle, .022 * g, .0215 * h, m['socks'])
+            s.cone(hip, knee, 0.0475 * g * f, 0.03 * g, c, 0.24)
+            s.cone(knee, calf, 0.029 * g, 0.031 * g, c)
+            s.cone(calf, ankle, 0.031 * g, 0.0195 * h, c)
+            if p.socks and style != 'leggings':
+                s.cone(cuff, ankle, 0.022 * g, 0.0215 * h, m['socks'])
         if style == 'shorts':
-            end = tuple(.15 * a + .85 * b for a, b in zip(hip, knee)); s.cone(up(hip, -.012 * h), end, .0515 * g * f, .05 * g, m['bottom'], .1)
+            end = tuple(0.15 * a + 0.85 * b for a, b in zip(hip, knee))
+            s.cone(up(hip, -0.012 * h), end, 0.0515 * g * f, 0.05 * g, m['bottom'], 0.1)
         if style in ('trousers', 'wide'):
-            k, c = (.038, .0295) if style == 'trousers' else (.044, .043)
-            s.cone(hip, knee, .0495 * g * f, k * g, m['bottom'], .1); s.cone(knee, cuff, k * g, c * g, m['bottom'], .35)
-            s.cone(cuff, up(ankle, .0), c * g, c * g * .93, m['bottom'], .5)
-        s.cone(ankle, heel, .022 * h, .022 * h, m['shoes']); s.cone(up(heel, .003 * h), up(toe, .0), .0225 * h, .0178 * h, m['shoes'])
-        s.cone(up(ankle, .004 * h), tuple(.38 * a + .62 * b for a, b in zip(ankle, toe)), .0215 * h, .0195 * h, m['shoes'])
-        s.cone(up(heel, -.0125 * h), up(toe, -.0095 * h), .0115 * h, .0105 * h, m['sole']); mid = tuple(.3 * a + .7 * b for a, b in zip(heel, toe))
-        s.cone((mid[0] - .006 * h, mid[1] - .0115 * h, mid[2]), (mid[0] + .006 * h, mid[1] - .0115 * h, mid[2]), .0115 * h, .0115 * h, m['sole'])
+            k, c = (0.038, 0.0295) if style == 'trousers' else (0.044, 0.043)
+            s.cone(hip, knee, 0.0495 * g * f, k * g, m['bottom'], 0.1)
+            s.cone(knee, cuff, k * g, c * g, m['bottom'], 0.35)
+            s.cone(cuff, up(ankle, 0.0), c * g, c * g * 0.93, m['bottom'], 0.5)
+        s.cone(ankle, heel, 0.022 * h, 0.022 * h, m['shoes'])
+        s.cone(up(heel, 0.003 * h), up(toe, 0.0), 0.0225 * h, 0.0178 * h, m['shoes'])
+        s.cone(
+            up(ankle, 0.004 * h),
+            tuple(0.38 * a + 0.62 * b for a, b in zip(ankle, toe)),
+            0.0215 * h,
+            0.0195 * h,
+            m['shoes'],
+        )
+        s.cone(up(heel, -0.0125 * h), up(toe, -0.0095 * h), 0.0115 * h, 0.0105 * h, m['sole'])
+        mid = tuple(0.3 * a + 0.7 * b for a, b in zip(heel, toe))
+        s.cone(
+            (mid[0] - 0.006 * h, mid[1] - 0.0115 * h, mid[2]),
+            (mid[0] + 0.006 * h, mid[1] - 0.0115 * h, mid[2]),
+            0.0115 * h,
+            0.0115 * h,
+            m['sole'],
+        )
 
 # %% ../../nbs/07_data.body.ipynb #f988fbae
-def around_legs(p: Person, j: dict, ys, slack: float): # half-widths a, b and centre cz at the heights `ys`
+def around_legs(p: Person, j: dict, ys, slack: float):  # half-widths a, b and centre cz at the heights `ys`
     "The ellipse at each height that holds both legs."
-    h, g = p.height, p.height * p.build ** .7; a, b, cz = [], [], []
+    h, g = p.height, p.height * p.build**0.7
+    a, b, cz = [], [], []
     for y in ys:
         zs = []
         for side in ('left', 'right'):
-            pts = [j[f'{side}_{n}'] for n in ('ankle', 'knee', 'hip')]; hy = [q[1] for q in pts]
-            order = sorted(range(3), key=lambda i: hy[i]); zs.append(float(np.interp(y, [hy[i] for i in order], [pts[i][2] for i in order])))
-        r = .052 * g * min(1, .72 + y / h * .6); apart = abs(zs[0] - zs[1]) / 2
-        a.append(.052 * h + r + slack); b.append((apart * 1.12 if apart > .02 else apart) + r * 1.04 + slack); cz.append(sum(zs) / 2)
+            pts = [j[f'{side}_{n}'] for n in ('ankle', 'knee', 'hip')]
+            hy = [q[1] for q in pts]
+            order = sorted(range(3), key=lambda i: hy[i])
+            zs.append(float(np.interp(y, [hy[i] for i in order], [pts[i][2] for i in order])))
+        r = 0.052 * g * min(1, 0.72 + y / h * 0.6)
+        apart = abs(zs[0] - zs[1]) / 2
+        a.append(0.052 * h + r + slack)
+        b.append((apart * 1.12 if apart > 0.02 else apart) + r * 1.04 + slack)
+        cz.append(sum(zs) / 2)
     return np.array(a), np.array(b), np.array(cz)
 
 # %% ../../nbs/07_data.body.ipynb #c53d3210
 def add_torso(s: Shapes, p: Person, j: dict, m: dict, twist: float):
     "Hips, shirt or coat or dress, skirt, collar, shoulders."
-    h, g = p.height, p.height * (p.build * 1.0); f = p.female; y0 = j['pelvis'][1]; ny, nz = j['neck'][1], j['neck'][2]
+    h, g = p.height, p.height * (p.build * 1.0)
+    f = p.female
+    y0 = j['pelvis'][1]
+    ny, nz = j['neck'][1], j['neck'][2]
     lean = lambda ys: np.interp(ys, [y0, ny], [0, nz])
-    belly = max(0., p.build - 1.05) * .1 * h
-    at = np.array([-.075, -.03, .02, .075, .13, .19, .24, .28, .305, .322, .334]) * h + y0
-    a = np.array([.070, .103, .101, .087 if not f else .080, .088 if not f else .082, .1 if not f else .093, .108 if not f else .096,
-        .103 if not f else .09, .078, .050, .03]) * g * (.96 if f else 1)
-    a[1:3] *= 1.05 if f else .97
-    b = np.array([.052, .068, .068, .060, .062, .069, .067, .058, .046, .036, .027]) * g; b[3:5] += belly; b[5:7] += .008 * h if f else 0.
-    hem = {'tshirt': -.035, 'shirt': -.05, 'jacket': -.05, 'hoodie': -.04, 'vest': -.03, 'coat': -.05, 'dress': -.03}[p.top] * h + y0
-    hips = at < y0 + .06 * h
-    s.tube(at[hips], a[hips] * .985, b[hips] * .985, m['skin' if p.top == 'dress' or 'skirt' in p.bottom else 'bottom'], cz=lean(at[hips]))
-    tucked = 'skirt' in p.bottom and p.top in ('tshirt', 'shirt', 'vest'); hem = y0 + .012 * h if tucked else hem
-    thick = {'tshirt': .006, 'shirt': .007, 'vest': .012, 'hoodie': .016, 'jacket': .016, 'coat': .018, 'dress': .004}[p.top]
-    ys = np.concatenate([[hem], at[at > hem + .01 * h]]); wide, deep = a.copy(), b.copy()
-    wide[0], deep[0], deep[1] = a[1] * 1.04, b[1] * 1.2, b[1] * 1.12; ta, tb = np.interp(ys, at, wide) + thick, np.interp(ys, at, deep) + thick
-    if p.top in ('hoodie', 'jacket'): ta[0] *= .95; tb[0] *= .95
-    ta[-1] = .028 * h; tb[-1] = .028 * h
-    s.tube(ys, ta, tb, m['top'], cz=lean(ys) - .002 * h, twist=twist)
-    long = {'coat': .28 if p.height > 1.5 else .33, 'dress': .30}.get(p.top, {'skirt': .335,
-        'long_skirt': .09}.get(p.bottom) if p.top != 'dress' else None)
+    belly = max(0.0, p.build - 1.05) * 0.1 * h
+    at = np.array([-0.075, -0.03, 0.02, 0.075, 0.13, 0.19, 0.24, 0.28, 0.305, 0.322, 0.334]) * h + y0
+    a = (
+        np.array(
+            [
+                0.070,
+                0.103,
+                0.101,
+                0.087 if not f else 0.080,
+                0.088 if not f else 0.082,
+                0.1 if not f else 0.093,
+                0.108 if not f else 0.096,
+                0.103 if not f else 0.09,
+                0.078,
+                0.050,
+                0.03,
+            ]
+        )
+        * g
+        * (0.96 if f else 1)
+    )
+    a[1:3] *= 1.05 if f else 0.97
+    b = np.array([0.052, 0.068, 0.068, 0.060, 0.062, 0.069, 0.067, 0.058, 0.046, 0.036, 0.027]) * g
+    b[3:5] += belly
+    b[5:7] += 0.008 * h if f else 0.0
+    hem = {
+        'tshirt': -0.035,
+        'shirt': -0.05,
+        'jacket': -0.05,
+        'hoodie': -0.04,
+        'vest': -0.03,
+        'coat': -0.05,
+        'dress': -0.03,
+    }[p.top] * h + y0
+    hips = at < y0 + 0.06 * h
+    s.tube(
+        at[hips],
+        a[hips] * 0.985,
+        b[hips] * 0.985,
+        m['skin' if p.top == 'dress' or 'skirt' in p.bottom else 'bottom'],
+        cz=lean(at[hips]),
+    )
+    tucked = 'skirt' in p.bottom and p.top in ('tshirt', 'shirt', 'vest')
+    hem = y0 + 0.012 * h if tucked else hem
+    thick = {
+        'tshirt': 0.006,
+        'shirt': 0.007,
+        'vest': 0.012,
+        'hoodie': 0.016,
+        'jacket': 0.016,
+        'coat': 0.018,
+        'dress': 0.004,
+    }[p.top]
+    ys = np.concatenate([[hem], at[at > hem + 0.01 * h]])
+    wide, deep = a.copy(), b.copy()
+    wide[0], deep[0], deep[1] = a[1] * 1.04, b[1] * 1.2, b[1] * 1.12
+    ta, tb = np.interp(ys, at, wide) + thick, np.interp(ys, at, deep) + thick
+    if p.top in ('hoodie', 'jacket'):
+        ta[0] *= 0.95
+        tb[0] *= 0.95
+    ta[-1] = 0.028 * h
+    tb[-1] = 0.028 * h
+    s.tube(ys, ta, tb, m['top'], cz=lean(ys) - 0.002 * h, twist=twist)
+    long = {'coat': 0.28 if p.height > 1.5 else 0.33, 'dress': 0.30}.get(
+        p.top, {'skirt': 0.335, 'long_skirt': 0.09}.get(p.bottom) if p.top != 'dress' else None
+    )
     if p.top in ('coat', 'dress') or 'skirt' in p.bottom:
-        for part in (('top', long, .055) if p.top in ('coat', 'dress') else None, ('bottom', {'skirt': .335, 'long_skirt': .09}[p.bottom],
-            .065) if 'skirt' in p.bottom and p.top != 'dress' else None):
-            if part is None: continue
-            name, low, start = part; yy = np.linspace(low * h, y0 + start * h, 12)
-            ka, kb, kz = around_legs(p, j, yy, (.03 if name == 'top' and p.top == 'coat' else .018) + 0.0)
-            k = np.clip((yy - yy[0]) / (yy[-1] - yy[0]), 0, 1) ** 1.5; flare = .028 * (1 - k) * h * (1.2 if name == 'top' else 1)
+        for part in (
+            ('top', long, 0.055) if p.top in ('coat', 'dress') else None,
+            (
+                ('bottom', {'skirt': 0.335, 'long_skirt': 0.09}[p.bottom], 0.065)
+                if 'skirt' in p.bottom and p.top != 'dress'
+                else None
+            ),
+        ):
+            if part is None:
+                continue
+            name, low, start = part
+            yy = np.linspace(low * h, y0 + start * h, 12)
+            ka, kb, kz = around_legs(p, j, yy, (0.03 if name == 'top' and p.top == 'coat' else 0.018) + 0.0)
+            k = np.clip((yy - yy[0]) / (yy[-1] - yy[0]), 0, 1) ** 1.5
+            flare = 0.028 * (1 - k) * h * (1.2 if name == 'top' else 1)
             wa, wb, wz = np.interp(yy, ys, ta), np.interp(yy, ys, tb), lean(yy)
-            inner = yy > y0 - .03 * h
-            fit = 1.03 if name == 'top' else 1.07 if tucked else .94; ra = np.where(inner, wa * fit, np.maximum(ka + flare, wa[0]))
-            rb = np.where(inner, wb * fit, kb + flare); ra = np.convolve(np.pad(ra, 1, mode='edge'), [.25, .5, .25], 'valid')
-            rb = np.maximum(rb, np.convolve(np.pad(rb, 1, mode='edge'), [.25, .5, .25], 'valid'))
-            s.tube(yy, ra, rb, m[name], cz=np.where(inner, wz - .002 * h, kz))
-    s.cone((0, ny - .012 * h, nz - .004 * h), (j['head'][0], j['head'][1] - .03 * h, j['head'][2] - .012 * h), .031 * h * (.9 if f else 1.05),
-        .029 * h * (.9 if f else 1.05), m['skin'])
+            inner = yy > y0 - 0.03 * h
+            fit = 1.03 if name == 'top' else 1.07 if tucked else 0.94
+            ra = np.where(inner, wa * fit, np.maximum(ka + flare, wa[0]))
+            rb = np.where(inner, wb * fit, kb + flare)
+            ra = np.convolve(np.pad(ra, 1, mode='edge'), [0.25, 0.5, 0.25], 'valid')
+            rb = np.maximum(rb, np.convolve(np.pad(rb, 1, mode='edge'), [0.25, 0.5, 0.25], 'valid'))
+            s.tube(yy, ra, rb, m[name], cz=np.where(inner, wz - 0.002 * h, kz))
+    s.cone(
+        (0, ny - 0.012 * h, nz - 0.004 * h),
+        (j['head'][0], j['head'][1] - 0.03 * h, j['head'][2] - 0.012 * h),
+        0.031 * h * (0.9 if f else 1.05),
+        0.029 * h * (0.9 if f else 1.05),
+        m['skin'],
+    )
     for side in ('left', 'right'):
         sh = j[side + '_shoulder']
-        s.cone((.2 * sh[0], ny - .012 * h, nz), (sh[0] * .9, sh[1] + .004 * h, sh[2]), .026 * h + thick * .4,
-            .031 * h * p.build ** .5 + thick * .5, m['yoke'], ny - .03)
+        s.cone(
+            (0.2 * sh[0], ny - 0.012 * h, nz),
+            (sh[0] * 0.9, sh[1] + 0.004 * h, sh[2]),
+            0.026 * h + thick * 0.4,
+            0.031 * h * p.build**0.5 + thick * 0.5,
+            m['yoke'],
+            ny - 0.03,
+        )
     if p.top in ('shirt', 'jacket', 'coat', 'vest'):
-        s.tube([ny - .018 * h, ny + .012 * h, ny + .016 * h], [.045 * h, .041 * h, .04 * h], [.045 * h, .041 * h, .04 * h], m['collar'], cz=[nz] * 3)
-    if p.top == 'hoodie' and p.hat != 'hood': s.ball((0, ny + .0 * h, nz - .045 * h), (.062 * h, .036 * h, .042 * h), m['top'])
+        s.tube(
+            [ny - 0.018 * h, ny + 0.012 * h, ny + 0.016 * h],
+            [0.045 * h, 0.041 * h, 0.04 * h],
+            [0.045 * h, 0.041 * h, 0.04 * h],
+            m['collar'],
+            cz=[nz] * 3,
+        )
+    if p.top == 'hoodie' and p.hat != 'hood':
+        s.ball((0, ny + 0.0 * h, nz - 0.045 * h), (0.062 * h, 0.036 * h, 0.042 * h), m['top'])
     if p.scarf:
-        s.tube([ny - .03 * h, ny - .012 * h, ny + .012 * h, ny + .024 * h], [.05 * h, .058 * h, .052 * h, .04 * h], [.05 * h, .06 * h,
-            .054 * h, .04 * h], m['scarf'], cz=[nz + .006 * h] * 4)
-        s.cone((.02 * h, ny - .02 * h, nz + .055 * h), (.03 * h, ny - .16 * h, nz + .078 * h), .02 * h, .022 * h, m['scarf'])
+        s.tube(
+            [ny - 0.03 * h, ny - 0.012 * h, ny + 0.012 * h, ny + 0.024 * h],
+            [0.05 * h, 0.058 * h, 0.052 * h, 0.04 * h],
+            [0.05 * h, 0.06 * h, 0.054 * h, 0.04 * h],
+            m['scarf'],
+            cz=[nz + 0.006 * h] * 4,
+        )
+        s.cone(
+            (0.02 * h, ny - 0.02 * h, nz + 0.055 * h),
+            (0.03 * h, ny - 0.16 * h, nz + 0.078 * h),
+            0.02 * h,
+            0.022 * h,
+            m['scarf'],
+        )
 
 # %% ../../nbs/07_data.body.ipynb #a3edacf0
 def add_arms(s: Shapes, p: Person, j: dict, m: dict):
     "Sleeves, bare arms and hands with a thumb."
-    h, g = p.height, p.height * p.build ** .8 * (.92 if p.female else 1.03); short = p.top == 'tshirt' or p.top == 'dress' and p.pattern_scale > .08
+    h, g = p.height, p.height * p.build**0.8 * (0.92 if p.female else 1.03)
+    short = p.top == 'tshirt' or p.top == 'dress' and p.pattern_scale > 0.08
     none = p.top == 'vest'
-    thick = {'tshirt': .006, 'shirt': .005, 'hoodie': .01, 'jacket': .011, 'coat': .012}.get(p.top, .004)
+    thick = {'tshirt': 0.006, 'shirt': 0.005, 'hoodie': 0.01, 'jacket': 0.011, 'coat': 0.012}.get(p.top, 0.004)
     for side in ('left', 'right'):
-        a, e, w, hand = (j[f'{side}_{n}'] for n in ('shoulder', 'elbow', 'wrist', 'hand')); sleeve = m['sleeve']
+        a, e, w, hand = (j[f'{side}_{n}'] for n in ('shoulder', 'elbow', 'wrist', 'hand'))
+        sleeve = m['sleeve']
         if short or none:
-            s.cone(a, e, .030 * g, .0235 * g, m['skin']); s.cone(e, w, .0235 * g, .0165 * g, m['skin'])
-            if short: s.cone(a, tuple(.45 * q + .55 * r for q, r in zip(a, e)), .0305 * g + thick, .0335 * g, sleeve, a[1])
+            s.cone(a, e, 0.030 * g, 0.0235 * g, m['skin'])
+            s.cone(e, w, 0.0235 * g, 0.0165 * g, m['skin'])
+            if short:
+                s.cone(
+                    a, tuple(0.45 * q + 0.55 * r for q, r in zip(a, e)), 0.0305 * g + thick, 0.0335 * g, sleeve, a[1]
+                )
         else:
-            s.cone(a, e, .0305 * g + thick * .8, .0265 * g + thick, sleeve, a[1])
-            s.cone(e, w, .027 * g + thick, .0205 * g + thick * .7, sleeve, a[1] - .17 * h)
-        sign = 1 if side == 'left' else -1; mid = tuple(.45 * q + .55 * r for q, r in zip(w, hand))
-        s.cone(w, mid, .0145 * h, .0175 * h, m['skin']); s.cone(mid, hand, .0165 * h, .0105 * h, m['skin'])
-        s.cone(mid, (mid[0] - .006 * h * sign, mid[1] - .016 * h, mid[2] + .016 * h), .008 * h, .006 * h, m['skin'])
+            s.cone(a, e, 0.0305 * g + thick * 0.8, 0.0265 * g + thick, sleeve, a[1])
+            s.cone(e, w, 0.027 * g + thick, 0.0205 * g + thick * 0.7, sleeve, a[1] - 0.17 * h)
+        sign = 1 if side == 'left' else -1
+        mid = tuple(0.45 * q + 0.55 * r for q, r in zip(w, hand))
+        s.cone(w, mid, 0.0145 * h, 0.0175 * h, m['skin'])
+        s.cone(mid, hand, 0.0165 * h, 0.0105 * h, m['skin'])
+        s.cone(
+            mid, (mid[0] - 0.006 * h * sign, mid[1] - 0.016 * h, mid[2] + 0.016 * h), 0.008 * h, 0.006 * h, m['skin']
+        )
 
 # %% ../../nbs/07_data.body.ipynb #4ae5ea13
 def add_head(s: Shapes, p: Person, j: dict, m: dict, turn: float, nod: float):
     "Head, face, hair and hat."
-    h = .136 * (p.height * .75 + .25 * 1.72); c, sn, cn, ss = cos(turn), sin(turn), cos(nod), sin(nod)
-    R = np.array([[c, sn * ss, sn * cn], [0, cn, -ss], [-sn, c * ss, c * cn]]); o = np.array(j['head'])
-    at = lambda x, y, z: tuple(o + R @ (np.array([x, y, z]) * h)); k = lambda *v: tuple(x * h for x in v)
-    ball = lambda q, r, mat, cut=(-9., 9., -9.): s.ball(at(*q), k(*r), mat, R, cut, k(*q))
-    ball((0, .13, -.04), (.335, .37, .40), m['face']); ball((0, -.12, .045), (.275 if p.female else .29, .385, .31), m['face'])
-    ball((0, -.05, .345), (.055, .085, .075), m['skin'])
-    for x in (-1, 1): ball((.325 * x, -.02, -.03), (.04, .09, .06), m['skin'])
+    h = 0.136 * (p.height * 0.75 + 0.25 * 1.72)
+    c, sn, cn, ss = cos(turn), sin(turn), cos(nod), sin(nod)
+    R = np.array([[c, sn * ss, sn * cn], [0, cn, -ss], [-sn, c * ss, c * cn]])
+    o = np.array(j['head'])
+    at = lambda x, y, z: tuple(o + R @ (np.array([x, y, z]) * h))
+    k = lambda *v: tuple(x * h for x in v)
+    ball = lambda q, r, mat, cut=(-9.0, 9.0, -9.0): s.ball(at(*q), k(*r), mat, R, cut, k(*q))
+    ball((0, 0.13, -0.04), (0.335, 0.37, 0.40), m['face'])
+    ball((0, -0.12, 0.045), (0.275 if p.female else 0.29, 0.385, 0.31), m['face'])
+    ball((0, -0.05, 0.345), (0.055, 0.085, 0.075), m['skin'])
+    for x in (-1, 1):
+        ball((0.325 * x, -0.02, -0.03), (0.04, 0.09, 0.06), m['skin'])
     if p.glasses:
-        for x in (-1, 1): ball((.145 * x, .045, .325), (.105, .07, .03), m['glasses'])
-        s.cone(at(-.15, .06, .35), at(.15, .06, .35), .012 * h, .012 * h, m['glasses'])
-    st, hair = p.hair_style, m['hair']; hidden = p.hat in ('beanie', 'hood')
+        for x in (-1, 1):
+            ball((0.145 * x, 0.045, 0.325), (0.105, 0.07, 0.03), m['glasses'])
+        s.cone(at(-0.15, 0.06, 0.35), at(0.15, 0.06, 0.35), 0.012 * h, 0.012 * h, m['glasses'])
+    st, hair = p.hair_style, m['hair']
+    hidden = p.hat in ('beanie', 'hood')
     if st != 'bald' and p.hat != 'hood':
-        big = {'crop': .025, 'afro': .2}.get(st, .06); low = {'crop': -.3, 'short': -.42, 'afro': -.6}.get(st, -.5)
-        ball((0, .14 + big * .3, -.055), (.345 + big, .375 + big, .405 + big), hair, (.38, .12, low)); 
-        if st in ('short', 'bob', 'long') and not hidden and p.hat == 'none': ball((.05, .43, .2), (.27, .1, .2), hair)
+        big = {'crop': 0.025, 'afro': 0.2}.get(st, 0.06)
+        low = {'crop': -0.3, 'short': -0.42, 'afro': -0.6}.get(st, -0.5)
+        ball((0, 0.14 + big * 0.3, -0.055), (0.345 + big, 0.375 + big, 0.405 + big), hair, (0.38, 0.12, low))
+        if st in ('short', 'bob', 'long') and not hidden and p.hat == 'none':
+            ball((0.05, 0.43, 0.2), (0.27, 0.1, 0.2), hair)
         if st in ('bob', 'long'):
-            drop = .42 if st == 'bob' else .95; ball((0, .2 - drop * .62, -.16 - .05 * (st == 'long')), (.37, drop * .86, .27), hair, (.5, .45, -9.))
-            for x in (-1, 1): ball((.31 * x, -.08 - .12 * (st == 'long'), .0), (.085, .36 + .16 * (st == 'long'), .17), hair)
+            drop = 0.42 if st == 'bob' else 0.95
+            ball(
+                (0, 0.2 - drop * 0.62, -0.16 - 0.05 * (st == 'long')),
+                (0.37, drop * 0.86, 0.27),
+                hair,
+                (0.5, 0.45, -9.0),
+            )
+            for x in (-1, 1):
+                ball((0.31 * x, -0.08 - 0.12 * (st == 'long'), 0.0), (0.085, 0.36 + 0.16 * (st == 'long'), 0.17), hair)
         if st == 'ponytail':
-            s.cone(at(0, .25, -.46), at(0, .12, -.6), .1 * h, .11 * h, hair); s.cone(at(0, .12, -.6), at(0, -.55, -.56), .11 * h, .04 * h, hair)
-        if st == 'bun': ball((0, .38, -.42), (.17, .17, .16), hair)
+            s.cone(at(0, 0.25, -0.46), at(0, 0.12, -0.6), 0.1 * h, 0.11 * h, hair)
+            s.cone(at(0, 0.12, -0.6), at(0, -0.55, -0.56), 0.11 * h, 0.04 * h, hair)
+        if st == 'bun':
+            ball((0, 0.38, -0.42), (0.17, 0.17, 0.16), hair)
     if p.hat in ('cap', 'beanie', 'brim'):
-        top = .08 if p.hat == 'beanie' else .05
-        ball((0, .18, -.05), (.36 + top * .5, .38 + top, .42 + top * .4), m['hat'], (-9., 9., .02 if p.hat == 'beanie' else .12))
-        if p.hat == 'cap': ball((0, .24, .42), (.27, .035, .25), m['hat'])
-        if p.hat == 'brim': ball((0, .24, -.03), (.66, .045, .68), m['hat'])
-    if p.hat == 'hood': ball((0, .1, -.1), (.43, .52, .5), m['hat'], (.62, .42, -9.)); ball((0, -.42, -.12), (.4, .2, .4), m['hat'])
+        top = 0.08 if p.hat == 'beanie' else 0.05
+        ball(
+            (0, 0.18, -0.05),
+            (0.36 + top * 0.5, 0.38 + top, 0.42 + top * 0.4),
+            m['hat'],
+            (-9.0, 9.0, 0.02 if p.hat == 'beanie' else 0.12),
+        )
+        if p.hat == 'cap':
+            ball((0, 0.24, 0.42), (0.27, 0.035, 0.25), m['hat'])
+        if p.hat == 'brim':
+            ball((0, 0.24, -0.03), (0.66, 0.045, 0.68), m['hat'])
+    if p.hat == 'hood':
+        ball((0, 0.1, -0.1), (0.43, 0.52, 0.5), m['hat'], (0.62, 0.42, -9.0))
+        ball((0, -0.42, -0.12), (0.4, 0.2, 0.4), m['hat'])
 
 # %% ../../nbs/07_data.body.ipynb #551cfff4
 def add_bag(s: Shapes, p: Person, j: dict, m: dict):
     "Backpack, shoulder bag, hand bag, shopping bag or trolley case."
-    h, ny, nz, py = p.height, j['neck'][1], j['neck'][2], j['pelvis'][1]; bag, dark = m['bag'], m['strap']; w = p.build
+    h, ny, nz, py = p.height, j['neck'][1], j['neck'][2], j['pelvis'][1]
+    bag, dark = m['bag'], m['strap']
+    w = p.build
     lean = lambda y: nz * (y - py) / (ny - py)
     if p.bag == 'backpack':
-        y = ny - .135 * h; z = lean(y) - .125 * h * w ** .5; s.box((0, y, z), (.088 * h, .118 * h, .052 * h), bag)
-        s.box((0, y - .05 * h, z - .05 * h), (.066 * h, .055 * h, .03 * h), dark)
-        s.cone((-.02 * h, y + .118 * h, z), (.02 * h, y + .118 * h, z), .011 * h, .011 * h, dark)
-        for x in (-.062 * h * w, .062 * h * w):
-            pts = [(x * .95, ny - .005 * h, lean(ny) - .062 * h), (x, ny + .012 * h, lean(ny) + .0), (x, ny - .05 * h,
-                lean(ny) + .062 * h * w), (x * 1.05, ny - .12 * h, lean(ny - .1 * h) + .073 * h * w), (x * 1.45, ny - .17 * h, lean(ny - .17 * h) + .035 * h)]
-            for a, b in zip(pts, pts[1:]): s.cone(a, b, .0125 * h, .0125 * h, dark)
+        y = ny - 0.135 * h
+        z = lean(y) - 0.125 * h * w**0.5
+        s.box((0, y, z), (0.088 * h, 0.118 * h, 0.052 * h), bag)
+        s.box((0, y - 0.05 * h, z - 0.05 * h), (0.066 * h, 0.055 * h, 0.03 * h), dark)
+        s.cone((-0.02 * h, y + 0.118 * h, z), (0.02 * h, y + 0.118 * h, z), 0.011 * h, 0.011 * h, dark)
+        for x in (-0.062 * h * w, 0.062 * h * w):
+            pts = [
+                (x * 0.95, ny - 0.005 * h, lean(ny) - 0.062 * h),
+                (x, ny + 0.012 * h, lean(ny) + 0.0),
+                (x, ny - 0.05 * h, lean(ny) + 0.062 * h * w),
+                (x * 1.05, ny - 0.12 * h, lean(ny - 0.1 * h) + 0.073 * h * w),
+                (x * 1.45, ny - 0.17 * h, lean(ny - 0.17 * h) + 0.035 * h),
+            ]
+            for a, b in zip(pts, pts[1:]):
+                s.cone(a, b, 0.0125 * h, 0.0125 * h, dark)
     elif p.bag == 'shoulder':
-        side = 1 if p.height * 1000 % 2 < 1 else -1; x = .125 * h * w * side; y = py - .015 * h
-        s.box((x, y, -.01 * h), (.034 * h, .062 * h, .085 * h), bag)
-        s.box((x + .03 * h * side, y + .02 * h, -.01 * h), (.008 * h, .035 * h, .08 * h), dark)
+        side = 1 if p.height * 1000 % 2 < 1 else -1
+        x = 0.125 * h * w * side
+        y = py - 0.015 * h
+        s.box((x, y, -0.01 * h), (0.034 * h, 0.062 * h, 0.085 * h), bag)
+        s.box((x + 0.03 * h * side, y + 0.02 * h, -0.01 * h), (0.008 * h, 0.035 * h, 0.08 * h), dark)
         for zs in (1, -1):
-            pts = [(x * .85, y + .05 * h, zs * .05 * h), (.03 * h * side, ny - .19 * h, lean(ny - .19 * h) + zs * .082 * h * w),
-                (-.04 * h * side, ny - .08 * h, lean(ny - .08 * h) + zs * .078 * h * w), (-.066 * h * side, ny + .006 * h, lean(ny) + zs * .02 * h)]
-            for a, b in zip(pts, pts[1:]): s.cone(a, b, .0085 * h, .0085 * h, dark)
+            pts = [
+                (x * 0.85, y + 0.05 * h, zs * 0.05 * h),
+                (0.03 * h * side, ny - 0.19 * h, lean(ny - 0.19 * h) + zs * 0.082 * h * w),
+                (-0.04 * h * side, ny - 0.08 * h, lean(ny - 0.08 * h) + zs * 0.078 * h * w),
+                (-0.066 * h * side, ny + 0.006 * h, lean(ny) + zs * 0.02 * h),
+            ]
+            for a, b in zip(pts, pts[1:]):
+                s.cone(a, b, 0.0085 * h, 0.0085 * h, dark)
     elif p.bag in ('hand', 'shopper'):
-        x, y, z = j['left_hand']; big = 1.35 if p.bag == 'shopper' else 1.; y -= (.1 if p.bag == 'shopper' else .075) * h
-        s.box((x + .01 * h, y - .02 * h, z), (.028 * h * big, .055 * h * big, .075 * h * big), bag)
-        if p.bag == 'shopper': s.box((x + .01 * h, y - .015 * h, z), (.0385 * h, .03 * h, .055 * h), dark)
-        for zz in (-.035 * h, .035 * h): s.cone((x, y + .035 * h * big, z + zz), j['left_hand'], .006 * h, .006 * h, dark)
+        x, y, z = j['left_hand']
+        big = 1.35 if p.bag == 'shopper' else 1.0
+        y -= (0.1 if p.bag == 'shopper' else 0.075) * h
+        s.box((x + 0.01 * h, y - 0.02 * h, z), (0.028 * h * big, 0.055 * h * big, 0.075 * h * big), bag)
+        if p.bag == 'shopper':
+            s.box((x + 0.01 * h, y - 0.015 * h, z), (0.0385 * h, 0.03 * h, 0.055 * h), dark)
+        for zz in (-0.035 * h, 0.035 * h):
+            s.cone((x, y + 0.035 * h * big, z + zz), j['left_hand'], 0.006 * h, 0.006 * h, dark)
     elif p.bag == 'case':
-        x, y, z = j['right_hand']; s.box((x - .05 * h, .17 * h, z - .2 * h), (.062 * h, .15 * h, .095 * h), bag)
-        s.cone((x - .05 * h, .31 * h, z - .2 * h), (x, y, z), .007 * h, .007 * h, dark)
-        s.box((x - .05 * h, .17 * h, z - .2 * h), (.066 * h, .1 * h, .06 * h), dark)
-        s.cone((x - .05 * h - .04 * h, .02 * h, z - .27 * h), (x - .05 * h + .04 * h, .02 * h, z - .27 * h), .018 * h, .018 * h, dark)
+        x, y, z = j['right_hand']
+        s.box((x - 0.05 * h, 0.17 * h, z - 0.2 * h), (0.062 * h, 0.15 * h, 0.095 * h), bag)
+        s.cone((x - 0.05 * h, 0.31 * h, z - 0.2 * h), (x, y, z), 0.007 * h, 0.007 * h, dark)
+        s.box((x - 0.05 * h, 0.17 * h, z - 0.2 * h), (0.066 * h, 0.1 * h, 0.06 * h), dark)
+        s.cone(
+            (x - 0.05 * h - 0.04 * h, 0.02 * h, z - 0.27 * h),
+            (x - 0.05 * h + 0.04 * h, 0.02 * h, z - 0.27 * h),
+            0.018 * h,
+            0.018 * h,
+            dark,
+        )
 
 # %% ../../nbs/07_data.body.ipynb #4cf7e266
 def person_shapes(
     person: Person,
     pose: Pose,
-): # Shapes, and joints (len(JOINTS), 3) in the person's frame, metres
+):  # Shapes, and joints (len(JOINTS), 3) in the person's frame, metres
     "All surfaces of a person in a pose."
-    s, p = Shapes(), person; j = skeleton(p, pose); h = p.height; heavy = .55 if p.top in ('jacket', 'coat', 'hoodie') else .45
+    s, p = Shapes(), person
+    j = skeleton(p, pose)
+    h = p.height
+    heavy = 0.55 if p.top in ('jacket', 'coat', 'hoodie') else 0.45
     bottom_pat = p.bottom_pattern
-    level = {'twotone': .68 * h, 'band': .69 * h, 'logo': .70 * h, 'jacket': .42}.get(p.top_pattern, 1.)
-    dark = lambda c, f=.6: tuple(v * f for v in c)
-    m = dict(skin=s.material(p.skin, gloss=.06), face=s.material(p.skin, p.hair, 'face', .136 * (h * .75 + .25 * 1.72), .05, level=p.beard),
-        hair=s.material(dark(p.hair, .75), tuple(min(1, v * 1.45 + .02) for v in p.hair), 'hair', gloss=.1),
-             top=s.material(p.top_rgb, p.top_rgb2, p.top_pattern, p.pattern_scale, .14 if p.top == 'jacket' and p.build > 1 else .03,
-             heavy * .4, level),
-             sleeve=s.material(p.top_rgb, p.top_rgb2, p.top_pattern if p.top_pattern in ('stripes', 'checks', 'pinstripes', 'blotches',
-             'twotone') else 'plain', p.pattern_scale, .03, heavy * .45, level),
-             yoke=s.material(tuple(.5 * (a + b) for a, b in zip(p.top_rgb, p.top_rgb2)) if p.top_pattern in ('checks', 'pinstripes',
-             'blotches') else p.top_rgb2 if p.top_pattern == 'twotone' else p.top_rgb, p.top_rgb2,
-             'stripes' if p.top_pattern == 'stripes' else 'plain', p.pattern_scale, .03, heavy * .4),
-             collar=s.material(p.top_rgb2 if p.top_pattern == 'jacket' else dark(p.top_rgb, .85)), bottom=s.material(p.bottom_rgb, tuple(min(1,
-             v * 1.35 + .06) for v in p.bottom_rgb) if bottom_pat == 'denim' else p.top_rgb2, bottom_pat, .09, .03, .16),
-             socks=s.material((.9, .9, .88) if p.sole_rgb[0] > .5 else (.15, .15, .16)), shoes=s.material(p.shoes_rgb, gloss=.22),
-             sole=s.material(p.sole_rgb), bag=s.material(p.bag_rgb, gloss=.12, wrinkle=.08), strap=s.material(dark(p.bag_rgb, .55), gloss=.05),
-             hat=s.material(p.hat_rgb, wrinkle=.1), scarf=s.material(p.scarf_rgb, wrinkle=.4), glasses=s.material((.05, .05, .06), gloss=.5))
+    level = {'twotone': 0.68 * h, 'band': 0.69 * h, 'logo': 0.70 * h, 'jacket': 0.42}.get(p.top_pattern, 1.0)
+    dark = lambda c, f=0.6: tuple(v * f for v in c)
+    m = dict(
+        skin=s.material(p.skin, gloss=0.06),
+        face=s.material(p.skin, p.hair, 'face', 0.136 * (h * 0.75 + 0.25 * 1.72), 0.05, level=p.beard),
+        hair=s.material(dark(p.hair, 0.75), tuple(min(1, v * 1.45 + 0.02) for v in p.hair), 'hair', gloss=0.1),
+        top=s.material(
+            p.top_rgb,
+            p.top_rgb2,
+            p.top_pattern,
+            p.pattern_scale,
+            0.14 if p.top == 'jacket' and p.build > 1 else 0.03,
+            heavy * 0.4,
+            level,
+        ),
+        sleeve=s.material(
+            p.top_rgb,
+            p.top_rgb2,
+            p.top_pattern if p.top_pattern in ('stripes', 'checks', 'pinstripes', 'blotches', 'twotone') else 'plain',
+            p.pattern_scale,
+            0.03,
+            heavy * 0.45,
+            level,
+        ),
+        yoke=s.material(
+            (
+                tuple(0.5 * (a + b) for a, b in zip(p.top_rgb, p.top_rgb2))
+                if p.top_pattern in ('checks', 'pinstripes', 'blotches')
+                else p.top_rgb2
+                if p.top_pattern == 'twotone'
+                else p.top_rgb
+            ),
+            p.top_rgb2,
+            'stripes' if p.top_pattern == 'stripes' else 'plain',
+            p.pattern_scale,
+            0.03,
+            heavy * 0.4,
+        ),
+        collar=s.material(p.top_rgb2 if p.top_pattern == 'jacket' else dark(p.top_rgb, 0.85)),
+        bottom=s.material(
+            p.bottom_rgb,
+            tuple(min(1, v * 1.35 + 0.06) for v in p.bottom_rgb) if bottom_pat == 'denim' else p.top_rgb2,
+            bottom_pat,
+            0.09,
+            0.03,
+            0.16,
+        ),
+        socks=s.material((0.9, 0.9, 0.88) if p.sole_rgb[0] > 0.5 else (0.15, 0.15, 0.16)),
+        shoes=s.material(p.shoes_rgb, gloss=0.22),
+        sole=s.material(p.sole_rgb),
+        bag=s.material(p.bag_rgb, gloss=0.12, wrinkle=0.08),
+        strap=s.material(dark(p.bag_rgb, 0.55), gloss=0.05),
+        hat=s.material(p.hat_rgb, wrinkle=0.1),
+        scarf=s.material(p.scarf_rgb, wrinkle=0.4),
+        glasses=s.material((0.05, 0.05, 0.06), gloss=0.5),
+    )
     twist = -pose.twist * sin(pose.phase) * pose.stride
-    add_legs(s, p, j, m); add_torso(s, p, j, m, twist); add_arms(s, p, j, m); add_head(s, p, j, m, pose.head[0], pose.head[1]); add_bag(s, p, j, m)
+    add_legs(s, p, j, m)
+    add_torso(s, p, j, m, twist)
+    add_arms(s, p, j, m)
+    add_head(s, p, j, m, pose.head[0], pose.head[1])
+    add_bag(s, p, j, m)
     return s, np.array([j[n] for n in JOINTS], np.float32)

@@ -24,37 +24,45 @@ from .scene import draw_scene, occluder_shapes
 @dataclass(frozen=True)
 class Domain:
     "Where pictures come from. Strengths: 0 is off, 1 is the default of the `camera` domain."
-    name: str = 'camera' # identities of two names are different people
-    n_cameras: int = 6 # fixed cameras, or labels only where `fixed` is False
-    fixed: bool = True # True: every camera keeps place, viewpoint, light and response; False: each picture has its own
-    camera_seed: int | None = None # draws the cameras; None takes the seed of the pictures
-    places: int = 36 # how many backgrounds to choose from where `fixed` is False
-    muted: float = 0.33 # share of people dressed from the second palette
-    light: float = 1.0 # light that varies across the picture: half shade, pools, dapple, vignette
-    exposure: float = 1.0 # brightness per camera, 0.75 to 1.6
-    dark: float = 1.0 # low light in some cameras
-    colour: float = 1.0 # white balance, saturation, hue, cross-channel mixing
-    haze: float = 1.0 # veil
-    tone: float = 1.0 # gamma and contrast
-    blur: float = 1.0 # optics
-    resolution: float = 1.0 # low native resolution
-    noise: float = 1.0 # sensor
-    jpeg: float = 1.0 # compression
-    occlusion: float = 1.0 # something in front, about one picture in seven
-    crowd: float = 1.0 # other people near by, about one picture in seven
-    jitter: float = 1.0 # inexact bounding boxes
 
-OFF = dict(light=0., exposure=0., dark=0., colour=0., haze=0., tone=0., blur=0., resolution=0., noise=0., jpeg=0.)
+    name: str = 'camera'  # identities of two names are different people
+    n_cameras: int = 6  # fixed cameras, or labels only where `fixed` is False
+    fixed: bool = True  # True: every camera keeps place, viewpoint, light and response; False: each picture has its own
+    camera_seed: int | None = None  # draws the cameras; None takes the seed of the pictures
+    places: int = 36  # how many backgrounds to choose from where `fixed` is False
+    muted: float = 0.33  # share of people dressed from the second palette
+    light: float = 1.0  # light that varies across the picture: half shade, pools, dapple, vignette
+    exposure: float = 1.0  # brightness per camera, 0.75 to 1.6
+    dark: float = 1.0  # low light in some cameras
+    colour: float = 1.0  # white balance, saturation, hue, cross-channel mixing
+    haze: float = 1.0  # veil
+    tone: float = 1.0  # gamma and contrast
+    blur: float = 1.0  # optics
+    resolution: float = 1.0  # low native resolution
+    noise: float = 1.0  # sensor
+    jpeg: float = 1.0  # compression
+    occlusion: float = 1.0  # something in front, about one picture in seven
+    crowd: float = 1.0  # other people near by, about one picture in seven
+    jitter: float = 1.0  # inexact bounding boxes
+
+
+OFF = dict(
+    light=0.0, exposure=0.0, dark=0.0, colour=0.0, haze=0.0, tone=0.0, blur=0.0, resolution=0.0, noise=0.0, jpeg=0.0
+)
+
 
 def game_domain(
-    **overrides, # fields of `Domain`
+    **overrides,  # fields of `Domain`
 ) -> Domain:
     "A game engine's pictures: clean, saturated, many places, cameras that vary freely."
-    return Domain(**{**dict(name='game', fixed=False, muted=0., occlusion=.4, crowd=.7, jitter=.7), **OFF, **overrides})
+    return Domain(
+        **{**dict(name='game', fixed=False, muted=0.0, occlusion=0.4, crowd=0.7, jitter=0.7), **OFF, **overrides}
+    )
+
 
 def camera_domain(
     n_cameras: int = 6,
-    **overrides, # fields of `Domain`
+    **overrides,  # fields of `Domain`
 ) -> Domain:
     "Pictures of a few fixed surveillance cameras."
     return Domain(n_cameras=n_cameras, **overrides)
@@ -63,101 +71,178 @@ def camera_domain(
 @dataclass(frozen=True)
 class Camera:
     "One fixed camera."
-    pitch: float; yaw: float; two_way: bool # viewpoint, and the direction most people walk
-    sun: tuple; warmth: float; ambient: float # light at its place
-    field: int # seed of the light that varies across the picture
-    gain: float; matrix: tuple; veil: float; veil_rgb: tuple; gamma: float; contrast: float
-    blur: float; native: float; noise: float; quality: int; sharpen: float
 
-def colour_matrix(white, saturation: float, hue: float, mix) -> np.ndarray: # (3, 3)
+    pitch: float
+    yaw: float
+    two_way: bool  # viewpoint, and the direction most people walk
+    sun: tuple
+    warmth: float
+    ambient: float  # light at its place
+    field: int  # seed of the light that varies across the picture
+    gain: float
+    matrix: tuple
+    veil: float
+    veil_rgb: tuple
+    gamma: float
+    contrast: float
+    blur: float
+    native: float
+    noise: float
+    quality: int
+    sharpen: float
+
+
+def colour_matrix(white, saturation: float, hue: float, mix) -> np.ndarray:  # (3, 3)
     "White balance, saturation, rotation about grey and cross-channel mixing in one matrix on linear RGB."
-    lum = np.array([.3, .59, .11]); K = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3); skin = np.array([.74, .40, .24])
+    lum = np.array([0.3, 0.59, 0.11])
+    K = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    skin = np.array([0.74, 0.40, 0.24])
     sat = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), lum)
-    for t in (1, .8, .6, .4, .2, 0): # weaker until skin stays redder than green
+    for t in (1, 0.8, 0.6, 0.4, 0.2, 0):  # weaker until skin stays redder than green
         turn = np.eye(3) + sin(hue * t) * K + (1 - cos(hue * t)) * (K @ K)
         M = np.diag(np.asarray(white) ** t) @ (np.eye(3) + np.asarray(mix) * t) @ turn @ sat
         r, g, b = M @ skin
-        if r > 1.12 * g and g > .8 * b: break
+        if r > 1.12 * g and g > 0.8 * b:
+            break
     return M / (M @ np.ones(3) @ lum)
 
 # %% ../../nbs/09_data.camera.ipynb #04764421
 def draw_camera(
     rng: np.random.Generator,
-    d: Domain, # strengths
-    number: int = 0, # position in the row of cameras, spreads viewpoints evenly
+    d: Domain,  # strengths
+    number: int = 0,  # position in the row of cameras, spreads viewpoints evenly
 ) -> Camera:
     "Draw a camera."
-    u = rng.random; n = rng.normal; sun_angle = u() * 2 * pi; sun_height = .35 + .9 * u()
-    c = dict(pitch=.05 + .25 * u(), yaw=[0., pi, pi / 2, .5, -pi / 2, pi - .6, -.7, 2.2][number % 8] + .25 * n(), two_way=bool(u() < .5),
-        sun=(sin(sun_angle), sun_height * 1.5, .75 * cos(sun_angle) + .45), warmth=n(), ambient=.75 + .7 * u(), field=int(rng.integers(1 << 30)))
-    gain = float(np.exp(np.log(.75) + u() * np.log(1.6 / .75))); dark = .66 + .2 * u() if number % 3 == 2 else 1.
-    white = np.exp(rng.normal(0, .13, 3) * d.colour); sat, hue = .55 + .3 * u(), .5 * u() - .25; mix = rng.normal(0, .06, (3, 3))
-    c |= dict(gain=gain ** d.exposure * dark ** d.dark, matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour,
-        hue * d.colour * .8, mix * d.colour))))
-    c |= dict(veil=(.02 + .08 * u()) * d.haze, veil_rgb=tuple(np.array([.8, .8, .86]) * np.exp(n() * np.array([.12, 0, -.12]))),
-        gamma=float(np.exp(n() * .13 * d.tone)), contrast=(.5 * u() - .1) * d.tone)
-    c |= dict(blur=(.1 + .6 * u()) * d.blur, native=max(.25, 1 - (.1 + .45 * u()) * d.resolution), noise=(.006 + .016 * u()) * d.noise)
-    quality = 95 - (55 - 35 * u()) * d.jpeg # drawn in any case: no strength may move the draws that follow
-    c |= dict(quality=max(10, round(quality)) if d.jpeg else 0, sharpen=u() * .8 * d.tone)
+    u = rng.random
+    n = rng.normal
+    sun_angle = u() * 2 * pi
+    sun_height = 0.35 + 0.9 * u()
+    c = dict(
+        pitch=0.05 + 0.25 * u(),
+        yaw=[0.0, pi, pi / 2, 0.5, -pi / 2, pi - 0.6, -0.7, 2.2][number % 8] + 0.25 * n(),
+        two_way=bool(u() < 0.5),
+        sun=(sin(sun_angle), sun_height * 1.5, 0.75 * cos(sun_angle) + 0.45),
+        warmth=n(),
+        ambient=0.75 + 0.7 * u(),
+        field=int(rng.integers(1 << 30)),
+    )
+    gain = float(np.exp(np.log(0.75) + u() * np.log(1.6 / 0.75)))
+    dark = 0.66 + 0.2 * u() if number % 3 == 2 else 1.0
+    white = np.exp(rng.normal(0, 0.13, 3) * d.colour)
+    sat, hue = 0.55 + 0.3 * u(), 0.5 * u() - 0.25
+    mix = rng.normal(0, 0.06, (3, 3))
+    c |= dict(
+        gain=gain**d.exposure * dark**d.dark,
+        matrix=tuple(map(tuple, colour_matrix(white, 1 - (1 - sat) * d.colour, hue * d.colour * 0.8, mix * d.colour))),
+    )
+    c |= dict(
+        veil=(0.02 + 0.08 * u()) * d.haze,
+        veil_rgb=tuple(np.array([0.8, 0.8, 0.86]) * np.exp(n() * np.array([0.12, 0, -0.12]))),
+        gamma=float(np.exp(n() * 0.13 * d.tone)),
+        contrast=(0.5 * u() - 0.1) * d.tone,
+    )
+    c |= dict(
+        blur=(0.1 + 0.6 * u()) * d.blur,
+        native=max(0.25, 1 - (0.1 + 0.45 * u()) * d.resolution),
+        noise=(0.006 + 0.016 * u()) * d.noise,
+    )
+    quality = 95 - (55 - 35 * u()) * d.jpeg  # drawn in any case: no strength may move the draws that follow
+    c |= dict(quality=max(10, round(quality)) if d.jpeg else 0, sharpen=u() * 0.8 * d.tone)
     return Camera(**c)
 
 # %% ../../nbs/09_data.camera.ipynb #bca185c6
 def light_field(
-    seed: int, # the camera's
-    shape, # (H, W)
-    strength: float = 1.0, # exponent: 0 is flat
-) -> np.ndarray: # (H, W, 3) float32 factor
+    seed: int,  # the camera's
+    shape,  # (H, W)
+    strength: float = 1.0,  # exponent: 0 is flat
+) -> np.ndarray:  # (H, W, 3) float32 factor
     "Light that varies across the picture."
-    rng = np.random.default_rng(seed); h, w = shape; y, x = (np.arange(h)[:, None] + .5) / h, (np.arange(w)[None] + .5 - w / 2) / h + .25
+    rng = np.random.default_rng(seed)
+    h, w = shape
+    y, x = (np.arange(h)[:, None] + 0.5) / h, (np.arange(w)[None] + 0.5 - w / 2) / h + 0.25
     f = np.zeros((h, w))
-    kinds = rng.permutation(['shade', 'pools', 'dapple', 'shade'])[:rng.integers(1, 3)]
+    kinds = rng.permutation(['shade', 'pools', 'dapple', 'shade'])[: rng.integers(1, 3)]
     for kind in kinds:
         if kind == 'shade':
-            a = rng.uniform(0, 2 * pi); s = (x - .25 - rng.uniform(-.12, .12)) * cos(a) + (y - .5 - rng.uniform(-.2, .2)) * sin(a)
-            f -= rng.uniform(.9, 1.7) / (1 + np.exp(-s / rng.uniform(.012, .07)))
+            a = rng.uniform(0, 2 * pi)
+            s = (x - 0.25 - rng.uniform(-0.12, 0.12)) * cos(a) + (y - 0.5 - rng.uniform(-0.2, 0.2)) * sin(a)
+            f -= rng.uniform(0.9, 1.7) / (1 + np.exp(-s / rng.uniform(0.012, 0.07)))
         if kind == 'pools':
-            f -= .7
+            f -= 0.7
             for _ in range(rng.integers(1, 4)):
-                f += rng.uniform(.7, 1.6) * np.exp(-((x - rng.uniform(0, .5)) / rng.uniform(.1, .25)) ** 2 - ((y - rng.uniform(0,
-                    1)) / rng.uniform(.1, .3)) ** 2)
+                f += rng.uniform(0.7, 1.6) * np.exp(
+                    -(((x - rng.uniform(0, 0.5)) / rng.uniform(0.1, 0.25)) ** 2)
+                    - ((y - rng.uniform(0, 1)) / rng.uniform(0.1, 0.3)) ** 2
+                )
         if kind == 'dapple':
-            tile = noise_tile(128, 3, int(rng.integers(1 << 30))); z = rng.uniform(45, 110)
-            d = box_blur(np.clip(tile[(y * z).astype(int) % 128, (x * z).astype(int) % 128] * 3, -1, 1).astype(np.float32), max(1, h // 90))
-            f += rng.uniform(.4, .75) * d - .2
-    f -= rng.uniform(.1, .8) * (((x - .25) / .35) ** 2 + ((y - .5) / .6) ** 2) * .8
-    blue = np.exp(np.clip(-f, 0, 1.5)[..., None] * np.array([-.08, 0, .1]) * rng.uniform(.2, 1.2))
-    return (np.exp(np.clip(f - .85 * f.mean(), -1.1, .8)[..., None]) * blue).astype(np.float32) ** np.float32(strength)
+            tile = noise_tile(128, 3, int(rng.integers(1 << 30)))
+            z = rng.uniform(45, 110)
+            d = box_blur(
+                np.clip(tile[(y * z).astype(int) % 128, (x * z).astype(int) % 128] * 3, -1, 1).astype(np.float32),
+                max(1, h // 90),
+            )
+            f += rng.uniform(0.4, 0.75) * d - 0.2
+    f -= rng.uniform(0.1, 0.8) * (((x - 0.25) / 0.35) ** 2 + ((y - 0.5) / 0.6) ** 2) * 0.8
+    blue = np.exp(np.clip(-f, 0, 1.5)[..., None] * np.array([-0.08, 0, 0.1]) * rng.uniform(0.2, 1.2))
+    return (np.exp(np.clip(f - 0.85 * f.mean(), -1.1, 0.8)[..., None]) * blue).astype(np.float32) ** np.float32(
+        strength
+    )
 
 # %% ../../nbs/09_data.camera.ipynb #09698116
-def native_size(h: int, w: int, native: float) -> tuple: # (rows, columns)
+def native_size(h: int, w: int, native: float) -> tuple:  # (rows, columns)
     "What the sensor resolves: the share `native` of 128 rows, and with the square root of the picture's height beyond that; never more than the picture."
-    f = min(1., native * (128 / h) ** .5) if native < 1 else 1.
+    f = min(1.0, native * (128 / h) ** 0.5) if native < 1 else 1.0
     return max(12, round(h * f)), max(6, round(w * f))
 
+
 def respond(
-    img: np.ndarray, # (H, W, 3) float32 linear light at final size
+    img: np.ndarray,  # (H, W, 3) float32 linear light at final size
     cam: Camera,
-    rng: np.random.Generator, # sensor noise
-) -> np.ndarray: # (H, W, 3) uint8
+    rng: np.random.Generator,  # sensor noise
+) -> np.ndarray:  # (H, W, 3) uint8
     "Exposure, colour, haze, tone, blur, native resolution, noise and JPEG."
-    h, w = img.shape[:2]; M = np.array(cam.matrix, np.float32) * np.float32(cam.gain * (1 - cam.veil)); f32 = np.float32
+    h, w = img.shape[:2]
+    M = np.array(cam.matrix, np.float32) * np.float32(cam.gain * (1 - cam.veil))
+    f32 = np.float32
     out = np.empty_like(img)
-    for c in range(3): out[..., c] = img[..., 0] * M[c, 0] + img[..., 1] * M[c, 1] + img[..., 2] * M[c, 2] + f32(cam.veil * cam.veil_rgb[c])
-    x = np.clip(out, 0, 4); x = np.minimum(x, .8 + .2 * np.tanh((x - .8) * 2.5)) if cam.contrast or cam.gain > 1.05 else x
+    for c in range(3):
+        out[..., c] = (
+            img[..., 0] * M[c, 0] + img[..., 1] * M[c, 1] + img[..., 2] * M[c, 2] + f32(cam.veil * cam.veil_rgb[c])
+        )
+    x = np.clip(out, 0, 4)
+    x = np.minimum(x, 0.8 + 0.2 * np.tanh((x - 0.8) * 2.5)) if cam.contrast or cam.gain > 1.05 else x
     x = np.clip(x, 0, 1) ** f32(1 / 2.2 * cam.gamma)
-    if cam.contrast: x = x + f32(cam.contrast) * (x * x * (3 - 2 * x) - x)
-    if cam.blur > .02: k = f32(min(.33, cam.blur * .3 * h / 128)); x = _smooth(_smooth(x, k, 0), k, 1)
-    hn, wn = native_size(h, w, cam.native); u8 = lambda v: (np.clip(v, 0, 1) * 255 + .5).astype(np.uint8)
+    if cam.contrast:
+        x = x + f32(cam.contrast) * (x * x * (3 - 2 * x) - x)
+    if cam.blur > 0.02:
+        k = f32(min(0.33, cam.blur * 0.3 * h / 128))
+        x = _smooth(_smooth(x, k, 0), k, 1)
+    hn, wn = native_size(h, w, cam.native)
+    u8 = lambda v: (np.clip(v, 0, 1) * 255 + 0.5).astype(np.uint8)
     if (hn, wn) != (h, w):
-        x = np.asarray(Image.fromarray(u8(x)).resize((wn, hn), Image.Resampling.BOX if hn * 2 < h else Image.Resampling.BILINEAR), np.float32) / 255
+        x = (
+            np.asarray(
+                Image.fromarray(u8(x)).resize(
+                    (wn, hn), Image.Resampling.BOX if hn * 2 < h else Image.Resampling.BILINEAR
+                ),
+                np.float32,
+            )
+            / 255
+        )
     if cam.noise:
         g = rng.standard_normal((hn, wn, 3), f32)
-        x = x + g * f32(cam.noise) * (f32(1.4) - x) + f32(cam.noise * .5) * rng.standard_normal((hn, wn, 1), f32)
-    if cam.sharpen > .05: x = x + f32(cam.sharpen * .5) * (x - _smooth(_smooth(x, f32(.25), 0), f32(.25), 1))
+        x = x + g * f32(cam.noise) * (f32(1.4) - x) + f32(cam.noise * 0.5) * rng.standard_normal((hn, wn, 1), f32)
+    if cam.sharpen > 0.05:
+        x = x + f32(cam.sharpen * 0.5) * (x - _smooth(_smooth(x, f32(0.25), 0), f32(0.25), 1))
     im = Image.fromarray(u8(x))
-    if cam.quality: buf = io.BytesIO(); im.save(buf, 'JPEG', quality=int(cam.quality)); im = Image.open(buf, formats=('JPEG',))
-    if im.size != (w, h): im = im.resize((w, h), Image.Resampling.BICUBIC)
+    if cam.quality:
+        buf = io.BytesIO()
+        im.save(buf, 'JPEG', quality=int(cam.quality))
+        im = Image.open(buf, formats=('JPEG',))
+    if im.size != (w, h):
+        im = im.resize((w, h), Image.Resampling.BICUBIC)
     return np.array(im)
+
 
 def _smooth(x, k, axis):
     p = np.concatenate([x[:1], x, x[-1:]]) if axis == 0 else np.concatenate([x[:, :1], x, x[:, -1:]], 1)
@@ -166,136 +251,214 @@ def _smooth(x, k, axis):
 # %% ../../nbs/09_data.camera.ipynb #ac978534
 def stream(*parts) -> np.random.Generator:
     "A random stream that is a function of `parts` (integers and strings)."
-    return np.random.default_rng([int.from_bytes(p.encode(), 'little') % (1 << 62) if isinstance(p, str) else int(p) + (1 << 40) for p in parts])
+    return np.random.default_rng(
+        [int.from_bytes(p.encode(), 'little') % (1 << 62) if isinstance(p, str) else int(p) + (1 << 40) for p in parts]
+    )
+
 
 @lru_cache(maxsize=64)
-def place(seed: int, name: str, number: int, shape, scale: float, feet: float,
-    pitch: float) -> np.ndarray: # painted canvas, kept for the next picture
+def place(
+    seed: int, name: str, number: int, shape, scale: float, feet: float, pitch: float
+) -> np.ndarray:  # painted canvas, kept for the next picture
     "A background; small ones are painted at twice the size and averaged."
     fine = 2 if shape[0] < 200 else 1
-    img = draw_scene(stream(seed, name, 'place', number), (shape[0] * fine, shape[1] * fine), scale * fine, feet * fine, pitch)
+    img = draw_scene(
+        stream(seed, name, 'place', number), (shape[0] * fine, shape[1] * fine), scale * fine, feet * fine, pitch
+    )
     return halve(img) if fine == 2 else img
 
-def halve(x: np.ndarray) -> np.ndarray: # mean of 2 x 2 pixels
+
+def halve(x: np.ndarray) -> np.ndarray:  # mean of 2 x 2 pixels
     "Half the size, every pixel the mean of four."
-    return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) * np.float32(.25)
+    return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) * np.float32(0.25)
+
 
 @lru_cache(maxsize=256)
-def identity(seed: int, name: str, pid: int, muted: float): # -> Person
+def identity(seed: int, name: str, pid: int, muted: float):  # -> Person
     "Who identity `pid` of a domain is."
     return draw_person(stream(seed, name, 'person', pid), muted)
 
+
 @lru_cache(maxsize=64)
-def fixed_camera(seed: int, number: int, domain: Domain): # -> Camera
+def fixed_camera(seed: int, number: int, domain: Domain):  # -> Camera
     "Camera `number` of a domain."
     return draw_camera(stream(seed, domain.name, 'camera', number), domain, number)
 
+
 @lru_cache(maxsize=64)
-def fixed_field(field: int, shape, strength: float): # -> (H, W, 3) factor
+def fixed_field(field: int, shape, strength: float):  # -> (H, W, 3) factor
     "A camera's light field at one picture size."
     return light_field(field, shape, strength)
 
+
 @lru_cache(maxsize=256)
-def one_lap(seed: int, name: str, pid: int, lap: int, n: int): # -> (n,) order
+def one_lap(seed: int, name: str, pid: int, lap: int, n: int):  # -> (n,) order
     "In which order an identity visits the cameras on one round."
     return stream(seed, name, 'order', pid, lap).permutation(n)
 
-def camera_of(domain: Domain, seed: int, pid: int, index: int) -> int: # 0-based
+
+def camera_of(domain: Domain, seed: int, pid: int, index: int) -> int:  # 0-based
     "Every identity visits all cameras in a random order, again and again."
     lap, at = divmod(index, domain.n_cameras)
     return int(one_lap(seed, domain.name, pid, lap, domain.n_cameras)[at])
 
 # %% ../../nbs/09_data.camera.ipynb #216859a9
 def ground_shadow(
-    hits, # of the finer grid
+    hits,  # of the finer grid
     light: Light,
-    pitch: float, scale: float, origin, shape, # of the picture (not the finer grid)
-) -> np.ndarray: # (H, W, 1) factor for the background
+    pitch: float,
+    scale: float,
+    origin,
+    shape,  # of the picture (not the finer grid)
+) -> np.ndarray:  # (H, W, 1) factor for the background
     "The cast shadow (visible points moved along the light to the ground) and the dark contact below the feet."
-    h, w = shape; f = np.float32; d = np.array(light.direction, f); cp, sp, wide = f(cos(pitch)), f(sin(pitch)), 2 * w
-    x = (hits.pixel % wide + f(.5)) * f(.5 / scale) - f(origin[0] / scale); yv = f(origin[1] / scale) - (hits.pixel // wide + f(.5)) * f(.5 / scale)
-    y = yv * cp + hits.z * sp; z = hits.z * cp - yv * sp
+    h, w = shape
+    f = np.float32
+    d = np.array(light.direction, f)
+    cp, sp, wide = f(cos(pitch)), f(sin(pitch)), 2 * w
+    x = (hits.pixel % wide + f(0.5)) * f(0.5 / scale) - f(origin[0] / scale)
+    yv = f(origin[1] / scale) - (hits.pixel // wide + f(0.5)) * f(0.5 / scale)
+    y = yv * cp + hits.z * sp
+    z = hits.z * cp - yv * sp
 
     def splat(x, z, ok, r1, r2, gain):
-        col = (x * f(scale) + f(origin[0])).astype(np.int32); row = (z * f(sp * scale) + f(origin[1])).astype(np.int32)
-        ok = ok & (col >= 0) & (col < w) & (row >= 0) & (row < h); buf = np.zeros(h * w, f); buf[row[ok] * w + col[ok]] = 1
-        return np.minimum(box_blur(box_blur(buf.reshape(h, w), max(1, round(r1 * scale))) * f(gain), max(1, round(r2 * scale))), 1)
+        col = (x * f(scale) + f(origin[0])).astype(np.int32)
+        row = (z * f(sp * scale) + f(origin[1])).astype(np.int32)
+        ok = ok & (col >= 0) & (col < w) & (row >= 0) & (row < h)
+        buf = np.zeros(h * w, f)
+        buf[row[ok] * w + col[ok]] = 1
+        return np.minimum(
+            box_blur(box_blur(buf.reshape(h, w), max(1, round(r1 * scale))) * f(gain), max(1, round(r2 * scale))), 1
+        )
 
-    cast = splat(x - d[0] / d[1] * y, z - d[2] / d[1] * y, y > -.05, .02, .02, 1.6)
-    near = splat(x, z, y < .16, .035, .02, 1.3)
-    sun = sum(light.sun) / 3 * d[1] / np.linalg.norm(d); sky = sum(light.sky) / 3
-    return ((1 - cast * f(.85 * sun / (sun + sky))) * (1 - .75 * near))[..., None]
+    cast = splat(x - d[0] / d[1] * y, z - d[2] / d[1] * y, y > -0.05, 0.02, 0.02, 1.6)
+    near = splat(x, z, y < 0.16, 0.035, 0.02, 1.3)
+    sun = sum(light.sun) / 3 * d[1] / np.linalg.norm(d)
+    sky = sum(light.sky) / 3
+    return ((1 - cast * f(0.85 * sun / (sun + sky))) * (1 - 0.75 * near))[..., None]
 
 # %% ../../nbs/09_data.camera.ipynb #c8b0dac4
 @dataclass
 class View:
     "How one picture looks at its person."
-    cam: Camera; yaw: float; pitch: float; scale: float # pixels per metre
-    origin: tuple # (x, y) of the point between the feet, pixels
-    canvas: np.ndarray; corner: tuple # background and the row and column of its window
-    room: tuple # size of the background
+
+    cam: Camera
+    yaw: float
+    pitch: float
+    scale: float  # pixels per metre
+    origin: tuple  # (x, y) of the point between the feet, pixels
+    canvas: np.ndarray
+    corner: tuple  # background and the row and column of its window
+    room: tuple  # size of the background
     light: Light
 
+
 def draw_view(
-    domain: Domain, person, rng: np.random.Generator, size, seed: int,
-    camid: int, # 0-based
-    part: bool, # True: a badly placed box
+    domain: Domain,
+    person,
+    rng: np.random.Generator,
+    size,
+    seed: int,
+    camid: int,  # 0-based
+    part: bool,  # True: a badly placed box
 ) -> View:
     "Choose viewpoint, place and light of one picture."
-    H, W = size; cam = fixed_camera(seed, camid, domain) if domain.fixed else draw_camera(rng, domain, int(rng.integers(8)))
-    about = bool(rng.random() < .5); yaw = cam.yaw + rng.normal(0, .25) + pi * (cam.two_way and about) if domain.fixed else rng.uniform(0, 2 * pi)
-    number = camid if domain.fixed else int(rng.integers(domain.places)); pitch = cam.pitch if domain.fixed else .03 + .27 * (number % 9) / 8
-    j = domain.jitter; fill = np.clip(.895 + rng.normal(0, .022) * j, .8, .96); shift = rng.normal(0, .035, 2) * j; wander = rng.uniform(-1, 1)
-    scale = H * fill / (person.height * cos(pitch) + .3 * sin(pitch))
-    if part: scale *= rng.uniform(1.5, 2.3); shift = shift + np.array([rng.uniform(-.25, .25), rng.uniform(-.2, 1.)])
-    origin = (W / 2 + shift[0] * W, H * (.955 - .1 * sin(pitch)) + shift[1] * H * .35)
+    H, W = size
+    cam = fixed_camera(seed, camid, domain) if domain.fixed else draw_camera(rng, domain, int(rng.integers(8)))
+    about = bool(rng.random() < 0.5)
+    yaw = cam.yaw + rng.normal(0, 0.25) + pi * (cam.two_way and about) if domain.fixed else rng.uniform(0, 2 * pi)
+    number = camid if domain.fixed else int(rng.integers(domain.places))
+    pitch = cam.pitch if domain.fixed else 0.03 + 0.27 * (number % 9) / 8
+    j = domain.jitter
+    fill = np.clip(0.895 + rng.normal(0, 0.022) * j, 0.8, 0.96)
+    shift = rng.normal(0, 0.035, 2) * j
+    wander = rng.uniform(-1, 1)
+    scale = H * fill / (person.height * cos(pitch) + 0.3 * sin(pitch))
+    if part:
+        scale *= rng.uniform(1.5, 2.3)
+        shift = shift + np.array([rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 1.0)])
+    origin = (W / 2 + shift[0] * W, H * (0.955 - 0.1 * sin(pitch)) + shift[1] * H * 0.35)
     room = (round(H * 1.12), round(W * (1.35 if domain.fixed else 2.4)))
-    canvas = place(seed, domain.name, number, room, H * .88 / 1.72, H * .955, pitch)
-    corner = (round(np.clip(H * .06 - min(shift[1], .1) * H * .35, 0, room[0] - H)),
-        round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W)))
-    k = cam.ambient * (1 if domain.fixed else rng.uniform(.8, 1.2))
-    sun = np.array([2.2, 2.1, 1.95]) * .62 * (1 + .06 * cam.warmth * np.array([1, 0, -1]))
-    return View(cam, yaw, pitch, scale, origin, canvas, corner, room, Light(cam.sun, tuple(sun), (.6 * k, .65 * k, .72 * k), (.32 * k, .3 * k,
-        .27 * k)))
+    canvas = place(seed, domain.name, number, room, H * 0.88 / 1.72, H * 0.955, pitch)
+    corner = (
+        round(np.clip(H * 0.06 - min(shift[1], 0.1) * H * 0.35, 0, room[0] - H)),
+        round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W)),
+    )
+    k = cam.ambient * (1 if domain.fixed else rng.uniform(0.8, 1.2))
+    sun = np.array([2.2, 2.1, 1.95]) * 0.62 * (1 + 0.06 * cam.warmth * np.array([1, 0, -1]))
+    return View(
+        cam,
+        yaw,
+        pitch,
+        scale,
+        origin,
+        canvas,
+        corner,
+        room,
+        Light(cam.sun, tuple(sun), (0.6 * k, 0.65 * k, 0.72 * k), (0.32 * k, 0.3 * k, 0.27 * k)),
+    )
 
 # %% ../../nbs/09_data.camera.ipynb #ac2ea277
-def company(domain: Domain, rng: np.random.Generator, alone: bool) -> list: # things for `trace`
+def company(domain: Domain, rng: np.random.Generator, alone: bool) -> list:  # things for `trace`
     "Passers-by and what stands in front; `alone`: there is no main person to hide."
-    near = not alone and rng.random() < .13 * domain.occlusion; things = []
-    if rng.random() < (.5 if alone else .14 * domain.crowd):
-        q = draw_person(rng, domain.muted); front = not alone and rng.random() < .3
-        side = rng.choice([-1, 1]) * rng.uniform(.3, .5) * (1.15 if front else 1)
-        things.append((person_shapes(q, draw_pose(rng, q))[0], rng.uniform(0, 2 * pi), (side, rng.uniform(.5,
-            .9) if front else -rng.uniform(.8, 2.5))))
-    if near: things.append((occluder_shapes(rng), rng.normal(0, .15), (rng.uniform(-.38, .38), rng.uniform(.75, 1.1))))
+    near = not alone and rng.random() < 0.13 * domain.occlusion
+    things = []
+    if rng.random() < (0.5 if alone else 0.14 * domain.crowd):
+        q = draw_person(rng, domain.muted)
+        front = not alone and rng.random() < 0.3
+        side = rng.choice([-1, 1]) * rng.uniform(0.3, 0.5) * (1.15 if front else 1)
+        things.append(
+            (
+                person_shapes(q, draw_pose(rng, q))[0],
+                rng.uniform(0, 2 * pi),
+                (side, rng.uniform(0.5, 0.9) if front else -rng.uniform(0.8, 2.5)),
+            )
+        )
+    if near:
+        things.append((occluder_shapes(rng), rng.normal(0, 0.15), (rng.uniform(-0.38, 0.38), rng.uniform(0.75, 1.1))))
     return things
 
 # %% ../../nbs/09_data.camera.ipynb #e796c556
 def draw_image(
     domain: Domain,
-    pid: int, # identity; below 0: no person, only the place and perhaps passers-by
-    index: int, # number of the picture of this identity
-    size=(128, 64), # (H, W)
-    seed: int = 0, # draws identities and, unless the domain has its own, cameras
-    camid: int | None = None, # 0-based camera; None: in turn
-    part: bool = False, # True: a badly placed box that shows only part of the person
-): # image (H, W, 3) uint8, mask (H, W) bool of the visible person, joints (len(JOINTS), 2) pixels (x, y), camid
+    pid: int,  # identity; below 0: no person, only the place and perhaps passers-by
+    index: int,  # number of the picture of this identity
+    size=(128, 64),  # (H, W)
+    seed: int = 0,  # draws identities and, unless the domain has its own, cameras
+    camid: int | None = None,  # 0-based camera; None: in turn
+    part: bool = False,  # True: a badly placed box that shows only part of the person
+):  # image (H, W, 3) uint8, mask (H, W) bool of the visible person, joints (len(JOINTS), 2) pixels (x, y), camid
     "Render one picture."
-    (h, w), fine = size, (size[0] * 2, size[1] * 2); rng = stream(seed, domain.name, 'image', pid, index)
+    (h, w), fine = size, (size[0] * 2, size[1] * 2)
+    rng = stream(seed, domain.name, 'image', pid, index)
     camid = camera_of(domain, seed, pid, index) if camid is None else camid
-    person = identity(seed, domain.name, pid, domain.muted); pose = draw_pose(rng, person)
+    person = identity(seed, domain.name, pid, domain.muted)
+    pose = draw_pose(rng, person)
     v = draw_view(domain, person, rng, size, seed if domain.camera_seed is None else domain.camera_seed, camid, part)
     things, joints = company(domain, rng, pid < 0), np.zeros((len(JOINTS), 3), np.float32)
-    if pid >= 0: body, joints = person_shapes(person, pose); things.insert(0, (body, v.yaw, (0., 0.)))
-    fold = int(rng.integers(128)); y0, x0 = v.corner; mask = np.zeros((h, w), bool)
-    img = v.canvas[y0:y0 + h, x0:x0 + w] * np.float32(v.light.sun[1] * .62 + v.light.sky[1] * .8)
+    if pid >= 0:
+        body, joints = person_shapes(person, pose)
+        things.insert(0, (body, v.yaw, (0.0, 0.0)))
+    fold = int(rng.integers(128))
+    y0, x0 = v.corner
+    mask = np.zeros((h, w), bool)
+    img = v.canvas[y0 : y0 + h, x0 : x0 + w] * np.float32(v.light.sun[1] * 0.62 + v.light.sky[1] * 0.8)
     if things:
-        scale, origin = 2 * v.scale, (2 * v.origin[0], 2 * v.origin[1]); hits = trace(things, v.pitch, scale, origin, fine)
-        front = np.zeros((fine[0] * fine[1], 4), np.float32); front[hits.pixel, :3] = shade(hits, v.light, v.pitch, scale, fine, fold).T
-        front[hits.pixel, 3] = 1; front = halve(front.reshape(*fine, 4))
-        img = img * ground_shadow(hits, v.light, v.pitch, v.scale, v.origin, size) * (1 - front[..., 3:]) + front[..., :3]
-        if pid >= 0: own = np.zeros(fine[0] * fine[1], np.float32); own[hits.pixel] = hits.group == 0; mask = halve(own.reshape(fine)) >= .5
-    if domain.light: img = img * fixed_field(v.cam.field, v.room, domain.light)[y0:y0 + h, x0:x0 + w]
+        scale, origin = 2 * v.scale, (2 * v.origin[0], 2 * v.origin[1])
+        hits = trace(things, v.pitch, scale, origin, fine)
+        front = np.zeros((fine[0] * fine[1], 4), np.float32)
+        front[hits.pixel, :3] = shade(hits, v.light, v.pitch, scale, fine, fold).T
+        front[hits.pixel, 3] = 1
+        front = halve(front.reshape(*fine, 4))
+        img = (
+            img * ground_shadow(hits, v.light, v.pitch, v.scale, v.origin, size) * (1 - front[..., 3:]) + front[..., :3]
+        )
+        if pid >= 0:
+            own = np.zeros(fine[0] * fine[1], np.float32)
+            own[hits.pixel] = hits.group == 0
+            mask = halve(own.reshape(fine)) >= 0.5
+    if domain.light:
+        img = img * fixed_field(v.cam.field, v.room, domain.light)[y0 : y0 + h, x0 : x0 + w]
     xy = (view_matrix(v.yaw, v.pitch)[None] * joints[:, None]).sum(2)
     xy = np.stack([xy[:, 0] * v.scale + v.origin[0], v.origin[1] - xy[:, 1] * v.scale], 1).astype(np.float32)
-    return respond(img * np.float32(.82), v.cam, rng), mask, xy, camid
+    return respond(img * np.float32(0.82), v.cam, rng), mask, xy, camid

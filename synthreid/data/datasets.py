@@ -10,7 +10,14 @@ __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'SIGNS', 'Reid
            'load_dataset', 'merge_sources']
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
-import csv, inspect, itertools, json, os, random, re, warnings
+import csv
+import inspect
+import itertools
+import json
+import os
+import random
+import re
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -24,6 +31,7 @@ from ..core import UserError, atomic_write, check_positive
 @dataclass
 class ReidSplit:
     "Labelled pictures: `paths` or in-memory `images`, with one identity and one camera each."
+
     paths: np.ndarray | None  # (N,) strings, or None when `images` are given
     pids: np.ndarray  # (N,) int64 identity labels; -1 junk, 0 distractor where the dataset has them
     camids: np.ndarray  # (N,) int64 cameras, from 0
@@ -32,13 +40,18 @@ class ReidSplit:
 
     def __post_init__(self):
         self.pids, self.camids = np.asarray(self.pids, np.int64), np.asarray(self.camids, np.int64)
-        if self.paths is not None: self.paths = np.asarray([str(p) for p in self.paths], dtype=object)
-        if self.domains is not None: self.domains = np.asarray(self.domains, np.int64)
-        if self.paths is None and self.images is None: raise UserError('expected paths or images, got neither')
+        if self.paths is not None:
+            self.paths = np.asarray([str(p) for p in self.paths], dtype=object)
+        if self.domains is not None:
+            self.domains = np.asarray(self.domains, np.int64)
+        if self.paths is None and self.images is None:
+            raise UserError('expected paths or images, got neither')
         lengths = {k: len(v) for k, v in vars(self).items() if v is not None}
-        if len(set(lengths.values())) > 1: raise UserError(f'expected arrays of one length, got {lengths}')
+        if len(set(lengths.values())) > 1:
+            raise UserError(f'expected arrays of one length, got {lengths}')
 
-    def __len__(self): return len(self.pids)
+    def __len__(self):
+        return len(self.pids)
 
     def __getitem__(self, keep) -> 'ReidSplit':
         "The sub-split chosen by a mask, slice or index array."
@@ -47,32 +60,42 @@ class ReidSplit:
     def __add__(self, other: 'ReidSplit') -> 'ReidSplit':
         "Both after one another; labels are left as they are."
         parts = [vars(self), vars(other)]
-        return ReidSplit(**{k: None if any(p[k] is None for p in parts) else np.concatenate([p[k] for p in parts]) for k in parts[0]})
+        return ReidSplit(
+            **{k: None if any(p[k] is None for p in parts) else np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        )
 
     def relabel(self) -> 'ReidSplit':
         "The same pictures with identities renumbered 0..n_ids-1 in sorted order, as a classifier needs them."
         return replace(self, pids=np.unique(self.pids, return_inverse=True)[1])
 
     @property
-    def n_ids(self) -> int: return len(np.unique(self.pids))
+    def n_ids(self) -> int:
+        return len(np.unique(self.pids))
 
 # %% ../../nbs/11_data.datasets.ipynb #7ed3043e
 def _unseen(split, other) -> ReidSplit:
     "The rows of `split` whose pictures `other` does not hold."
-    if split.paths is None or other.paths is None: return split
-    seen = set(other.paths); return split[np.array([p not in seen for p in split.paths], bool)]
+    if split.paths is None or other.paths is None:
+        return split
+    seen = set(other.paths)
+    return split[np.array([p not in seen for p in split.paths], bool)]
+
 
 @dataclass
 class ReidDataset:
     "Three splits and the protocol that their query and gallery are meant for."
+
     name: str
     train: ReidSplit
     query: ReidSplit
     gallery: ReidSplit
-    protocol: str = 'market1501'  # a rule of `synthreid.metrics.ranking`, then the split and its seed if there are several
+    protocol: str = (
+        'market1501'  # a rule of `synthreid.metrics.ranking`, then the split and its seed if there are several
+    )
 
     @property
-    def rule(self) -> str: return self.protocol.split(',')[0] # the part that `evaluate_reid(protocol=...)` takes
+    def rule(self) -> str:
+        return self.protocol.split(',')[0]  # the part that `evaluate_reid(protocol=...)` takes
 
     def labelled(self, junk: bool = False) -> ReidSplit:
         "Train and gallery merged (Synth-ReID's 'combineall'), identities renumbered; junk and distractors (pid < 1) left out unless asked for."
@@ -83,82 +106,132 @@ class ReidDataset:
         rows = [f'{self.name} (protocol {self.protocol})']
         for k in ('train', 'query', 'gallery'):
             s = getattr(self, k)
-            rows.append(f'  {k:8}{len(s):7d} images {s[s.pids > 0].n_ids:5d} identities {len(np.unique(s.camids)):3d} cameras')
+            rows.append(
+                f'  {k:8}{len(s):7d} images {s[s.pids > 0].n_ids:5d} identities {len(np.unique(s.camids)):3d} cameras'
+            )
         return '\n'.join(rows)
 
 # %% ../../nbs/11_data.datasets.ipynb #2bd17be5
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm'}
 
+
 def _check_folder(folder) -> Path:
     folder = Path(folder).expanduser()
-    if not folder.exists(): raise UserError(f'expected a folder of images, found nothing at {folder}: check the path')
-    if not folder.is_dir(): raise UserError(f'expected a folder of images, got the file {folder}: give the folder that holds it')
+    if not folder.exists():
+        raise UserError(f'expected a folder of images, found nothing at {folder}: check the path')
+    if not folder.is_dir():
+        raise UserError(f'expected a folder of images, got the file {folder}: give the folder that holds it')
     return folder
 
-def _is_image(name): return name[0] != '.' and name[name.rfind('.'):].lower() in IMAGE_SUFFIXES
 
-def _entries(folder) -> tuple: # names of pictures, of sub-folders, of linked folders, and what identifies the folder itself
+def _is_image(name):
+    return name[0] != '.' and name[name.rfind('.') :].lower() in IMAGE_SUFFIXES
+
+
+def _entries(
+    folder,
+) -> tuple:  # names of pictures, of sub-folders, of linked folders, and what identifies the folder itself
     "What lies directly in `folder`."
     images, folders, links = [], [], []
     try:
         here = os.stat(folder)
         with os.scandir(folder) as entries:
             for e in entries:
-                if e.name[0] == '.' or e.name == '__MACOSX': continue
-                if e.is_dir(follow_symlinks=False): folders.append(e.name)
-                elif e.is_symlink() and os.path.isdir(e.path): links.append(e.name)
-                elif _is_image(e.name): images.append(e.name)
-    except OSError as e: raise UserError(f'expected a readable folder at {folder}, got {e.strerror or e}: change its permissions or move it away') from None
+                if e.name[0] == '.' or e.name == '__MACOSX':
+                    continue
+                if e.is_dir(follow_symlinks=False):
+                    folders.append(e.name)
+                elif e.is_symlink() and os.path.isdir(e.path):
+                    links.append(e.name)
+                elif _is_image(e.name):
+                    images.append(e.name)
+    except OSError as e:
+        raise UserError(
+            f'expected a readable folder at {folder}, got {e.strerror or e}: change its permissions or move it away'
+        ) from None
     return images, folders, sorted(links), (here.st_dev, here.st_ino)
 
-def _scan(folder, recursive=True) -> list[str]: # relative names with /, sorted
+
+def _scan(folder, recursive=True) -> list[str]:  # relative names with /, sorted
     "Pictures below a folder, each folder visited once whatever links there are."
     folder, found, todo, later, seen = _check_folder(folder), [], [''], [], set()
     while todo or later:
         rel = todo.pop() if todo else later.pop(0)
         images, folders, links, key = _entries(os.path.join(folder, rel))
-        if key in seen: continue
+        if key in seen:
+            continue
         seen.add(key)
         found += [f'{rel}{n}' for n in images]
-        if recursive: todo += [f'{rel}{n}/' for n in folders]; later += [f'{rel}{n}/' for n in links]
+        if recursive:
+            todo += [f'{rel}{n}/' for n in folders]
+            later += [f'{rel}{n}/' for n in links]
     return sorted(found)
 
 # %% ../../nbs/11_data.datasets.ipynb #2398fe48
 def _folders(folder) -> list[Path]:
     "Sub-folders, linked ones too unless they lead back; none where they may not be listed."
-    linked = lambda e: e.is_symlink() and os.path.isdir(e.path) and not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(e.path))
+    linked = lambda e: (
+        e.is_symlink()
+        and os.path.isdir(e.path)
+        and not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(e.path))
+    )
     try:
-        with os.scandir(folder) as it: return sorted(Path(e.path) for e in it if e.name[0] != '.' and (e.is_dir(follow_symlinks=False) or linked(e)))
-    except OSError: return []
+        with os.scandir(folder) as it:
+            return sorted(
+                Path(e.path) for e in it if e.name[0] != '.' and (e.is_dir(follow_symlinks=False) or linked(e))
+            )
+    except OSError:
+        return []
+
 
 def list_images(
-    folder, # a folder that must exist
-    recursive: bool = True, # look into sub-folders too
-) -> list[Path]: # sorted paths of the pictures
+    folder,  # a folder that must exist
+    recursive: bool = True,  # look into sub-folders too
+) -> list[Path]:  # sorted paths of the pictures
     "The pictures below `folder`, sorted; a missing, empty or unreadable folder is a `UserError`."
     folder, found = Path(folder).expanduser(), _scan(folder, recursive)
-    if not found: raise UserError(f'expected images in {folder}, found none ({", ".join(sorted(IMAGE_SUFFIXES))}): check the path')
+    if not found:
+        raise UserError(
+            f'expected images in {folder}, found none ({", ".join(sorted(IMAGE_SUFFIXES))}): check the path'
+        )
     return [folder / n for n in found]
 
 # %% ../../nbs/11_data.datasets.ipynb #6dc23ea3
-SPLIT_WORDS = {'train': 'train', 'training': 'train', 'bounding_box_train': 'train', 'image_train': 'train',
-    'query': 'query', 'probe': 'query', 'image_query': 'query', 'gallery': 'gallery', 'test': 'gallery', 'bounding_box_test': 'gallery', 'image_test': 'gallery'}
+SPLIT_WORDS = {
+    'train': 'train',
+    'training': 'train',
+    'bounding_box_train': 'train',
+    'image_train': 'train',
+    'query': 'query',
+    'probe': 'query',
+    'image_query': 'query',
+    'gallery': 'gallery',
+    'test': 'gallery',
+    'bounding_box_test': 'gallery',
+    'image_test': 'gallery',
+}
+
 
 class Concern(UserWarning):
     "What a reader noticed although it could read; the doctor lists it under `name`."
+
     def __init__(self, name, message, remedy, files=()):
         super().__init__(f'{message}: {remedy}')
         self.name, self.message, self.remedy, self.files = name, message, remedy, list(files)
 
-_whole = re.compile(r'-?\d{1,18}') # a number that fits into int64
 
-def _numbers(keys: set, first: int) -> tuple: # {key: number}, whether all are numbers, texts that are one
+_whole = re.compile(r'-?\d{1,18}')  # a number that fits into int64
+
+
+def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are numbers, texts that are one
     "The number in a key if all keys are one whole number, else ranks from `first`; beside identities that are words, 0 and below stay."
     plain, alike = {k: tuple(str(int(p)) if _whole.fullmatch(p) else p for p in map(str, k)) for k in keys}, {}
-    for k, p in plain.items(): alike.setdefault(p, []).append(' '.join(map(str, k)))
+    for k, p in plain.items():
+        alike.setdefault(p, []).append(' '.join(map(str, k)))
     alike = [sorted(texts) for texts in alike.values() if len(texts) > 1]
     number = {p: int(*p) for p in plain.values() if len(p) == 1 and _whole.fullmatch(*p)}
-    if written := len(number) == len(set(plain.values())): return {k: number[p] for k, p in plain.items()}, written, alike
+    if written := len(number) == len(set(plain.values())):
+        return {k: number[p] for k, p in plain.items()}, written, alike
     number = {p: n for p, n in number.items() if n < 1 and first == 1}
     natural = lambda key: [(0, int(p), p) if p.isdecimal() and _whole.fullmatch(p) else (1, 0, p) for p in key]
     number |= {p: first + i for i, p in enumerate(sorted(set(plain.values()) - set(number), key=natural))}
@@ -170,51 +243,95 @@ def _places(paths) -> list:
     real = lru_cache(None)(os.path.realpath)
     return [os.path.join(real(folder), name) for folder, name in map(os.path.split, paths)]
 
+
 def _in_train_and_test(paths, splits) -> list:
     "Test paths that lead to a training picture."
     train = splits == 'train'
-    if train.all() or not train.any(): return []
-    learnt = set(_places(paths[train])); return [p for p, place in zip(paths[~train], _places(paths[~train])) if place in learnt]
+    if train.all() or not train.any():
+        return []
+    learnt = set(_places(paths[train]))
+    return [p for p, place in zip(paths[~train], _places(paths[~train])) if place in learnt]
+
 
 def build_dataset(
-    name: str, # of the dataset
-    rows, # (path, 'train' | 'query' | 'gallery', identity key, camera key); keys are tuples of strings
-    protocol: str = 'market1501', # see `ReidDataset`
-    first_cam: int | None = None, # number of the first camera as written; None: the smallest
-    junk: bool = True, # keep junk (pid -1) in query and gallery, marked
-) -> ReidDataset: # pids and camids numbered as above
+    name: str,  # of the dataset
+    rows,  # (path, 'train' | 'query' | 'gallery', identity key, camera key); keys are tuples of strings
+    protocol: str = 'market1501',  # see `ReidDataset`
+    first_cam: int | None = None,  # number of the first camera as written; None: the smallest
+    junk: bool = True,  # keep junk (pid -1) in query and gallery, marked
+) -> ReidDataset:  # pids and camids numbered as above
     "Number identities and cameras over all splits together."
     paths, splits, pids, cams = zip(*rows) if rows else [()] * 4
     paths, splits = np.array(list(map(str, paths)), object), np.array(splits, str)
     (pid_of, pids_written, alike), (cam_of, cams_written, alike_cams) = _numbers(set(pids), 1), _numbers(set(cams), 0)
     for what, groups in (('identities', alike), ('cameras', alike_cams)):
-        if groups: warnings.warn(Concern('spellings', f'{what} of {name} written in several ways, each group counts as one: {"; ".join(" = ".join(g) for g in groups[:3])}' + f' ({len(groups)} in all)' * (len(groups) > 3), f'write each number in one way, or give different {what} different numbers'))
-    if both := _in_train_and_test(paths, splits): warnings.warn(Concern('copies_train_test', f'{len(both)} pictures of {name} are in train and in query or gallery too ({both[0]}), a score on them counts what was learnt by heart', 'keep every picture in one split, or use the dataset for training only', both))
+        if groups:
+            warnings.warn(
+                Concern(
+                    'spellings',
+                    f'{what} of {name} written in several ways, each group counts as one:'
+                    f' {"; ".join(" = ".join(g) for g in groups[:3])}' + f' ({len(groups)} in all)' * (len(groups) > 3),
+                    f'write each number in one way, or give different {what} different numbers',
+                )
+            )
+    if both := _in_train_and_test(paths, splits):
+        warnings.warn(
+            Concern(
+                'copies_train_test',
+                f'{len(both)} pictures of {name} are in train and in query or gallery too ({both[0]}), a score on them'
+                ' counts what was learnt by heart',
+                'keep every picture in one split, or use the dataset for training only',
+                both,
+            )
+        )
     first = 0 if not cams_written else min(cam_of.values(), default=0) if first_cam is None else first_cam
     for k, c in cam_of.items():
-        if c < first: raise UserError(f'expected cameras numbered from {first} in {name}, got camera {c} ({paths[cams.index(k)]}): rename the file or give first_cam')
+        if c < first:
+            raise UserError(
+                f'expected cameras numbered from {first} in {name}, got camera {c} ({paths[cams.index(k)]}): rename the'
+                ' file or give first_cam'
+            )
     pids, camids = (np.array([of[k] for k in keys], np.int64) for of, keys in ((pid_of, pids), (cam_of, cams)))
     if (person := (pids == 0) & (splits != 'gallery')).any():
-        if not pids_written: raise UserError(f'expected identity 0 in the gallery only (it stands for wrong boxes), as other identities of {name} are words; got it for {paths[person][0]}: give this person a name')
+        if not pids_written:
+            raise UserError(
+                f'expected identity 0 in the gallery only (it stands for wrong boxes), as other identities of {name}'
+                f' are words; got it for {paths[person][0]}: give this person a name'
+            )
         pids[pids >= 0] += 1
-    pids = np.maximum(pids, -1); keep = {s: (splits == s) & ((pids > -1) | (junk & (s != 'train'))) for s in ('train', 'query', 'gallery')}
+    pids = np.maximum(pids, -1)
+    keep = {s: (splits == s) & ((pids > -1) | (junk & (s != 'train'))) for s in ('train', 'query', 'gallery')}
     return ReidDataset(name, *(ReidSplit(paths[k], pids[k], camids[k] - first) for k in keep.values()), protocol)
 
 # %% ../../nbs/11_data.datasets.ipynb #dfe2ccdc
 def compile_pattern(
-    pattern: str, # a template such as '{pid}_c{cam}_{*}.jpg', or a regular expression with groups `pid` and `cam`
-) -> re.Pattern: # to be searched in '/' + the relative path
+    pattern: str,  # a template such as '{pid}_c{cam}_{*}.jpg', or a regular expression with groups `pid` and `cam`
+) -> re.Pattern:  # to be searched in '/' + the relative path
     "Turn a template into a regular expression; letter case of words is ignored."
     try:
-        if '(?P<' in pattern: regex = pattern
+        if '(?P<' in pattern:
+            regex = pattern
         else:
-            token = {'{*}': r'[^/]*', '{pid}': r'(?P<pid>[^/]+?)', '{cam}': r'(?P<cam>[^/]+?)', '{split}': r'(?P<split>[^/]+)'}
+            token = {
+                '{*}': r'[^/]*',
+                '{pid}': r'(?P<pid>[^/]+?)',
+                '{cam}': r'(?P<cam>[^/]+?)',
+                '{split}': r'(?P<split>[^/]+)',
+            }
             parts = re.split(r'(\{[^}]*\})', pattern)
-            if bad := [p for p in parts if p[:1] == '{' and p not in token]: raise UserError(f'expected {", ".join(token)} in a template, got {bad[0]} in {pattern!r}: choose one of these')
+            if bad := [p for p in parts if p[:1] == '{' and p not in token]:
+                raise UserError(
+                    f'expected {", ".join(token)} in a template, got {bad[0]} in {pattern!r}: choose one of these'
+                )
             regex = ('^/' if '/' in pattern else '/') + ''.join(token.get(p, re.escape(p)) for p in parts) + '$'
         compiled = re.compile(regex, re.IGNORECASE)
-    except re.error as e: raise UserError(f'expected a regular expression or a template such as {{pid}}_c{{cam}}_{{*}}.jpg, got {pattern!r} ({e}): mend it') from None
-    if not any(g.startswith('pid') for g in compiled.groupindex): raise UserError(f'expected the identity in the pattern, got {pattern!r}: mark it with {{pid}} or (?P<pid>...)')
+    except re.error as e:
+        raise UserError(
+            f'expected a regular expression or a template such as {{pid}}_c{{cam}}_{{*}}.jpg, got {pattern!r} ({e}):'
+            ' mend it'
+        ) from None
+    if not any(g.startswith('pid') for g in compiled.groupindex):
+        raise UserError(f'expected the identity in the pattern, got {pattern!r}: mark it with {{pid}} or (?P<pid>...)')
     return compiled
 
 # %% ../../nbs/11_data.datasets.ipynb #c5e83c90
@@ -225,39 +342,65 @@ def _matched_rows(root, names, pattern, told, split=None, strict=True, suffix=No
     for name in names:
         m = pattern.search('/' + name)
         s = split or (m and SPLIT_WORDS.get(m['split'].lower()))
-        if s is None: bad.append(name); continue
-        if m is None: bad.append(name); continue
+        if s is None:
+            bad.append(name)
+            continue
+        if m is None:
+            bad.append(name)
+            continue
         pid, cam = (tuple(m[g] for g in gs) for gs in groups)
         rows.append((f'{root}/{name}', s, keys.setdefault(pid, pid), keys.setdefault(cam, cam)))
     other = [n for n in bad if suffix and not n.lower().endswith(suffix)]
-    if rows and other: warnings.warn(f'left out {len(other)} of {len(names)} files in {root} that are no part of the dataset: {other[:3]}'); bad = [n for n in bad if n not in set(other)]
-    if bad and strict: raise UserError(f'expected names {told} in {root}, got {bad[0]!r} ({len(bad)} of {len(names)} do not fit): rename or move them, or give another pattern')
+    if rows and other:
+        warnings.warn(
+            f'left out {len(other)} of {len(names)} files in {root} that are no part of the dataset: {other[:3]}'
+        )
+        bad = [n for n in bad if n not in set(other)]
+    if bad and strict:
+        raise UserError(
+            f'expected names {told} in {root}, got {bad[0]!r} ({len(bad)} of {len(names)} do not fit): rename or move'
+            ' them, or give another pattern'
+        )
     return rows
 
+
 def read_pattern(
-    root, # folder of the dataset
-    pattern: str, # template or regular expression, see `compile_pattern`; with {split} it says the split too
-    train: str = '', # sub-folder of the training pictures, '' for the folder itself (not used with {split})
-    query: str | None = None, # sub-folder of the query
-    gallery: str | None = None, # sub-folder of the gallery
-    first_cam: int | None = None, # number of the first camera as written; None: the smallest
-    strict: bool = True, # names that do not fit are an error; False skips them
+    root,  # folder of the dataset
+    pattern: str,  # template or regular expression, see `compile_pattern`; with {split} it says the split too
+    train: str = '',  # sub-folder of the training pictures, '' for the folder itself (not used with {split})
+    query: str | None = None,  # sub-folder of the query
+    gallery: str | None = None,  # sub-folder of the gallery
+    first_cam: int | None = None,  # number of the first camera as written; None: the smallest
+    strict: bool = True,  # names that do not fit are an error; False skips them
 ) -> ReidDataset:
     "Read any naming scheme. Without cameras the protocol is `no_cameras`."
     root, regex, rows = _check_folder(root), compile_pattern(pattern), []
     around = next((f for f in (query, gallery) if f is not None and Path(f).is_relative_to(train)), None)
-    if around is not None and 'split' not in regex.groupindex: raise UserError(f'expected training pictures apart from the test, got the folder {around!r} inside train={train!r}: name the sub-folder of the training pictures')
-    parts = [('', None)] if 'split' in regex.groupindex else [(f, s) for f, s in ((train, 'train'), (query, 'query'), (gallery, 'gallery')) if f is not None]
+    if around is not None and 'split' not in regex.groupindex:
+        raise UserError(
+            f'expected training pictures apart from the test, got the folder {around!r} inside train={train!r}: name'
+            ' the sub-folder of the training pictures'
+        )
+    parts = (
+        [('', None)]
+        if 'split' in regex.groupindex
+        else [(f, s) for f, s in ((train, 'train'), (query, 'query'), (gallery, 'gallery')) if f is not None]
+    )
     for sub, split in parts:
         names = _scan(root / sub)
-        rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], regex, f'that fit {pattern}', split, strict)
-    if not rows: raise UserError(f'expected names that fit {pattern} in {root}, none does: give another pattern')
-    return build_dataset(root.name, rows, 'market1501' if any(g.startswith('cam') for g in regex.groupindex) else 'no_cameras', first_cam)
+        rows += _matched_rows(
+            root, [f'{sub}/{n}' if sub else n for n in names], regex, f'that fit {pattern}', split, strict
+        )
+    if not rows:
+        raise UserError(f'expected names that fit {pattern} in {root}, none does: give another pattern')
+    return build_dataset(
+        root.name, rows, 'market1501' if any(g.startswith('cam') for g in regex.groupindex) else 'no_cameras', first_cam
+    )
 
 # %% ../../nbs/11_data.datasets.ipynb #b1a8b0d6
 def read_folders(
-    root, # <identity>/<picture>, or train|query|gallery/<identity>/<picture>
-    file: str = '{*}', # template of the file name, to find the camera: 'c{cam}_{*}'
+    root,  # <identity>/<picture>, or train|query|gallery/<identity>/<picture>
+    file: str = '{*}',  # template of the file name, to find the camera: 'c{cam}_{*}'
 ) -> ReidDataset:
     "Read one folder per identity; its name is the identity. All is training data unless the top folders name the splits."
     root = _check_folder(root)
@@ -266,84 +409,142 @@ def read_folders(
 
 # %% ../../nbs/11_data.datasets.ipynb #4da4c67d
 def read_unlabelled(
-    root, # <camera>/.../<picture>, or pictures of one camera
-) -> ReidDataset: # all is training data with pid -1; there is no query and no gallery
+    root,  # <camera>/.../<picture>, or pictures of one camera
+) -> ReidDataset:  # all is training data with pid -1; there is no query and no gallery
     "Read pictures that nobody has labelled, for a target."
     root = _check_folder(root)
-    names = [str(Path(p).relative_to(root)) for p in list_images(root)] # refuses a folder without pictures
+    names = [str(Path(p).relative_to(root)) for p in list_images(root)]  # refuses a folder without pictures
     cameras = np.unique([Path(n).parts[0] if len(Path(n).parts) > 1 else '' for n in names], return_inverse=True)[1]
     train = ReidSplit(np.array([str(root / n) for n in names], object), np.full(len(names), -1), cameras)
     return ReidDataset(root.name, train, train[:0], train[:0], 'no_cameras')
 
 # %% ../../nbs/11_data.datasets.ipynb #12aa9efa
 def write_manifest(
-    dataset: ReidDataset, # with paths
-    file, # CSV to write; its name ends in .csv
-    folder=None, # folder that the paths are written relative to; None: the folder of `file`
+    dataset: ReidDataset,  # with paths
+    file,  # CSV to write; its name ends in .csv
+    folder=None,  # folder that the paths are written relative to; None: the folder of `file`
 ) -> Path:
     "Write path, pid, camid, split (domain) and protocol of every picture; the table moves together with the pictures."
     file = Path(file)
-    if file.suffix.lower() != '.csv': raise UserError(f'expected a manifest ending in .csv, got {file}: rename it, the commands know a manifest by this ending')
+    if file.suffix.lower() != '.csv':
+        raise UserError(
+            f'expected a manifest ending in .csv, got {file}: rename it, the commands know a manifest by this ending'
+        )
     root = os.path.abspath(file.parent if folder is None else folder)
     splits = {k: getattr(dataset, k) for k in ('train', 'query', 'gallery')}
     domains = any(s.domains is not None for s in splits.values())
-    if any(s.paths is None for s in splits.values()): raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
+    if any(s.paths is None for s in splits.values()):
+        raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
     with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
         table = csv.writer(f, lineterminator='\n')
-        relative = lru_cache(None)(lambda d: os.path.relpath(d or '.', root)) # slow, and the same for many pictures
+        relative = lru_cache(None)(lambda d: os.path.relpath(d or '.', root))  # slow, and the same for many pictures
         table.writerow(['path', 'pid', 'camid', 'split', 'protocol'] + ['domain'] * domains)
         for k, s in splits.items():
-            for path, pid, cam, d in zip(s.paths, s.pids, s.camids, itertools.repeat(0) if s.domains is None else s.domains):
-                table.writerow([Path(relative(os.path.dirname(path)), os.path.basename(path)).as_posix(), pid, cam, k, dataset.protocol] + [d] * domains)
+            for path, pid, cam, d in zip(
+                s.paths, s.pids, s.camids, itertools.repeat(0) if s.domains is None else s.domains
+            ):
+                table.writerow(
+                    [
+                        Path(relative(os.path.dirname(path)), os.path.basename(path)).as_posix(),
+                        pid,
+                        cam,
+                        k,
+                        dataset.protocol,
+                    ]
+                    + [d] * domains
+                )
     return file
 
 # %% ../../nbs/11_data.datasets.ipynb #37d815e9
-def _read_table(file) -> dict: # column name -> list of strings
+def _read_table(file) -> dict:  # column name -> list of strings
     "The columns of a CSV or Parquet file."
     try:
         if file.suffix.lower() in ('.parquet', '.pq'):
             from pyarrow.parquet import read_table
-            return {k: ['' if v is None else str(v) for v in column] for k, column in read_table(file).to_pydict().items()}
+
+            return {
+                k: ['' if v is None else str(v) for v in column] for k, column in read_table(file).to_pydict().items()
+            }
         with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as f:
             header, *rows = [row for row in csv.reader(f) if row] or [[]]
-    except ImportError: raise UserError(f"expected pyarrow to read {file}: pip install 'synthreid[formats]', or save the table as CSV") from None
-    except (ValueError, OSError, csv.Error) as e: raise UserError(f'expected a table in {file}, could not read it ({e}): mend or replace it') from None
+    except ImportError:
+        raise UserError(
+            f"expected pyarrow to read {file}: pip install 'synthreid[formats]', or save the table as CSV"
+        ) from None
+    except (ValueError, OSError, csv.Error) as e:
+        raise UserError(f'expected a table in {file}, could not read it ({e}): mend or replace it') from None
     for i, row in enumerate(rows, 2):
-        if len(row) != len(header): raise UserError(f'expected {len(header)} values ({", ".join(header)}) in every row of {file}, row {i} has {len(row)}: put names with commas in quotes')
-    if twice := [h for h in header if header.count(h) > 1]: raise UserError(f'expected every column of {file} once, got {twice[0]!r} {header.count(twice[0])} times: rename one')
+        if len(row) != len(header):
+            raise UserError(
+                f'expected {len(header)} values ({", ".join(header)}) in every row of {file}, row {i} has {len(row)}:'
+                ' put names with commas in quotes'
+            )
+    if twice := [h for h in header if header.count(h) > 1]:
+        raise UserError(
+            f'expected every column of {file} once, got {twice[0]!r} {header.count(twice[0])} times: rename one'
+        )
     return {h.strip(): list(c) for h, c in zip(header, zip(*rows) if rows else [()] * len(header))}
 
 # %% ../../nbs/11_data.datasets.ipynb #cc20118c
 def read_manifest(
-    file, # CSV or Parquet with columns path, pid and optionally camid, split, domain, protocol
-    folder=None, # folder that the paths are relative to; None: the folder of `file`
+    file,  # CSV or Parquet with columns path, pid and optionally camid, split, domain, protocol
+    folder=None,  # folder that the paths are relative to; None: the folder of `file`
 ) -> ReidDataset:
     "Read a table of pictures. Identities may be words; numbers stay as written (007 and 7 are one person), and 0 and -1 keep their meaning."
     file = Path(file)
-    if not file.is_file(): raise UserError(f'expected a CSV or Parquet file, found none at {file}: check the path')
+    if not file.is_file():
+        raise UserError(f'expected a CSV or Parquet file, found none at {file}: check the path')
     table = _read_table(file)
-    if missing := {'path', 'pid'} - set(table): raise UserError(f'expected the columns path, pid, camid, split in {file}, got {", ".join(table) or "nothing"}: add {", ".join(sorted(missing))}')
-    if not table['path']: raise UserError(f'expected a row for every picture in {file}, got the header only: write it again')
+    if missing := {'path', 'pid'} - set(table):
+        raise UserError(
+            f'expected the columns path, pid, camid, split in {file}, got {", ".join(table) or "nothing"}: add'
+            f' {", ".join(sorted(missing))}'
+        )
+    if not table['path']:
+        raise UserError(f'expected a row for every picture in {file}, got the header only: write it again')
     for c in ('path', 'pid', 'camid'):
         empty = [i for i, v in enumerate(table.get(c, []), 2) if v.strip() in ('', 'nan', 'None')]
-        if empty: raise UserError(f'expected a value in every row of column {c} of {file}, row {empty[0]} has none ({len(empty)} in all): fill it in or remove the row')
-    n = len(table['path']); splits = [SPLIT_WORDS.get(s.strip().lower()) for s in table.get('split', ['train'] * n)]
-    if None in splits: raise UserError(f'expected train, query or gallery in column split of {file}, got {table["split"][splits.index(None)]!r}: rename it')
+        if empty:
+            raise UserError(
+                f'expected a value in every row of column {c} of {file}, row {empty[0]} has none ({len(empty)} in all):'
+                ' fill it in or remove the row'
+            )
+    n = len(table['path'])
+    splits = [SPLIT_WORDS.get(s.strip().lower()) for s in table.get('split', ['train'] * n)]
+    if None in splits:
+        raise UserError(
+            f'expected train, query or gallery in column split of {file}, got {table["split"][splits.index(None)]!r}:'
+            ' rename it'
+        )
     paths = [os.path.join(file.parent if folder is None else folder, p) for p in table['path']]
-    if paths and not os.path.lexists(paths[0]): raise UserError(f'expected the first picture of {file} at {paths[0]}, found nothing: give the folder of the pictures as folder')
-    pids, cams = ([(v.strip().removesuffix('.0'),) for v in table[c]] if c in table else [()] * n for c in ('pid', 'camid'))
-    protocols = {p.strip() for p in table.get('protocol', [])} - {''} or {'market1501' if 'camid' in table else 'no_cameras'}
-    if len(protocols) > 1: raise UserError(f'expected one protocol in {file}, got {", ".join(sorted(protocols)[:3])}: write the same one in every row')
+    if paths and not os.path.lexists(paths[0]):
+        raise UserError(
+            f'expected the first picture of {file} at {paths[0]}, found nothing: give the folder of the pictures as'
+            ' folder'
+        )
+    pids, cams = (
+        [(v.strip().removesuffix('.0'),) for v in table[c]] if c in table else [()] * n for c in ('pid', 'camid')
+    )
+    protocols = {p.strip() for p in table.get('protocol', [])} - {''} or {
+        'market1501' if 'camid' in table else 'no_cameras'
+    }
+    if len(protocols) > 1:
+        raise UserError(
+            f'expected one protocol in {file}, got {", ".join(sorted(protocols)[:3])}: write the same one in every row'
+        )
     dataset = build_dataset(file.stem, list(zip(paths, splits, pids, cams)), *protocols, first_cam=0)
     if 'domain' in table:
-        number = _numbers({(d,) for d in table['domain']}, 0)[0]; domain = {p: number[d,] for p, d in zip(paths, table['domain'])}
-        for s in (dataset.train, dataset.query, dataset.gallery): s.domains = np.array([domain[p] for p in s.paths], np.int64)
+        number = _numbers({(d,) for d in table['domain']}, 0)[0]
+        domain = {p: number[d,] for p, d in zip(paths, table['domain'])}
+        for s in (dataset.train, dataset.query, dataset.gallery):
+            s.domains = np.array([domain[p] for p in s.paths], np.int64)
     return dataset
 
 # %% ../../nbs/11_data.datasets.ipynb #69ec3fd8
 @dataclass(frozen=True)
 class Layout:
     "Where a dataset keeps its splits and how it names its pictures."
+
     train: tuple  # sub-folders, '' for the dataset's folder itself
     query: tuple  # none where the set is for training only
     gallery: tuple
@@ -356,9 +557,13 @@ class Layout:
     example: str = '0002_c1s1_000451_03.jpg'  # a name that fits, for messages
 
     @property
-    def regex(self): return re.compile(self.pattern)
+    def regex(self):
+        return re.compile(self.pattern)
+
     @property
-    def protocol(self): return 'market1501' if self.query else 'train only'
+    def protocol(self):
+        return 'market1501' if self.query else 'train only'
+
     @property
     def told(self):
         "The pattern in words: an example, and what its parts say."
@@ -366,26 +571,136 @@ class Layout:
         said = (' '.join(v for k, v in sorted(parts.items()) if k.startswith(g)) for g in ('pid', 'cam'))
         return 'like {} (person {}, camera {})'.format(self.example, *said)
 
+
 _market = dict(train=('bounding_box_train',), query=('query',), gallery=('bounding_box_test',), first_cam=1)
 _plain = r'/(?P<pid>-?\d+)_c(?P<cam>\d+)[^/]*$'
 _scene = r'/(?P<pid>\d+)_(?P<cam1>[sc]\d+)_(?P<cam2>[sc]\d+)_f\d+[^/]*$'
 _withdrawn = 'withdrawn by its authors in 2019 (people were recorded without consent): read if you have it, not offered'
 
 # %% ../../nbs/11_data.datasets.ipynb #fd90ab13
-LAYOUTS = { # more specific patterns first: `detect_layout` takes the first that fits
-    'gta_synthreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_s[dn]\d+c(?P<cam>\d\d)_[^/]*$', kind='synthetic', checked='reader of Synth-ReID', suffix='.jpeg', example='00000012_sn001c02_0003.jpeg'),
-    'occluded_duke': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='README of Occluded-DukeMTMC: same names as DukeMTMC-reID', note='made of DukeMTMC-reID: ' + _withdrawn, example='0001_c2_f0046182.jpg'),
-    'dukemtmcreid': Layout(**_market, pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$', kind='real', checked='reader of torchreid', note=_withdrawn, example='0001_c2_f0046182.jpg'),
-    'cuhk03_np': Layout(**_market, pattern=r'/(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.[^/.]+$', kind='real', checked='README of person-re-ranking; names from READMEs of users', note='new protocol: give the folder detected or labeled, or use the reader cuhk03', suffix='.png', example='0001_c1_2.png'),
-    'market1501_500k': Layout(**(_market | dict(gallery=('bounding_box_test', 'images'))), pattern=_plain, kind='real', checked='reader of torchreid', note='Market-1501 with the 500k distractors in images'),
-    'market1501': Layout(**_market, pattern=_plain, kind='real', checked='reader of torchreid', note='also what synthreid renders, and any set in this layout'),
-    'personx': Layout(('#/bounding_box_train',), ('#/query',), ('#/bounding_box_test',), _plain, 1, 'synthetic', 'three readers of users; plain or one folder per background'),
-    'veri': Layout(('image_train',), ('image_query',), ('image_test',), _plain, 1, 'vehicles', 'reader of fast-reid', example='0001_c001_00016450_0.jpg'),
-    'clonedperson': Layout(('train',), ('test/query',), ('test/gallery',), _scene, None, 'synthetic', 'README of ClonedPerson', 'a camera is a pair of scene and camera; QAConv reads the camera alone', example='700012_s02_c03_f000123.jpg'),
-    'unrealperson': Layout(('unreal_v*/images',), (), (), r'/unreal_v(?P<cam1>\d+)\.(?P<pid1>\d+)/images/(?P<pid2>\d+)_c(?P<cam2>\d+)_[^/]*$', None, 'synthetic', 'Download.md of UnrealPerson', 'a person is (model version, number), a camera (scene, number)', example='unreal_v1.3/images/12_c003_45.jpg'),
-    'randperson': Layout(('',), (), (), _scene, None, 'synthetic', 'README of RandPerson and the reader of QAConv', 'a camera is a pair of scene and camera', example='000012_s02_c03_f000123.jpg'),
-    'cuhk02': Layout(('P1/*', 'P2/*', 'P3/*', 'P4/*'), ('P5/cam1',), ('P5/cam2',), r'/(?=P(?P<cam1>\d))P(?P<pid1>\d)/cam(?P<cam2>\d)/(?P<pid2>\d+)_[^/]*$', None, 'real', 'reader of torchreid', 'P1 to P4 train, P5 is the test', '.png', example='P1/cam2/012_3.png'),
-    'syri': Layout(('',), (), (), r'/(?P<pid>\d+)_(?P<cam>\d+)_[^/]*$', None, 'synthetic', 'one reader of a user: UNVERIFIED', 'the lighting number stands for the camera', example='012_003_0045.jpg'),
+LAYOUTS = {  # more specific patterns first: `detect_layout` takes the first that fits
+    'gta_synthreid': Layout(
+        **_market,
+        pattern=r'/(?P<pid>\d+)_s[dn]\d+c(?P<cam>\d\d)_[^/]*$',
+        kind='synthetic',
+        checked='reader of Synth-ReID',
+        suffix='.jpeg',
+        example='00000012_sn001c02_0003.jpeg',
+    ),
+    'occluded_duke': Layout(
+        **_market,
+        pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$',
+        kind='real',
+        checked='README of Occluded-DukeMTMC: same names as DukeMTMC-reID',
+        note='made of DukeMTMC-reID: ' + _withdrawn,
+        example='0001_c2_f0046182.jpg',
+    ),
+    'dukemtmcreid': Layout(
+        **_market,
+        pattern=r'/(?P<pid>\d+)_c(?P<cam>\d)_f\d+[^/]*$',
+        kind='real',
+        checked='reader of torchreid',
+        note=_withdrawn,
+        example='0001_c2_f0046182.jpg',
+    ),
+    'cuhk03_np': Layout(
+        **_market,
+        pattern=r'/(?P<pid>\d{4})_c(?P<cam>[12])_\d+\.[^/.]+$',
+        kind='real',
+        checked='README of person-re-ranking; names from READMEs of users',
+        note='new protocol: give the folder detected or labeled, or use the reader cuhk03',
+        suffix='.png',
+        example='0001_c1_2.png',
+    ),
+    'market1501_500k': Layout(
+        **(_market | dict(gallery=('bounding_box_test', 'images'))),
+        pattern=_plain,
+        kind='real',
+        checked='reader of torchreid',
+        note='Market-1501 with the 500k distractors in images',
+    ),
+    'market1501': Layout(
+        **_market,
+        pattern=_plain,
+        kind='real',
+        checked='reader of torchreid',
+        note='also what synthreid renders, and any set in this layout',
+    ),
+    'personx': Layout(
+        ('#/bounding_box_train',),
+        ('#/query',),
+        ('#/bounding_box_test',),
+        _plain,
+        1,
+        'synthetic',
+        'three readers of users; plain or one folder per background',
+    ),
+    'veri': Layout(
+        ('image_train',),
+        ('image_query',),
+        ('image_test',),
+        _plain,
+        1,
+        'vehicles',
+        'reader of fast-reid',
+        example='0001_c001_00016450_0.jpg',
+    ),
+    'clonedperson': Layout(
+        ('train',),
+        ('test/query',),
+        ('test/gallery',),
+        _scene,
+        None,
+        'synthetic',
+        'README of ClonedPerson',
+        'a camera is a pair of scene and camera; QAConv reads the camera alone',
+        example='700012_s02_c03_f000123.jpg',
+    ),
+    'unrealperson': Layout(
+        ('unreal_v*/images',),
+        (),
+        (),
+        r'/unreal_v(?P<cam1>\d+)\.(?P<pid1>\d+)/images/(?P<pid2>\d+)_c(?P<cam2>\d+)_[^/]*$',
+        None,
+        'synthetic',
+        'Download.md of UnrealPerson',
+        'a person is (model version, number), a camera (scene, number)',
+        example='unreal_v1.3/images/12_c003_45.jpg',
+    ),
+    'randperson': Layout(
+        ('',),
+        (),
+        (),
+        _scene,
+        None,
+        'synthetic',
+        'README of RandPerson and the reader of QAConv',
+        'a camera is a pair of scene and camera',
+        example='000012_s02_c03_f000123.jpg',
+    ),
+    'cuhk02': Layout(
+        ('P1/*', 'P2/*', 'P3/*', 'P4/*'),
+        ('P5/cam1',),
+        ('P5/cam2',),
+        r'/(?=P(?P<cam1>\d))P(?P<pid1>\d)/cam(?P<cam2>\d)/(?P<pid2>\d+)_[^/]*$',
+        None,
+        'real',
+        'reader of torchreid',
+        'P1 to P4 train, P5 is the test',
+        '.png',
+        example='P1/cam2/012_3.png',
+    ),
+    'syri': Layout(
+        ('',),
+        (),
+        (),
+        r'/(?P<pid>\d+)_(?P<cam>\d+)_[^/]*$',
+        None,
+        'synthetic',
+        'one reader of a user: UNVERIFIED',
+        'the lighting number stands for the camera',
+        example='012_003_0045.jpg',
+    ),
 }
 
 # %% ../../nbs/11_data.datasets.ipynb #a8197aa3
@@ -393,374 +708,622 @@ def _expand(root: Path, folders) -> list[str]:
     "The sub-folders that exist; a star stands for any name, `#/x` for x here or else in folders with a number."
     found = []
     for f in folders:
-        if f[:2] == '#/': f = f[2:] if (root / f[2:]).is_dir() else f'[0-9]{f[1:]}'
+        if f[:2] == '#/':
+            f = f[2:] if (root / f[2:]).is_dir() else f'[0-9]{f[1:]}'
         there = sorted(root.glob(f)) if {'*', '['} & set(f) else [root / f]
         found += [p.relative_to(root).as_posix() if f else '' for p in there if p.is_dir()]
     return found
 
+
 def _peek(folder, n=50) -> list[str]:
     "The names of a few pictures in a folder, without listing it."
     try:
-        with os.scandir(folder) as it: return list(itertools.islice((e.name for e in it if _is_image(e.name)), n))
-    except OSError: return []
+        with os.scandir(folder) as it:
+            return list(itertools.islice((e.name for e in it if _is_image(e.name)), n))
+    except OSError:
+        return []
+
 
 def _around(root: Path):
     "Where a dataset's folder may be, level by level: here, one and two levels down, or above if this is one of its splits."
     yield [root]
     yield (down := _folders(root))
-    if len(down) < 200: yield [e for d in down for e in _folders(d)]
-    if root.resolve().name.lower() in SPLIT_WORDS: yield [root.resolve().parent]
+    if len(down) < 200:
+        yield [e for d in down for e in _folders(d)]
+    if root.resolve().name.lower() in SPLIT_WORDS:
+        yield [root.resolve().parent]
 
 # %% ../../nbs/11_data.datasets.ipynb #37d823a5
 def find_root(
-    root, # the dataset's folder, or one around or inside it
-    is_it, # folder -> bool
-    expected: str, # what the folder should hold, for the message
+    root,  # the dataset's folder, or one around or inside it
+    is_it,  # folder -> bool
+    expected: str,  # what the folder should hold, for the message
 ) -> Path:
     "The nearest folder that is the dataset's; several on one level are an error that names them."
     root = _check_folder(root)
     for level in _around(root):
         found = [d for d in level if is_it(d)]
-        if len(found) > 1: raise UserError(f'expected one dataset in {root}, got {len(found)} ({", ".join(p.name for p in found[:4])}): give the folder of one of them')
-        if found: return found[0]
+        if len(found) > 1:
+            raise UserError(
+                f'expected one dataset in {root}, got {len(found)} ({", ".join(p.name for p in found[:4])}): give the'
+                ' folder of one of them'
+            )
+        if found:
+            return found[0]
     folders = [d.name for d in _folders(root)]
-    raise UserError(f'expected {expected} in {root}, got {len(folders)} folders {folders[:6]} and pictures {_peek(root, 3)}: give the folder that holds these, or another reader')
+    raise UserError(
+        f'expected {expected} in {root}, got {len(folders)} folders {folders[:6]} and pictures {_peek(root, 3)}: give'
+        ' the folder that holds these, or another reader'
+    )
+
 
 def _fits(layout, folder, names=False) -> bool:
     "Whether the folders of a layout are here (and a few names fit)."
     subs = _expand(folder, layout.train)
-    if not all(_expand(folder, [f]) for f in layout.train + layout.query + layout.gallery): return False
-    if not names and '' not in layout.train: return True
+    if not all(_expand(folder, [f]) for f in layout.train + layout.query + layout.gallery):
+        return False
+    if not names and '' not in layout.train:
+        return True
     seen = [f'/{sub}/{n}' for sub in subs[:3] for n in _peek(folder / sub)]
     return any(layout.regex.search(n) for n in seen)
 
+
 def read_layout(
-    root, # the dataset's folder, or one around or inside it
-    layout: Layout, # a row of `LAYOUTS`
-    junk: bool = True, # keep junk (pid -1) in the gallery, marked; False drops it as torchreid does
+    root,  # the dataset's folder, or one around or inside it
+    layout: Layout,  # a row of `LAYOUTS`
+    junk: bool = True,  # keep junk (pid -1) in the gallery, marked; False drops it as torchreid does
 ) -> ReidDataset:
     "Read a dataset that a row of the table describes."
-    expected = f'the folders {", ".join(f or "(pictures)" for f in layout.train + layout.query + layout.gallery)}' if layout.query else f'pictures with names {layout.told}'
-    root = find_root(root, partial(_fits, layout), expected); rows = []
+    expected = (
+        f'the folders {", ".join(f or "(pictures)" for f in layout.train + layout.query + layout.gallery)}'
+        if layout.query
+        else f'pictures with names {layout.told}'
+    )
+    root = find_root(root, partial(_fits, layout), expected)
+    rows = []
     for split in ('train', 'query', 'gallery'):
         for sub in _expand(root, getattr(layout, split)):
             names = _scan(root / sub, recursive=False)
-            rows += _matched_rows(root, [f'{sub}/{n}' if sub else n for n in names], layout.regex, layout.told, split, suffix=layout.suffix)
-        if getattr(layout, split) and not (rows and rows[-1][1] == split): raise UserError(f'expected images in {", ".join(getattr(layout, split))} of {root}, found none: check that the download is complete')
+            rows += _matched_rows(
+                root,
+                [f'{sub}/{n}' if sub else n for n in names],
+                layout.regex,
+                layout.told,
+                split,
+                suffix=layout.suffix,
+            )
+        if getattr(layout, split) and not (rows and rows[-1][1] == split):
+            raise UserError(
+                f'expected images in {", ".join(getattr(layout, split))} of {root}, found none: check that the download'
+                ' is complete'
+            )
     return build_dataset(root.name, rows, layout.protocol, layout.first_cam, junk)
 
 # %% ../../nbs/11_data.datasets.ipynb #744c717b
 def read_market1501(
-    root, # folder with bounding_box_train, query and bounding_box_test, or one around or inside it
-    junk: bool = True, # keep junk (pid -1) in the gallery, marked
-) -> ReidDataset: # identities and cameras as in the file names
+    root,  # folder with bounding_box_train, query and bounding_box_test, or one around or inside it
+    junk: bool = True,  # keep junk (pid -1) in the gallery, marked
+) -> ReidDataset:  # identities and cameras as in the file names
     "Read the Market-1501 layout (Zheng et al. 2015)."
     return read_layout(root, LAYOUTS['market1501'], junk)
 
 # %% ../../nbs/11_data.datasets.ipynb #9b636b1c
 _msmt17 = {1: ('train', 'test'), 2: ('mask_train_v2', 'mask_test_v2')}
 
-def _msmt17_list(file) -> list: # one match per line, with path, cam and pid
-    if not file.is_file(): raise UserError(f'expected the list {file.name} in {file.parent}, found none: check that the download is complete')
+
+def _msmt17_list(file) -> list:  # one match per line, with path, cam and pid
+    if not file.is_file():
+        raise UserError(
+            f'expected the list {file.name} in {file.parent}, found none: check that the download is complete'
+        )
     lines = [line.strip() for line in file.read_text(errors='replace').splitlines() if line.strip()]
     found = [re.fullmatch(r'(?P<path>[^_]*_[^_]*_(?P<cam>\d+)_.*\S)\s+(?P<pid>\d{1,9})', line) for line in lines]
-    if not found or None in found: raise UserError(f'expected lines like 0000/0000_000_01_0303morning_0008_0.jpg 0 in {file}, got {lines[found.index(None)] if found else "an empty file"!r}: download it again')
+    if not found or None in found:
+        raise UserError(
+            f'expected lines like 0000/0000_000_01_0303morning_0008_0.jpg 0 in {file}, got'
+            f' {lines[found.index(None)] if found else "an empty file"!r}: download it again'
+        )
     return found
 
+
 def read_msmt17(
-    root, # MSMT17_V1 or MSMT17_V2, or the folder around them
-    version: int | None = None, # 1, 2; None: the one that is there, 1 if both are
-    val: bool = False, # add the validation list to train, as most papers and torchreid's combineall do
-) -> ReidDataset: # checked against torchreid's reader
+    root,  # MSMT17_V1 or MSMT17_V2, or the folder around them
+    version: int | None = None,  # 1, 2; None: the one that is there, 1 if both are
+    val: bool = False,  # add the validation list to train, as most papers and torchreid's combineall do
+) -> ReidDataset:  # checked against torchreid's reader
     "Read MSMT17 from its four list files."
-    if version not in (None, 1, 2): raise UserError(f'expected version 1 or 2 of MSMT17, got {version!r}: choose one')
+    if version not in (None, 1, 2):
+        raise UserError(f'expected version 1 or 2 of MSMT17, got {version!r}: choose one')
     for v in [version] if version else [1, 2]:
         is_it = lambda d: (d / 'list_train.txt').is_file() and (d / _msmt17[v][0]).is_dir()
-        try: root = find_root(root, is_it, f'list_train.txt and the folder {_msmt17[v][0]} (MSMT17 version {v})'); break
+        try:
+            root = find_root(root, is_it, f'list_train.txt and the folder {_msmt17[v][0]} (MSMT17 version {v})')
+            break
         except UserError:
-            if v == (version or 2): raise
+            if v == (version or 2):
+                raise
     lists, rows = {part: _msmt17_list(root / f'list_{part}.txt') for part in ('train', 'val', 'query', 'gallery')}, []
     shift = 1 + max(int(m['pid']) for part in ('train', 'val') for m in lists[part])
     for part in ('train', *(['val'] if val else []), 'query', 'gallery'):
         split, test = {'val': 'train'}.get(part, part), part in ('query', 'gallery')
-        rows += [(f'{root}/{_msmt17[v][test]}/{m["path"]}', split, (int(m['pid']) + 1 + shift * test,), (m['cam'],)) for m in lists[part]]
+        rows += [
+            (f'{root}/{_msmt17[v][test]}/{m["path"]}', split, (int(m['pid']) + 1 + shift * test,), (m['cam'],))
+            for m in lists[part]
+        ]
     return build_dataset(root.name, rows, first_cam=1)
 
 # %% ../../nbs/11_data.datasets.ipynb #01f9773b
 def unpack_cuhk03(
-    mat, # cuhk-03.mat (MATLAB 7.3, needs h5py)
-    out, # folder for images_detected, images_labeled and testsets.json
+    mat,  # cuhk-03.mat (MATLAB 7.3, needs h5py)
+    out,  # folder for images_detected, images_labeled and testsets.json
 ) -> Path:
     "Write the pictures of CUHK03 as PNG and its 20 test sets as JSON; what is there already is kept."
-    try: import h5py
-    except ImportError: raise UserError(f"expected h5py to read {mat}: pip install 'synthreid[formats]'") from None
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"expected h5py to read {mat}: pip install 'synthreid[formats]'") from None
     from PIL import Image
+
     out = Path(out)
     try:
         with h5py.File(mat, 'r') as f:
             cell = lambda ref: f[ref][()].T
             for kind in ('detected', 'labeled'):
-                folder = out / f'images_{kind}'; folder.mkdir(parents=True, exist_ok=True)
+                folder = out / f'images_{kind}'
+                folder.mkdir(parents=True, exist_ok=True)
                 for pair, people in enumerate(map(cell, f[kind][0]), 1):
                     for (person, k), ref in np.ndenumerate(people):
                         file, image = folder / f'{pair}_{person + 1:03d}_{1 + k // 5}_{k + 1:02d}.png', cell(ref)
                         if image.ndim == 3 and not file.exists():
-                            with atomic_write(file) as tmp: Image.fromarray(image).save(tmp, 'PNG')
+                            with atomic_write(file) as tmp:
+                                Image.fromarray(image).save(tmp, 'PNG')
             tests = [cell(ref).astype(int).tolist() for ref in f['testsets'][0]]
-    except (OSError, KeyError) as e: raise UserError(f'expected cuhk-03.mat and a folder to write in, could not unpack {mat} to {out} ({e}): check the file, or give another folder as unpack_to') from None
-    with atomic_write(out / 'testsets.json') as tmp: Path(tmp).write_text(json.dumps(tests))
+    except (OSError, KeyError) as e:
+        raise UserError(
+            f'expected cuhk-03.mat and a folder to write in, could not unpack {mat} to {out} ({e}): check the file, or'
+            ' give another folder as unpack_to'
+        ) from None
+    with atomic_write(out / 'testsets.json') as tmp:
+        Path(tmp).write_text(json.dumps(tests))
     return out
 
 # %% ../../nbs/11_data.datasets.ipynb #86ee4068
-def _load_mat(file, *keys) -> list: # the arrays called `keys`
+def _load_mat(file, *keys) -> list:  # the arrays called `keys`
     from scipy.io import loadmat
-    try: return [loadmat(file)[k] for k in keys]
-    except Exception as e: raise UserError(f'expected a MATLAB file with {", ".join(keys)} at {file}, could not read it ({e}): download it again') from None
 
-def _cuhk03_test_sets(root, kind) -> list: # per split the test people as (pair, person)
     try:
-        if (f := root / 'testsets.json').is_file(): return [{tuple(p) for p in t} for t in json.loads(f.read_text())]
-        if (f := root / f'splits_classic_{kind}.json').is_file(): # written by torchreid
-            return [{tuple(map(int, re.split(r'[\\/]', path)[-1].split('_')[:2])) for path, *_ in s['query']} for s in json.loads(f.read_text())]
-    except (ValueError, TypeError, KeyError) as e: raise UserError(f'expected the test sets of CUHK03 in {f}, could not read it ({e}): delete it and unpack cuhk-03.mat again') from None
-    raise UserError(f'expected testsets.json or splits_classic_{kind}.json in {root}, found neither: unpack cuhk-03.mat there with unpack_cuhk03')
+        return [loadmat(file)[k] for k in keys]
+    except Exception as e:
+        raise UserError(
+            f'expected a MATLAB file with {", ".join(keys)} at {file}, could not read it ({e}): download it again'
+        ) from None
+
+
+def _cuhk03_test_sets(root, kind) -> list:  # per split the test people as (pair, person)
+    try:
+        if (f := root / 'testsets.json').is_file():
+            return [{tuple(p) for p in t} for t in json.loads(f.read_text())]
+        if (f := root / f'splits_classic_{kind}.json').is_file():  # written by torchreid
+            return [
+                {tuple(map(int, re.split(r'[\\/]', path)[-1].split('_')[:2])) for path, *_ in s['query']}
+                for s in json.loads(f.read_text())
+            ]
+    except (ValueError, TypeError, KeyError) as e:
+        raise UserError(
+            f'expected the test sets of CUHK03 in {f}, could not read it ({e}): delete it and unpack cuhk-03.mat again'
+        ) from None
+    raise UserError(
+        f'expected testsets.json or splits_classic_{kind}.json in {root}, found neither: unpack cuhk-03.mat there with'
+        ' unpack_cuhk03'
+    )
+
 
 def _check_split(split_id, n, seed=0):
     "Is there such a split among `n`, and such a seed?"
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32: raise UserError(f'expected split_seed as a whole number from 0, got {seed!r}: mend it')
-    if not isinstance(split_id, (int, np.integer)) or not 0 <= split_id < n: raise UserError(f'expected split_id 0 to {n - 1}, got {split_id!r}: choose one of the {n} splits')
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise UserError(f'expected split_seed as a whole number from 0, got {seed!r}: mend it')
+    if not isinstance(split_id, (int, np.integer)) or not 0 <= split_id < n:
+        raise UserError(f'expected split_id 0 to {n - 1}, got {split_id!r}: choose one of the {n} splits')
 
-def _cuhk03_new(root, kind, images) -> list: # (name, split, file label, view)
-    file = next((d / f'cuhk03_new_protocol_config_{kind}.mat' for d in (root, root.parent, images.parent) if (d / f'cuhk03_new_protocol_config_{kind}.mat').is_file()), None)
-    if file is None: raise UserError(f'expected cuhk03_new_protocol_config_{kind}.mat in {root}, found none: take it from github.com/zhunzhong07/person-re-ranking (evaluation/data/CUHK03), or use protocol="old"')
-    names, labels, *parts = (a.ravel() for a in _load_mat(file, 'filelist', 'labels', 'train_idx', 'query_idx', 'gallery_idx'))
+
+def _cuhk03_new(root, kind, images) -> list:  # (name, split, file label, view)
+    file = next(
+        (
+            d / f'cuhk03_new_protocol_config_{kind}.mat'
+            for d in (root, root.parent, images.parent)
+            if (d / f'cuhk03_new_protocol_config_{kind}.mat').is_file()
+        ),
+        None,
+    )
+    if file is None:
+        raise UserError(
+            f'expected cuhk03_new_protocol_config_{kind}.mat in {root}, found none: take it from'
+            ' github.com/zhunzhong07/person-re-ranking (evaluation/data/CUHK03), or use protocol="old"'
+        )
+    names, labels, *parts = (
+        a.ravel() for a in _load_mat(file, 'filelist', 'labels', 'train_idx', 'query_idx', 'gallery_idx')
+    )
     names = [str(n[0]) for n in names]
-    return [(names[i], s, (int(labels[i]),), (names[i].split('_')[2],)) for s, part in zip(('train', 'query', 'gallery'), parts) for i in part.astype(int) - 1]
+    return [
+        (names[i], s, (int(labels[i]),), (names[i].split('_')[2],))
+        for s, part in zip(('train', 'query', 'gallery'), parts)
+        for i in part.astype(int) - 1
+    ]
 
 # %% ../../nbs/11_data.datasets.ipynb #b0b9c25d
 def read_cuhk03(
-    root, # folder with cuhk-03.mat, or unpacked images_detected / images_labeled, or cuhk03-np
-    images: str = 'detected', # boxes of a detector, or 'labeled' by hand
-    protocol: str = 'new', # 767/700 people, or 'old': 20 splits with 100 test people
-    split_id: int = 0, # 0 to 19, for the old protocol
-    unpack_to=None, # folder for the unpacked pictures; None: beside the .mat file
-) -> ReidDataset: # checked against torchreid's reader
+    root,  # folder with cuhk-03.mat, or unpacked images_detected / images_labeled, or cuhk03-np
+    images: str = 'detected',  # boxes of a detector, or 'labeled' by hand
+    protocol: str = 'new',  # 767/700 people, or 'old': 20 splits with 100 test people
+    split_id: int = 0,  # 0 to 19, for the old protocol
+    unpack_to=None,  # folder for the unpacked pictures; None: beside the .mat file
+) -> ReidDataset:  # checked against torchreid's reader
     "Read CUHK03 in any of its three forms; the five camera pairs share the cameras 0 and 1, as in the reference."
-    if images not in ('detected', 'labeled') or protocol not in ('new', 'old'): raise UserError(f'expected images detected or labeled and protocol new or old, got {images!r}, {protocol!r}: choose one of these')
-    if protocol == 'new' and split_id: raise UserError(f'expected split_id with the old protocol alone, got {split_id!r} with the new one, which has one split: leave it out, or add protocol=old')
+    if images not in ('detected', 'labeled') or protocol not in ('new', 'old'):
+        raise UserError(
+            f'expected images detected or labeled and protocol new or old, got {images!r}, {protocol!r}: choose one of'
+            ' these'
+        )
+    if protocol == 'new' and split_id:
+        raise UserError(
+            f'expected split_id with the old protocol alone, got {split_id!r} with the new one, which has one split:'
+            ' leave it out, or add protocol=old'
+        )
     mats = lambda d: [p for p in (d / 'cuhk-03.mat', d / 'cuhk03_release' / 'cuhk-03.mat') if p.is_file()]
-    root = find_root(root, lambda d: (d / f'images_{images}').is_dir() or bool(mats(d)) or (d / images / 'bounding_box_train').is_dir(), f'cuhk-03.mat, images_{images} or {images}/bounding_box_train')
+    root = find_root(
+        root,
+        lambda d: (d / f'images_{images}').is_dir() or bool(mats(d)) or (d / images / 'bounding_box_train').is_dir(),
+        f'cuhk-03.mat, images_{images} or {images}/bounding_box_train',
+    )
     name = f'cuhk03 {images}'
     if (root / images / 'bounding_box_train').is_dir():
-        if protocol == 'old': raise UserError(f'expected cuhk-03.mat for the old protocol, {root} holds the new one only: use protocol="new"')
+        if protocol == 'old':
+            raise UserError(
+                f'expected cuhk-03.mat for the old protocol, {root} holds the new one only: use protocol="new"'
+            )
         return replace(read_layout(root / images, LAYOUTS['cuhk03_np']), name=name, protocol='cuhk03_new')
     home = root if (root / f'images_{images}').is_dir() else Path(unpack_to or root)
-    if mats(root) and not (home / 'testsets.json').is_file() and not any(home.glob('splits_*.json')): unpack_cuhk03(mats(root)[0], home)
+    if mats(root) and not (home / 'testsets.json').is_file() and not any(home.glob('splits_*.json')):
+        unpack_cuhk03(mats(root)[0], home)
     folder = home / f'images_{images}'
-    if protocol == 'new': return build_dataset(name, [(folder / n, *r) for n, *r in _cuhk03_new(root, images, folder)], 'cuhk03_new', first_cam=1)
+    if protocol == 'new':
+        return build_dataset(
+            name, [(folder / n, *r) for n, *r in _cuhk03_new(root, images, folder)], 'cuhk03_new', first_cam=1
+        )
     tests = _cuhk03_test_sets(home, images)
     _check_split(split_id, len(tests))
     parts = [(n, n.split('_')) for n in _scan(folder, recursive=False)]
-    if odd := [n for n, p in parts if len(p) != 4 or not all(c.isdecimal() for c in p[:3])]: raise UserError(f'expected names like 1_001_1_01.png in {folder}, got {odd[0]!r}: move it away')
-    rows = [(folder / n, s, tuple(p[:2]), (p[2],)) for n, p in parts
-            for s in (('query', 'gallery') if (int(p[0]), int(p[1])) in tests[split_id] else ('train',))]
+    if odd := [n for n, p in parts if len(p) != 4 or not all(c.isdecimal() for c in p[:3])]:
+        raise UserError(f'expected names like 1_001_1_01.png in {folder}, got {odd[0]!r}: move it away')
+    rows = [
+        (folder / n, s, tuple(p[:2]), (p[2],))
+        for n, p in parts
+        for s in (('query', 'gallery') if (int(p[0]), int(p[1])) in tests[split_id] else ('train',))
+    ]
     return build_dataset(name, rows, f'cuhk03_old, split {split_id}', first_cam=1)
 
 # %% ../../nbs/11_data.datasets.ipynb #dbaac455
-_two_views = {'viper': ('cam_a', 'cam_b', r'(?P<pid>\d+)_', '012_45.bmp'), 'cuhk01': ('campus', 'campus', r'(?P<pid>\d{4})(?P<cam>\d{3})\.', '0012003.png')}
+_two_views = {
+    'viper': ('cam_a', 'cam_b', r'(?P<pid>\d+)_', '012_45.bmp'),
+    'cuhk01': ('campus', 'campus', r'(?P<pid>\d{4})(?P<cam>\d{3})\.', '0012003.png'),
+}
+
 
 def read_two_views(
-    root, # VIPeR: folder with cam_a and cam_b; CUHK01: folder with campus
-    name: str, # 'viper' or 'cuhk01'
-    split_id: int = 0, # 0 to 19: two directions of ten draws; odd ones search the first view with the second
-    split_seed: int = 0, # of the draws (numpy's RandomState, as torchreid after np.random.seed)
-) -> ReidDataset: # checked against torchreid's readers
+    root,  # VIPeR: folder with cam_a and cam_b; CUHK01: folder with campus
+    name: str,  # 'viper' or 'cuhk01'
+    split_id: int = 0,  # 0 to 19: two directions of ten draws; odd ones search the first view with the second
+    split_seed: int = 0,  # of the draws (numpy's RandomState, as torchreid after np.random.seed)
+) -> ReidDataset:  # checked against torchreid's readers
     "Half of the people train; of the others one view is the query and the other the gallery."
     _check_split(split_id, 20, split_seed)
-    a, b, pattern, example = _two_views[name]; found = []
+    a, b, pattern, example = _two_views[name]
+    found = []
     root = find_root(root, lambda d: (d / a).is_dir() and (d / b).is_dir(), f'{a} and {b}')
     for view, sub in enumerate(dict.fromkeys((a, b))):
         for file in _scan(root / sub, recursive=False):
             m = re.match(pattern, file)
-            if m is None: raise UserError(f'expected names like {example} in {root / sub}, got {file!r}: rename or move it')
+            if m is None:
+                raise UserError(f'expected names like {example} in {root / sub}, got {file!r}: rename or move it')
             found.append((f'{root}/{sub}/{file}', int(m['pid']), view if a != b else (int(m['cam']) - 1) // 2))
     people, r = np.unique([p for _, p, _ in found]), np.random.RandomState(split_seed)
-    for _ in range(split_id // 2 + 1): order = np.arange(len(people)); r.shuffle(order)
-    train = set(people[order[:len(people) // 2]].tolist()); sides = ('gallery', 'query') if split_id % 2 else ('query', 'gallery')
+    for _ in range(split_id // 2 + 1):
+        order = np.arange(len(people))
+        r.shuffle(order)
+    train = set(people[order[: len(people) // 2]].tolist())
+    sides = ('gallery', 'query') if split_id % 2 else ('query', 'gallery')
     rows = [(path, 'train' if p in train else sides[view], (p,), (view,)) for path, p, view in found]
     return build_dataset(name, rows, f'market1501, split {split_id}, seed {split_seed}', first_cam=0)
 
 # %% ../../nbs/11_data.datasets.ipynb #e376f803
 def read_prid(
-    root, # prid_2011/single_shot, or a folder around it
-    split_id: int = 0, # number of the draw, from 0
-    split_seed: int = 0, # of the draws (Python's random, as torchreid after random.seed)
-) -> ReidDataset: # checked against torchreid's reader
+    root,  # prid_2011/single_shot, or a folder around it
+    split_id: int = 0,  # number of the draw, from 0
+    split_seed: int = 0,  # of the draws (Python's random, as torchreid after random.seed)
+) -> ReidDataset:  # checked against torchreid's reader
     "Single-shot PRID 2011: 100 people train in both views, 100 are searched among 649."
-    _check_split(split_id, 1000, split_seed) # each is drawn after those before it
-    root = find_root(root, lambda d: (d / 'cam_a' / 'person_0001.png').is_file() or (d / 'single_shot' / 'cam_a').is_dir(), 'single_shot with cam_a and cam_b')
-    root = root / 'single_shot' if (root / 'single_shot').is_dir() else root; r, rows = random.Random(split_seed), []
-    for _ in range(split_id + 1): train = set(r.sample(range(1, 201), 100))
+    _check_split(split_id, 1000, split_seed)  # each is drawn after those before it
+    root = find_root(
+        root,
+        lambda d: (d / 'cam_a' / 'person_0001.png').is_file() or (d / 'single_shot' / 'cam_a').is_dir(),
+        'single_shot with cam_a and cam_b',
+    )
+    root = root / 'single_shot' if (root / 'single_shot').is_dir() else root
+    r, rows = random.Random(split_seed), []
+    for _ in range(split_id + 1):
+        train = set(r.sample(range(1, 201), 100))
     for view, cam in enumerate(('cam_a', 'cam_b')):
         for file in _scan(root / cam, recursive=False):
             m = re.fullmatch(r'person_(\d{4})\.\w+', file)
-            if m is None: raise UserError(f'expected names like person_0001.png in {root / cam}, got {file!r}: rename or move it')
+            if m is None:
+                raise UserError(f'expected names like person_0001.png in {root / cam}, got {file!r}: rename or move it')
             p = int(m[1])
-            if p in train or p <= 200 or view: rows.append((f'{root}/{cam}/{file}', 'train' if p in train else ('query', 'gallery')[view], (p,), (view,)))
+            if p in train or p <= 200 or view:
+                rows.append(
+                    (f'{root}/{cam}/{file}', 'train' if p in train else ('query', 'gallery')[view], (p,), (view,))
+                )
     return build_dataset('prid', rows, f'market1501, split {split_id}, seed {split_seed}', first_cam=0)
 
 # %% ../../nbs/11_data.datasets.ipynb #a9afe149
 def read_grid(
-    root, # folder with probe, gallery and features_and_partitions.mat
-    split_id: int = 0, # 0 to 9
-) -> ReidDataset: # checked against torchreid's reader
+    root,  # folder with probe, gallery and features_and_partitions.mat
+    split_id: int = 0,  # 0 to 9
+) -> ReidDataset:  # checked against torchreid's reader
     "QMUL GRID: 125 people train, 125 are searched among themselves and 775 distractors (pid 0)."
-    root = find_root(root, lambda d: (d / 'probe').is_dir() and (d / 'features_and_partitions.mat').is_file(), 'probe, gallery and features_and_partitions.mat')
+    root = find_root(
+        root,
+        lambda d: (d / 'probe').is_dir() and (d / 'features_and_partitions.mat').is_file(),
+        'probe, gallery and features_and_partitions.mat',
+    )
     splits, rows = _load_mat(root / 'features_and_partitions.mat', 'trainIdxAll')[0][0], []
     _check_split(split_id, len(splits))
     train = set(splits[split_id][0][0][2].ravel().tolist())
     for sub, split in (('probe', 'query'), ('gallery', 'gallery')):
         for file in _scan(root / sub, recursive=False):
             m = re.match(r'(\d{4})_(\d)_', file)
-            if m is None: raise UserError(f'expected names like 0001_1_25004_107_32_106_221.jpeg in {root / sub}, got {file!r}: rename or move it')
+            if m is None:
+                raise UserError(
+                    f'expected names like 0001_1_25004_107_32_106_221.jpeg in {root / sub}, got {file!r}: rename or'
+                    ' move it'
+                )
             rows.append((f'{root}/{sub}/{file}', 'train' if int(m[1]) in train else split, (m[1],), (m[2],)))
     return build_dataset('grid', rows, f'market1501, split {split_id}', first_cam=1)
 
 # %% ../../nbs/11_data.datasets.ipynb #a1ac2ca1
 def take_subset(
-    split: ReidSplit, # with paths, or images in a fixed order
-    per_id: int | None = None, # at most so many pictures of each identity
-    ids=None, # number of identities to draw, or a list of them; the others are dropped
-    seed: int = 0, # of both draws
-) -> ReidSplit: # the chosen pictures in their old order
+    split: ReidSplit,  # with paths, or images in a fixed order
+    per_id: int | None = None,  # at most so many pictures of each identity
+    ids=None,  # number of identities to draw, or a list of them; the others are dropped
+    seed: int = 0,  # of both draws
+) -> ReidSplit:  # the chosen pictures in their old order
     "A subset that is the same on every machine; junk and distractors (pid < 1) are left as they are."
     people = np.unique(split.pids[split.pids > 0])
-    if per_id is not None: check_positive(per_id=per_id)
+    if per_id is not None:
+        check_positive(per_id=per_id)
     if isinstance(ids, (int, np.integer)):
-        if not 0 < ids <= len(people): raise UserError(f'expected ids between 1 and the {len(people)} identities there are, got {ids}: choose a smaller number')
+        if not 0 < ids <= len(people):
+            raise UserError(
+                f'expected ids between 1 and the {len(people)} identities there are, got {ids}: choose a smaller number'
+            )
         people = np.random.RandomState(seed).permutation(people)[:ids]
     elif ids is not None:
-        if unknown := sorted(set(ids) - set(people.tolist())): raise UserError(f'expected identities of the split, got {unknown[0]} ({len(unknown)} unknown): choose from {people[:5].tolist()}...')
+        if unknown := sorted(set(ids) - set(people.tolist())):
+            raise UserError(
+                f'expected identities of the split, got {unknown[0]} ({len(unknown)} unknown): choose from'
+                f' {people[:5].tolist()}...'
+            )
         people = np.asarray(list(ids))
-    keep = (split.pids < 1) | np.isin(split.pids, people); order = np.argsort(split.pids, kind='stable')
+    keep = (split.pids < 1) | np.isin(split.pids, people)
+    order = np.argsort(split.pids, kind='stable')
     for group in np.split(order, np.flatnonzero(np.diff(split.pids[order])) + 1) if per_id and len(order) else []:
         pid = int(split.pids[group[0]])
-        if pid > 0 and len(group) > per_id: keep[np.random.RandomState([seed, pid % 2**32]).permutation(group)[per_id:]] = False
+        if pid > 0 and len(group) > per_id:
+            keep[np.random.RandomState([seed, pid % 2**32]).permutation(group)[per_id:]] = False
     return split[keep]
 
 # %% ../../nbs/11_data.datasets.ipynb #e2d40630
 def hold_out(
-    split: ReidSplit, # labelled pictures
-    share: float = 0.5, # of the people, kept for the test
-    seed: int = 0, # of the draw
-    name: str = 'held out', # of the dataset
-) -> ReidDataset: # people with one picture only never ask
+    split: ReidSplit,  # labelled pictures
+    share: float = 0.5,  # of the people, kept for the test
+    seed: int = 0,  # of the draw
+    name: str = 'held out',  # of the dataset
+) -> ReidDataset:  # people with one picture only never ask
     "Divide people into training and test, and the test's pictures into query and gallery."
-    people = np.unique(split.pids[split.pids > 0]); n = round(share * len(people))
-    if not 0 < n < len(people): raise UserError(f'expected a share that leaves people for training and for the test, got {share} of {len(people)} people: choose a number between 0 and 1')
+    people = np.unique(split.pids[split.pids > 0])
+    n = round(share * len(people))
+    if not 0 < n < len(people):
+        raise UserError(
+            f'expected a share that leaves people for training and for the test, got {share} of {len(people)} people:'
+            ' choose a number between 0 and 1'
+        )
     tested = np.isin(split.pids, np.random.RandomState(seed).permutation(people)[:n])
     train, test = split[~tested & (split.pids > 0)], split[tested]
     order = np.random.RandomState(seed).permutation(len(test))
-    asks, (person, camera) = np.zeros(len(test), bool), (np.unique(a, return_inverse=True)[1] for a in (test.pids, test.camids))
+    asks, (person, camera) = (
+        np.zeros(len(test), bool),
+        (np.unique(a, return_inverse=True)[1] for a in (test.pids, test.camids)),
+    )
     asks[order[np.unique((person * (camera.max() + 1) + camera)[order], return_index=True)[1]]] = True
-    whole = np.bincount(person[asks], minlength=n) == np.bincount(person) # people whose pictures all ask: one of them must answer
+    whole = np.bincount(person[asks], minlength=n) == np.bincount(
+        person
+    )  # people whose pictures all ask: one of them must answer
     asks[order[np.unique(person[order], return_index=True)[1]][whole]] = False
-    if not asks.any(): raise UserError(f'expected people with several pictures, the {n} of the test have one each: choose another share or seed')
+    if not asks.any():
+        raise UserError(
+            f'expected people with several pictures, the {n} of the test have one each: choose another share or seed'
+        )
     rule = 'market1501' if len(np.unique(test.camids)) > 1 else 'no_cameras'
     return ReidDataset(name, train, test[asks], test[~asks], f'{rule}, held-out people {share:g}, seed {seed}')
 
 # %% ../../nbs/11_data.datasets.ipynb #5ffd9fd5
 READERS = {k: partial(read_layout, layout=v) for k, v in LAYOUTS.items()} | {
-    'market1501': read_market1501, 'msmt17': read_msmt17, 'cuhk03': read_cuhk03, 'grid': read_grid, 'prid': read_prid,
-    'viper': partial(read_two_views, name='viper'), 'cuhk01': partial(read_two_views, name='cuhk01'),
-    'folders': read_folders, 'pattern': read_pattern, 'manifest': read_manifest, 'unlabelled': read_unlabelled}
+    'market1501': read_market1501,
+    'msmt17': read_msmt17,
+    'cuhk03': read_cuhk03,
+    'grid': read_grid,
+    'prid': read_prid,
+    'viper': partial(read_two_views, name='viper'),
+    'cuhk01': partial(read_two_views, name='cuhk01'),
+    'folders': read_folders,
+    'pattern': read_pattern,
+    'manifest': read_manifest,
+    'unlabelled': read_unlabelled,
+}
 
-SIGNS = {'msmt17': ['list_train.txt'], 'grid': ['probe', 'features_and_partitions.mat'], 'prid': ['single_shot/cam_a'], 'viper': ['cam_a', 'cam_b'], 'cuhk01': ['campus']}
-_cuhk03_signs = ('cuhk-03.mat', 'cuhk03_release', 'images_detected', 'images_labeled', 'detected/bounding_box_train', 'labeled/bounding_box_train')
+SIGNS = {
+    'msmt17': ['list_train.txt'],
+    'grid': ['probe', 'features_and_partitions.mat'],
+    'prid': ['single_shot/cam_a'],
+    'viper': ['cam_a', 'cam_b'],
+    'cuhk01': ['campus'],
+}
+_cuhk03_signs = (
+    'cuhk-03.mat',
+    'cuhk03_release',
+    'images_detected',
+    'images_labeled',
+    'detected/bounding_box_train',
+    'labeled/bounding_box_train',
+)
+
 
 def detect_layout(
-    root, # folder of a dataset (or around it), or a manifest file
-) -> str: # a key of `READERS`
+    root,  # folder of a dataset (or around it), or a manifest file
+) -> str:  # a key of `READERS`
     "Guess which reader fits; a `UserError` shows what is there when none does."
     root = Path(root)
-    if root.is_file() and root.suffix.lower() in ('.csv', '.parquet', '.pq'): return 'manifest'
+    if root.is_file() and root.suffix.lower() in ('.csv', '.parquet', '.pq'):
+        return 'manifest'
     root = _check_folder(root)
     for level in _around(root):
         for d in level:
-            if any((d / s).exists() for s in _cuhk03_signs): return 'cuhk03'
+            if any((d / s).exists() for s in _cuhk03_signs):
+                return 'cuhk03'
             for name, signs in SIGNS.items():
-                if all((d / s).exists() for s in signs): return 'prid' if name == 'viper' and any(n.startswith('person_') for n in _peek(d / 'cam_a', 3)) else name
+                if all((d / s).exists() for s in signs):
+                    return (
+                        'prid'
+                        if name == 'viper' and any(n.startswith('person_') for n in _peek(d / 'cam_a', 3))
+                        else name
+                    )
             for name, layout in LAYOUTS.items():
-                if 'UNVERIFIED' not in layout.checked and _fits(layout, d, names=True): return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
-    folders = _folders(root); splits = [f for f in folders if f.name.lower() in SPLIT_WORDS]
+                if 'UNVERIFIED' not in layout.checked and _fits(layout, d, names=True):
+                    return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
+    folders = _folders(root)
+    splits = [f for f in folders if f.name.lower() in SPLIT_WORDS]
     people = _folders(splits[0]) if splits else folders
-    if len(people) > 1 and not _peek(root, 1) and all(_peek(p, 1) for p in people[:20]): return 'folders'
-    maybe = ''.join(f' (its names would fit --layout {k}, --source-layout {k} for a source)' for k, v in LAYOUTS.items() if 'UNVERIFIED' in v.checked and _fits(v, root, names=True))
-    list_images(root) # refuses a folder without pictures
-    raise UserError(f'expected a known layout in {root}, got folders {[f.name for f in folders[:6]]} and pictures {_peek(root, 3)}: name the layout{maybe}, or describe the names (layout pattern); for a target without labels it is unlabelled')
+    if len(people) > 1 and not _peek(root, 1) and all(_peek(p, 1) for p in people[:20]):
+        return 'folders'
+    maybe = ''.join(
+        f' (its names would fit --layout {k}, --source-layout {k} for a source)'
+        for k, v in LAYOUTS.items()
+        if 'UNVERIFIED' in v.checked and _fits(v, root, names=True)
+    )
+    list_images(root)  # refuses a folder without pictures
+    raise UserError(
+        f'expected a known layout in {root}, got folders {[f.name for f in folders[:6]]} and pictures {_peek(root, 3)}:'
+        f' name the layout{maybe}, or describe the names (layout pattern); for a target without labels it is unlabelled'
+    )
 
 # %% ../../nbs/11_data.datasets.ipynb #f73327cb
 def _reader(name: str):
     "The reader and its key; case, dashes and underscores in the name do not matter."
     plain = lambda s: re.sub(r'[^a-z0-9]', '', s.lower())
     for k, read in READERS.items():
-        if plain(k) == plain(name): return k, read
+        if plain(k) == plain(name):
+            return k, read
     offered = sorted(k for k in READERS if not (k in LAYOUTS and 'withdrawn' in LAYOUTS[k].note))
     raise UserError(f'expected auto or one of {", ".join(offered)}, got {name!r}: choose one of these layouts')
 
+
 def _fill_up(gallery, train, per_id) -> ReidSplit:
     "The part of the gallery that gives nobody more than `per_id` pictures in train and gallery together."
-    have = Counter(train.pids.tolist()); keep = np.ones(len(gallery), bool)
+    have = Counter(train.pids.tolist())
+    keep = np.ones(len(gallery), bool)
     for i in np.flatnonzero(np.isin(gallery.pids, train.pids[train.pids > 0])):
-        pid = int(gallery.pids[i]); keep[i] = have[pid] < per_id; have[pid] += 1
+        pid = int(gallery.pids[i])
+        keep[i] = have[pid] < per_id
+        have[pid] += 1
     return gallery[keep]
 
+
 def load_dataset(
-    name: str, # a key of `READERS`, or 'auto' to guess
-    root, # where the dataset lies
-    combineall: bool | str = False, # True: train and gallery train together (Synth-ReID); 'query': the query too (torchreid)
-    per_id: int | None = None, # at most so many pictures of each identity in train and gallery together (Synth-ReID: 20)
-    ids=None, # number of training identities, or a list of them
-    seed: int = 0, # of the subset
-    **options, # passed to the reader
-) -> ReidDataset: # its splits
+    name: str,  # a key of `READERS`, or 'auto' to guess
+    root,  # where the dataset lies
+    combineall: (
+        bool | str
+    ) = False,  # True: train and gallery train together (Synth-ReID); 'query': the query too (torchreid)
+    per_id: (
+        int | None
+    ) = None,  # at most so many pictures of each identity in train and gallery together (Synth-ReID: 20)
+    ids=None,  # number of training identities, or a list of them
+    seed: int = 0,  # of the subset
+    **options,  # passed to the reader
+) -> ReidDataset:  # its splits
     "Read a dataset from a folder, whole or a fixed subset of it."
-    check_positive(**{k: v for k, v in dict(per_id=per_id, ids=ids).items() if isinstance(v, (int, float))}) # before a million files are listed
+    check_positive(
+        **{k: v for k, v in dict(per_id=per_id, ids=ids).items() if isinstance(v, (int, float))}
+    )  # before a million files are listed
     key, read = _reader(detect_layout(root) if name == 'auto' else name)
     known = [p for p in inspect.signature(read).parameters if p not in ('root', 'file', 'layout', 'name')]
-    if unknown := sorted(set(options) - set(known)): raise UserError(f'expected options of the layout {key} ({", ".join(known) or "it has none"}), got {unknown[0]!r}: leave it out')
-    if key == 'pattern' and 'pattern' not in options: raise UserError('expected the option pattern, for instance {pid}_c{cam}_{*}.jpg: describe the file names, or write a manifest with synthreid doctor FOLDER --pattern ... --manifest NAME.csv, which every command takes in place of the folder')
-    if key == 'msmt17' and combineall: options = {'val': True} | options
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(
+            f'expected options of the layout {key} ({", ".join(known) or "it has none"}), got {unknown[0]!r}: leave'
+            ' it out'
+        )
+    if key == 'pattern' and 'pattern' not in options:
+        raise UserError(
+            'expected the option pattern, for instance {pid}_c{cam}_{*}.jpg: describe the file names, or write a'
+            ' manifest with synthreid doctor FOLDER --pattern ... --manifest NAME.csv, which every command takes in'
+            ' place of the folder'
+        )
+    if key == 'msmt17' and combineall:
+        options = {'val': True} | options
     d = read(root, **options)
     if combineall:
         more = _unseen(d.gallery + d.query if combineall == 'query' else d.gallery, d.train)
         d = replace(d, train=d.train + more[more.pids > 0])
-    if per_id is None and ids is None: return d
+    if per_id is None and ids is None:
+        return d
     train, gallery = take_subset(d.train, per_id, ids, seed), take_subset(d.gallery, per_id, None, seed)
-    return replace(d, train=train, gallery=gallery if combineall or per_id is None else _fill_up(gallery, train, per_id))
+    return replace(
+        d, train=train, gallery=gallery if combineall or per_id is None else _fill_up(gallery, train, per_id)
+    )
 
 # %% ../../nbs/11_data.datasets.ipynb #c1088cc5
 def _check_apart(splits):
     "A picture that two sources share would be two people."
     seen = set()
     for i, s in enumerate(splits, 1):
-        if s.paths is None: continue
+        if s.paths is None:
+            continue
         places = _places(s.paths)
-        if again := [p for p, place in zip(s.paths, places) if place in seen]: raise UserError(f'expected sources that share no picture, source {i} has {len(again)} pictures of an earlier one ({again[0]}): name every folder once')
+        if again := [p for p, place in zip(s.paths, places) if place in seen]:
+            raise UserError(
+                f'expected sources that share no picture, source {i} has {len(again)} pictures of an earlier one'
+                f' ({again[0]}): name every folder once'
+            )
         seen.update(places)
 
+
 def merge_sources(
-    sources, # `ReidSplit`s (for instance `dataset.labelled()`) or `ReidDataset`s, of which train is taken
-) -> ReidSplit: # identities 0..n-1, cameras 0..m-1, `domains` the number of the source
+    sources,  # `ReidSplit`s (for instance `dataset.labelled()`) or `ReidDataset`s, of which train is taken
+) -> ReidSplit:  # identities 0..n-1, cameras 0..m-1, `domains` the number of the source
     "Put sources together: no identity and no camera is shared. Junk (pid -1) is left out; for a gallery with distractors pass `labelled()`."
     splits = [s.train if isinstance(s, ReidDataset) else s for s in sources]
-    if not splits: raise UserError('expected at least one source, got none: give a list of datasets or splits')
+    if not splits:
+        raise UserError('expected at least one source, got none: give a list of datasets or splits')
     _check_apart(splits)
     kinds = {'paths' if s.images is None else f'images {s.images.shape[1:]}' for s in splits}
-    if len(kinds) > 1: raise UserError(f'expected paths only, or images of one size, got {", ".join(sorted(kinds))}: load all sources at one size')
+    if len(kinds) > 1:
+        raise UserError(
+            f'expected paths only, or images of one size, got {", ".join(sorted(kinds))}: load all sources at one size'
+        )
     merged, n_ids, n_cams = [], 0, 0
     for i, s in enumerate(splits):
-        s = s[s.pids > -1].relabel(); cams = np.unique(s.camids, return_inverse=True)[1]
+        s = s[s.pids > -1].relabel()
+        cams = np.unique(s.camids, return_inverse=True)[1]
         merged.append(replace(s, pids=s.pids + n_ids, camids=cams + n_cams, domains=np.full(len(s), i)))
-        n_ids += s.n_ids; n_cams += len(np.unique(cams))
+        n_ids += s.n_ids
+        n_cams += len(np.unique(cams))
     return sum(merged[1:], merged[0])

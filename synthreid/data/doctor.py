@@ -7,7 +7,13 @@ __all__ = ['SEVERITIES', 'Finding', 'Listing', 'list_everything', 'Look', 'look_
            'plot_cameras', 'suggest_pattern', 'check_outputs', 'Diagnosis', 'examine']
 
 # %% ../../nbs/14_data.doctor.ipynb #1f3c84ab
-import hashlib, os, re, shlex, stat, unicodedata, warnings
+import hashlib
+import os
+import re
+import shlex
+import stat
+import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,39 +27,68 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import UserError
-from .datasets import IMAGE_SUFFIXES, LAYOUTS, SPLIT_WORDS, Concern, ReidDataset, _fits, _reader, build_dataset, compile_pattern, detect_layout, find_root, hold_out, load_dataset, read_pattern, write_manifest
+from synthreid.data.datasets import (
+    IMAGE_SUFFIXES,
+    LAYOUTS,
+    SPLIT_WORDS,
+    Concern,
+    ReidDataset,
+    _fits,
+    _reader,
+    build_dataset,
+    compile_pattern,
+    detect_layout,
+    find_root,
+    hold_out,
+    load_dataset,
+    read_pattern,
+    write_manifest,
+)
 from .store import FORMATS, decode_image
 
 # %% ../../nbs/14_data.doctor.ipynb #45d710fb
-SEVERITIES = ('note', 'warning', 'error') # the index is the exit code
+SEVERITIES = ('note', 'warning', 'error')  # the index is the exit code
+
 
 def _shown(text) -> str:
     "Text that can be printed on one line: control characters and broken encodings are escaped."
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
+
 @dataclass
 class Finding:
     "One thing that was found, and what to do about it."
+
     severity: str  # one of `SEVERITIES`
     name: str  # fixed word, for scripts
     message: str  # what was found, with numbers
     remedy: str  # one sentence
     files: list = field(default_factory=list)  # all files concerned; a tuple holds files that belong together
 
-    def report(self,
-        examples: int = 3, # so many files are shown
-        folder='', # left out of the file names
+    def report(
+        self,
+        examples: int = 3,  # so many files are shown
+        folder='',  # left out of the file names
     ) -> str:
         "A few lines for people."
-        names = [' = '.join(n.removeprefix(f'{folder}/') for n in ((f,) if isinstance(f, str) else f)) for f in self.files[:examples]]
-        if (more := len(self.files) - examples) > 0: names.append(f'... {more} more')
-        lines = [f'{self.severity.upper():8}{self.name}: {self.message}', *('        ' + n for n in names), f'        -> {self.remedy}']
+        names = [
+            ' = '.join(n.removeprefix(f'{folder}/') for n in ((f,) if isinstance(f, str) else f))
+            for f in self.files[:examples]
+        ]
+        if (more := len(self.files) - examples) > 0:
+            names.append(f'... {more} more')
+        lines = [
+            f'{self.severity.upper():8}{self.name}: {self.message}',
+            *('        ' + n for n in names),
+            f'        -> {self.remedy}',
+        ]
         return '\n'.join(map(_shown, lines))
 
 # %% ../../nbs/14_data.doctor.ipynb #0c56eff0
 @dataclass
 class Listing:
     "Everything below a folder; names are relative, with /."
+
     pictures: list = field(default_factory=list)  # by suffix, as the readers take them
     others: list = field(default_factory=list)  # other suffixes
     hidden: list = field(default_factory=list)  # pictures whose name begins with a dot
@@ -61,7 +96,10 @@ class Listing:
     loops: list = field(default_factory=list)  # links to a folder that was listed already or lies around this one
     unreadable: list = field(default_factory=list)  # 'folder (reason)'
 
-def _is_picture(name): return '.' + name.rpartition('.')[2].lower() in IMAGE_SUFFIXES
+
+def _is_picture(name):
+    return '.' + name.rpartition('.')[2].lower() in IMAGE_SUFFIXES
+
 
 def _list_folder(here, rel, out, todo, later):
     "Sort the entries of one folder into `out`; sub-folders go to `todo`, linked ones to `later`."
@@ -69,15 +107,19 @@ def _list_folder(here, rel, out, todo, later):
         for e in entries:
             name = rel + e.name
             if e.name[0] == '.' or e.name == '__MACOSX':
-                if _is_picture(e.name) and e.name[:2] != '._': out.hidden.append(name)
-            elif e.is_dir(follow_symlinks=False): todo.append(name + '/')
-            elif e.is_symlink() and os.path.isdir(e.path): later.append(name + '/')
-            else: (out.pictures if _is_picture(name) else out.others).append(name)
+                if _is_picture(e.name) and e.name[:2] != '._':
+                    out.hidden.append(name)
+            elif e.is_dir(follow_symlinks=False):
+                todo.append(name + '/')
+            elif e.is_symlink() and os.path.isdir(e.path):
+                later.append(name + '/')
+            else:
+                (out.pictures if _is_picture(name) else out.others).append(name)
 
 # %% ../../nbs/14_data.doctor.ipynb #ce0132b0
 def list_everything(
-    folder, # a folder
-) -> Listing: # sorted names
+    folder,  # a folder
+) -> Listing:  # sorted names
     "List all files below a folder; never raises for what is in it."
     out, todo, later, seen, top = Listing(), [''], [], set(), os.path.realpath(folder)
     while todo or later:
@@ -85,17 +127,25 @@ def list_everything(
         rel = later.pop(0) if linked else todo.pop()
         here = os.path.join(folder, rel)
         try:
-            if linked and f'{top}/'.startswith(os.path.realpath(here).rstrip('/') + '/'): out.loops.append(rel[:-1]); continue
-            if (key := ((s := os.stat(here)).st_dev, s.st_ino)) in seen: out.loops.append(rel[:-1]); continue
-            seen.add(key); out.folders += [rel[:-1]] if rel else []
+            if linked and f'{top}/'.startswith(os.path.realpath(here).rstrip('/') + '/'):
+                out.loops.append(rel[:-1])
+                continue
+            if (key := ((s := os.stat(here)).st_dev, s.st_ino)) in seen:
+                out.loops.append(rel[:-1])
+                continue
+            seen.add(key)
+            out.folders += [rel[:-1]] if rel else []
             _list_folder(here, rel, out, todo, later)
-        except OSError as e: out.unreadable.append(f'{here.rstrip("/")} ({e.strerror or e})')
-    for names in vars(out).values(): names.sort()
+        except OSError as e:
+            out.unreadable.append(f'{here.rstrip("/")} ({e.strerror or e})')
+    for names in vars(out).values():
+        names.sort()
     return out
 
 # %% ../../nbs/14_data.doctor.ipynb #a2db26ac
 class Look(NamedTuple):
     "What was seen of one file."
+
     problem: str | None  # why it cannot be used
     length: int = 0  # bytes
     width: int = 0
@@ -103,40 +153,58 @@ class Look(NamedTuple):
     mode: str = ''  # Pillow's: 'RGB', 'L', 'CMYK', 'I;16', ...
     tail: bytes = b''  # the last bytes
 
+
 def _reason(e) -> str:
-    if isinstance(e, Image.UnidentifiedImageError): return 'not a picture in a known format'
+    if isinstance(e, Image.UnidentifiedImageError):
+        return 'not a picture in a known format'
     return getattr(e, 'strerror', None) or str(e).split('\n')[0] or type(e).__name__
+
 
 def _look(path, decode=False) -> Look:
     "Read the header and the end of a file, or decode it; decoders raise nearly anything, here it becomes `problem`."
     try:
-        if os.path.islink(path) and not os.path.exists(path): return Look('a link that leads nowhere')
+        if os.path.islink(path) and not os.path.exists(path):
+            return Look('a link that leads nowhere')
         info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode): return Look('not a regular file')
-        if not info.st_size: return Look('an empty file')
+        if not stat.S_ISREG(info.st_mode):
+            return Look('not a regular file')
+        if not info.st_size:
+            return Look('an empty file')
         with open(path, 'rb') as f:
-            f.seek(-min(64, info.st_size), 2); tail = f.read(); f.seek(0)
-            with Image.open(f, formats=FORMATS) as image: kind, mode, (width, height) = image.format, image.mode, image.size
+            f.seek(-min(64, info.st_size), 2)
+            tail = f.read()
+            f.seek(0)
+            with Image.open(f, formats=FORMATS) as image:
+                kind, mode, (width, height) = image.format, image.mode, image.size
         cut = (kind == 'JPEG' and b'\xff\xd9' not in tail) or (kind == 'PNG' and b'IEND' not in tail)
-        if decode or cut: decode_image(Path(path).read_bytes(), (8, 8))
+        if decode or cut:
+            decode_image(Path(path).read_bytes(), (8, 8))
         return Look(None, info.st_size, width, height, mode, tail)
-    except Exception as e: return Look(_reason(e))
+    except Exception as e:
+        return Look(_reason(e))
 
 # %% ../../nbs/14_data.doctor.ipynb #0122081d
 def look_at_files(
-    paths, # files
-    thorough: bool = False, # decode all of them
-    sample: int = 500, # else decode so many, drawn at random
-    seed: int = 0, # of the draw
-    progress: bool = True, # show a bar
-) -> list[Look]: # one per path
+    paths,  # files
+    thorough: bool = False,  # decode all of them
+    sample: int = 500,  # else decode so many, drawn at random
+    seed: int = 0,  # of the draw
+    progress: bool = True,  # show a bar
+) -> list[Look]:  # one per path
     "Open all files in parallel threads."
-    chosen = np.full(len(paths), thorough); chosen[np.random.RandomState(seed).permutation(len(paths))[:sample]] = True
+    chosen = np.full(len(paths), thorough)
+    chosen[np.random.RandomState(seed).permutation(len(paths))[:sample]] = True
     blocks = [range(i, min(i + 256, len(paths))) for i in range(0, len(paths), 256)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, tqdm(total=len(paths), desc='open', unit='file', disable=not progress or not len(paths), leave=False) as bar:
-        warnings.simplefilter('ignore') # Pillow warns of very large pictures; their size is a finding
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(paths), desc='open', unit='file', disable=not progress or not len(paths), leave=False) as bar,
+    ):
+        warnings.simplefilter('ignore')  # Pillow warns of very large pictures; their size is a finding
         looks = []
-        for block in pool.map(lambda b: [_look(paths[i], chosen[i]) for i in b], blocks): looks += block; bar.update(len(block))
+        for block in pool.map(lambda b: [_look(paths[i], chosen[i]) for i in b], blocks):
+            looks += block
+            bar.update(len(block))
     return looks
 
 # %% ../../nbs/14_data.doctor.ipynb #68dbb1eb
@@ -145,36 +213,87 @@ def _check_pictures(paths, looks, thorough, vehicles=False) -> list[Finding]:
     where = lambda test: [p for p, x in zip(paths, looks) if x.problem is None and test(x)]
     broken, out = [f'{p} ({x.problem})' for p, x in zip(paths, looks) if x.problem], []
     n, modes = len(paths), Counter(x.mode for x in looks if x.problem is None and x.mode != 'RGB')
-    if broken: out.append(Finding('error', 'broken', f'{len(broken)} of {n} files cannot be read as pictures', 'replace or remove them, or skip them when loading (--on-broken skip)' + ('' if thorough else '; examine with --thorough to decode every file'), broken))
-    if small := where(lambda x: min(x.width, x.height) < 16): out.append(Finding('warning', 'tiny_pictures', f'{len(small)} of {n} pictures are less than 16 pixels wide or high', 'remove them: nobody can be recognised on them', small))
+    if broken:
+        out.append(
+            Finding(
+                'error',
+                'broken',
+                f'{len(broken)} of {n} files cannot be read as pictures',
+                'replace or remove them, or skip them when loading (--on-broken skip)'
+                + ('' if thorough else '; examine with --thorough to decode every file'),
+                broken,
+            )
+        )
+    if small := where(lambda x: min(x.width, x.height) < 16):
+        out.append(
+            Finding(
+                'warning',
+                'tiny_pictures',
+                f'{len(small)} of {n} pictures are less than 16 pixels wide or high',
+                'remove them: nobody can be recognised on them',
+                small,
+            )
+        )
     if (wide := where(lambda x: x.width > x.height)) and not vehicles:
-        out.append(Finding('warning' if len(wide) > .05 * n else 'note', 'landscape', f'{len(wide)} of {n} pictures are wider than high', 'check that they are crops of one upright person and not whole scenes or rotated', wide))
-    if narrow := where(lambda x: x.height > 6 * x.width): out.append(Finding('note', 'narrow', f'{len(narrow)} of {n} pictures are more than six times as high as wide', 'check the boxes: resizing will distort them', narrow))
-    if modes: out.append(Finding('note', 'modes', f'{sum(modes.values())} of {n} pictures are not 8-bit RGB ({", ".join(f"{k}: {v}" for k, v in modes.most_common())})', 'nothing to do: the store converts them', where(lambda x: x.mode != 'RGB')))
+        out.append(
+            Finding(
+                'warning' if len(wide) > 0.05 * n else 'note',
+                'landscape',
+                f'{len(wide)} of {n} pictures are wider than high',
+                'check that they are crops of one upright person and not whole scenes or rotated',
+                wide,
+            )
+        )
+    if narrow := where(lambda x: x.height > 6 * x.width):
+        out.append(
+            Finding(
+                'note',
+                'narrow',
+                f'{len(narrow)} of {n} pictures are more than six times as high as wide',
+                'check the boxes: resizing will distort them',
+                narrow,
+            )
+        )
+    if modes:
+        out.append(
+            Finding(
+                'note',
+                'modes',
+                f'{sum(modes.values())} of {n} pictures are not 8-bit RGB'
+                f' ({", ".join(f"{k}: {v}" for k, v in modes.most_common())})',
+                'nothing to do: the store converts them',
+                where(lambda x: x.mode != 'RGB'),
+            )
+        )
     return out
 
 # %% ../../nbs/14_data.doctor.ipynb #b515df51
 def find_duplicates(
-    paths, # files
-    looks, # what `look_at_files` saw of them
-) -> list[tuple]: # groups of paths with the same bytes, in the order of `paths`
+    paths,  # files
+    looks,  # what `look_at_files` saw of them
+) -> list[tuple]:  # groups of paths with the same bytes, in the order of `paths`
     "Exact copies among readable files."
     alike, same = defaultdict(list), defaultdict(list)
     for p, x in zip(paths, looks):
-        if x.problem is None: alike[x.length, x.tail].append(p)
+        if x.problem is None:
+            alike[x.length, x.tail].append(p)
     for group in alike.values():
         for p in group if len(group) > 1 else ():
-            try: same[hashlib.blake2b(Path(p).read_bytes(), digest_size=16).digest()].append(p)
-            except OSError: pass # gone since it was opened
+            try:
+                same[hashlib.blake2b(Path(p).read_bytes(), digest_size=16).digest()].append(p)
+            except OSError:
+                pass  # gone since it was opened
     return [tuple(g) for g in same.values() if len(g) > 1]
 
 # %% ../../nbs/14_data.doctor.ipynb #1a8aef66
-_CAMERA_BLIND = ('no_cameras', 'leave_one_out') # protocols that do not look at cameras
+_CAMERA_BLIND = ('no_cameras', 'leave_one_out')  # protocols that do not look at cameras
+
 
 def _listed_twice(d: ReidDataset, groups) -> list[tuple]:
     "Paths in more than one place of a dataset, which are in no group of copies."
     copied, count = {p for g in groups for p in g}, Counter(p for s in (d.train, d.query, d.gallery) for p in s.paths)
     return [(p,) for p, k in count.items() if k > 1 and p not in copied]
+
 
 def _check_duplicates(d: ReidDataset, groups) -> list[Finding]:
     "Findings about exact copies, by where they are."
@@ -183,141 +302,412 @@ def _check_duplicates(d: ReidDataset, groups) -> list[Finding]:
     for split in ('train', 'query', 'gallery'):
         s = getattr(d, split)
         for p, pid, cam in zip(s.paths, s.pids.tolist(), s.camids.tolist()):
-            if p in wanted: labels[p].append((split, pid, cam))
+            if p in wanted:
+                labels[p].append((split, pid, cam))
     for g in groups:
-        rows = [r for p in g for r in labels[p]]; splits, pids = {r[0] for r in rows}, {r[1] for r in rows}
-        if len(pids) > 1: found['label'].append(g)
-        if 'train' in splits and len(splits) > 1: found['leak'].append(g)
+        rows = [r for p in g for r in labels[p]]
+        splits, pids = {r[0] for r in rows}, {r[1] for r in rows}
+        if len(pids) > 1:
+            found['label'].append(g)
+        if 'train' in splits and len(splits) > 1:
+            found['leak'].append(g)
         pairs = {(q[1:] == o[1:]) for q in rows for o in rows if q[0] == 'query' and o[0] == 'gallery' and q[1] == o[1]}
-        blind = d.rule in _CAMERA_BLIND and not (d.rule == 'leave_one_out' and len(g) == 1) # that rule leaves out the query itself
-        if pairs: found['itself' if False in pairs or blind else 'harmless'].append(g)
-        if len(splits) == len(pids) == 1: found['plain'].append(g)
-    kinds = {'leak': ('error', 'copies_train_test', 'pictures are in train and test, as exact copies or the very same file', 'remove them from one side, or use the dataset for training only: a score on it counts what was learnt by heart'),
-        'label': ('warning', 'copies_two_identities', 'pictures exist under different identities, as exact copies or listed twice', 'find out which label is right and delete the other file'),
-        'itself': ('warning', 'copies_query_gallery', 'queries find their own exact copy, or themselves, in the gallery, and the protocol counts it', 'remove the copies from the gallery: rank 1 is flattered'),
-        'harmless': ('note', 'copies_same_camera', 'queries are in the gallery too, on the same camera (by design in GTASynthReid and in the old protocol of CUHK03)', 'nothing to do: the protocol leaves these matches out'),
-        'plain': ('note', 'copies', 'pictures exist more than once within one split and identity', 'delete the copies if they are many')}
-    return [Finding(severity, name, f'{len(found[k])} {text}', remedy, found[k]) for k, (severity, name, text, remedy) in kinds.items() if found[k]]
+        blind = d.rule in _CAMERA_BLIND and not (
+            d.rule == 'leave_one_out' and len(g) == 1
+        )  # that rule leaves out the query itself
+        if pairs:
+            found['itself' if False in pairs or blind else 'harmless'].append(g)
+        if len(splits) == len(pids) == 1:
+            found['plain'].append(g)
+    kinds = {
+        'leak': (
+            'error',
+            'copies_train_test',
+            'pictures are in train and test, as exact copies or the very same file',
+            (
+                'remove them from one side, or use the dataset for training only: a score on it counts what was learnt'
+                ' by heart'
+            ),
+        ),
+        'label': (
+            'warning',
+            'copies_two_identities',
+            'pictures exist under different identities, as exact copies or listed twice',
+            'find out which label is right and delete the other file',
+        ),
+        'itself': (
+            'warning',
+            'copies_query_gallery',
+            'queries find their own exact copy, or themselves, in the gallery, and the protocol counts it',
+            'remove the copies from the gallery: rank 1 is flattered',
+        ),
+        'harmless': (
+            'note',
+            'copies_same_camera',
+            (
+                'queries are in the gallery too, on the same camera (by design in GTASynthReid and in the old protocol'
+                ' of CUHK03)'
+            ),
+            'nothing to do: the protocol leaves these matches out',
+        ),
+        'plain': (
+            'note',
+            'copies',
+            'pictures exist more than once within one split and identity',
+            'delete the copies if they are many',
+        ),
+    }
+    return [
+        Finding(severity, name, f'{len(found[k])} {text}', remedy, found[k])
+        for k, (severity, name, text, remedy) in kinds.items()
+        if found[k]
+    ]
 
 # %% ../../nbs/14_data.doctor.ipynb #b60a997e
-def _why_no_overlap(q, g) -> tuple[str, str]: # cause, remedy
+def _why_no_overlap(q, g) -> tuple[str, str]:  # cause, remedy
     "Why no query identity is in the gallery."
     asked, there = np.unique(q.pids), np.unique(g.pids[g.pids > 0])
-    if not len(there): return 'the gallery holds junk and distractors only', 'check that the gallery is complete and that identities are numbered from 1'
-    if len(there) == (g.pids > 0).sum() > 3: return f'each of the {len(there)} gallery pictures has an identity of its own, so the pattern probably reads a picture or frame number', 'mend the pattern: {pid} must mark the number that a person keeps'
+    if not len(there):
+        return (
+            'the gallery holds junk and distractors only',
+            'check that the gallery is complete and that identities are numbered from 1',
+        )
+    if len(there) == (g.pids > 0).sum() > 3:
+        return (
+            (
+                f'each of the {len(there)} gallery pictures has an identity of its own, so the pattern probably reads a'
+                ' picture or frame number'
+            ),
+            'mend the pattern: {pid} must mark the number that a person keeps',
+        )
     if len(asked) == len(there) and len(shift := set((there - asked).tolist())) == 1:
-        return f'both have {len(asked)} identities, in the gallery each is {shift.pop():+d}: the same people seem to be numbered twice', 'give query and gallery the same identity names'
-    return f'query has {len(asked)} identities from {asked[0]} to {asked[-1]}, gallery {len(there)} from {there[0]} to {there[-1]}', 'check that both folders belong to the same dataset, and that the pattern reads the identity'
+        return (
+            (
+                f'both have {len(asked)} identities, in the gallery each is {shift.pop():+d}: the same people seem to'
+                ' be numbered twice'
+            ),
+            'give query and gallery the same identity names',
+        )
+    return (
+        (
+            f'query has {len(asked)} identities from {asked[0]} to {asked[-1]}, gallery {len(there)} from {there[0]} to'
+            f' {there[-1]}'
+        ),
+        'check that both folders belong to the same dataset, and that the pattern reads the identity',
+    )
+
 
 def _check_queries(d: ReidDataset) -> list[Finding]:
     "Findings about queries that cannot be answered."
     q, g = d.query, d.gallery
-    if not len(q) and not len(g): return [Finding('note', 'train_only', 'there is neither a query nor a gallery', 'nothing to do for a training source; evaluate on another dataset')]
-    if not len(q) or not len(g): return [Finding('error', 'half_a_test', f'{len(q)} query and {len(g)} gallery pictures', 'a test needs both: check the folder names')]
-    there = np.isin(q.pids, g.pids); files = lambda keep: q.paths[keep].tolist()
+    if not len(q) and not len(g):
+        return [
+            Finding(
+                'note',
+                'train_only',
+                'there is neither a query nor a gallery',
+                'nothing to do for a training source; evaluate on another dataset',
+            )
+        ]
+    if not len(q) or not len(g):
+        return [
+            Finding(
+                'error',
+                'half_a_test',
+                f'{len(q)} query and {len(g)} gallery pictures',
+                'a test needs both: check the folder names',
+            )
+        ]
+    there = np.isin(q.pids, g.pids)
+    files = lambda keep: q.paths[keep].tolist()
     if not there.any():
         cause, remedy = _why_no_overlap(q, g)
-        return [Finding('error', 'no_overlap', f'none of the {q.n_ids} query identities is in the gallery: {cause}', remedy, [*zip(files(slice(3)), g.paths[g.pids > 0][:3].tolist())])]
+        return [
+            Finding(
+                'error',
+                'no_overlap',
+                f'none of the {q.n_ids} query identities is in the gallery: {cause}',
+                remedy,
+                [*zip(files(slice(3)), g.paths[g.pids > 0][:3].tolist())],
+            )
+        ]
     out = []
-    if not there.all(): out.append(Finding('warning', 'query_missing', f'{(~there).sum()} of {len(q)} queries ({len(np.unique(q.pids[~there]))} identities) show people of whom the gallery has no picture', 'they cannot be scored: complete the gallery or remove these queries', files(~there)))
-    if d.rule in _CAMERA_BLIND: return out
-    (ids, person), (cams, camera) = (np.unique(np.r_[getattr(q, k), getattr(g, k)], return_inverse=True) for k in ('pids', 'camids'))
-    seen = person * len(cams) + camera; pairs = np.unique(seen[len(q):]) # a number for each person on each camera
-    n_cams = np.bincount(pairs // len(cams), minlength=len(ids))[person[:len(q)]] # of the gallery, per query
-    alone, n_test = there & (n_cams - np.isin(seen[:len(q)], pairs) < 1), len(cams)
+    if not there.all():
+        out.append(
+            Finding(
+                'warning',
+                'query_missing',
+                f'{(~there).sum()} of {len(q)} queries ({len(np.unique(q.pids[~there]))} identities) show people of'
+                ' whom the gallery has no picture',
+                'they cannot be scored: complete the gallery or remove these queries',
+                files(~there),
+            )
+        )
+    if d.rule in _CAMERA_BLIND:
+        return out
+    (ids, person), (cams, camera) = (
+        np.unique(np.r_[getattr(q, k), getattr(g, k)], return_inverse=True) for k in ('pids', 'camids')
+    )
+    seen = person * len(cams) + camera
+    pairs = np.unique(seen[len(q) :])  # a number for each person on each camera
+    n_cams = np.bincount(pairs // len(cams), minlength=len(ids))[person[: len(q)]]  # of the gallery, per query
+    alone, n_test = there & (n_cams - np.isin(seen[: len(q)], pairs) < 1), len(cams)
     if (alone | ~there).all():
-        cause = 'there is only one camera' if n_test == 1 else f'each person is on one camera only ({n_test} cameras in all)'
-        out.append(Finding('error', 'same_camera', f'no query can be scored: {cause}, and the protocol leaves out the same person on the same camera', 'mend the pattern if it takes a constant (or the identity) for {cam}; without cameras leave {cam} out, the protocol is then no_cameras', files(alone)))
-    elif alone.any(): out.append(Finding('warning', 'query_one_camera', f"{alone.sum()} of {len(q)} queries have gallery pictures on their own camera only", 'they are not scored: add pictures from other cameras or accept the smaller test', files(alone)))
+        cause = (
+            'there is only one camera'
+            if n_test == 1
+            else f'each person is on one camera only ({n_test} cameras in all)'
+        )
+        out.append(
+            Finding(
+                'error',
+                'same_camera',
+                f'no query can be scored: {cause}, and the protocol leaves out the same person on the same camera',
+                'mend the pattern if it takes a constant (or the identity) for {cam}; without cameras leave {cam} out,'
+                ' the protocol is then no_cameras',
+                files(alone),
+            )
+        )
+    elif alone.any():
+        out.append(
+            Finding(
+                'warning',
+                'query_one_camera',
+                f"{alone.sum()} of {len(q)} queries have gallery pictures on their own camera only",
+                'they are not scored: add pictures from other cameras or accept the smaller test',
+                files(alone),
+            )
+        )
     return out
 
 # %% ../../nbs/14_data.doctor.ipynb #776433b1
 def _check_identities(d: ReidDataset) -> list[Finding]:
     "Findings about identities: shared between train and test, tiny, too few, junk."
     t, test, out = d.train, np.r_[d.query.pids, d.gallery.pids], []
-    both = np.intersect1d(t.pids, test[test > 0]); n = len(np.unique(t.pids))
-    if len(both): out.append(Finding('warning', 'train_test_identities', f'{len(both)} of {n} training identities are in query or gallery too', 'remove them from one side, or number the two apart if these are different people: the score should be one of unseen people', t.paths[np.isin(t.pids, both)].tolist()))
-    if not len(t): out.append(Finding('warning', 'no_training', 'there are no training pictures', 'nothing to do for a test set; to train, check the folder names'))
-    elif (t.pids < 0).all(): return [Finding('note', 'no_labels', f'{len(t)} pictures without labels', 'nothing to do for a target to translate towards; a source or a test needs labels')]
-    elif n == 1: out.append(Finding('error', 'one_identity', f'all {len(t)} training pictures show one identity', 'mend the pattern: it takes a constant for {pid}', t.paths[:3].tolist()))
-    ids, counts = np.unique(t.pids, return_counts=True); single = np.isin(t.pids, ids[counts == 1])
+    both = np.intersect1d(t.pids, test[test > 0])
+    n = len(np.unique(t.pids))
+    if len(both):
+        out.append(
+            Finding(
+                'warning',
+                'train_test_identities',
+                f'{len(both)} of {n} training identities are in query or gallery too',
+                'remove them from one side, or number the two apart if these are different people: the score should be'
+                ' one of unseen people',
+                t.paths[np.isin(t.pids, both)].tolist(),
+            )
+        )
+    if not len(t):
+        out.append(
+            Finding(
+                'warning',
+                'no_training',
+                'there are no training pictures',
+                'nothing to do for a test set; to train, check the folder names',
+            )
+        )
+    elif (t.pids < 0).all():
+        return [
+            Finding(
+                'note',
+                'no_labels',
+                f'{len(t)} pictures without labels',
+                'nothing to do for a target to translate towards; a source or a test needs labels',
+            )
+        ]
+    elif n == 1:
+        out.append(
+            Finding(
+                'error',
+                'one_identity',
+                f'all {len(t)} training pictures show one identity',
+                'mend the pattern: it takes a constant for {pid}',
+                t.paths[:3].tolist(),
+            )
+        )
+    ids, counts = np.unique(t.pids, return_counts=True)
+    single = np.isin(t.pids, ids[counts == 1])
     if single.any() and n > 1:
         many = single.sum() > n / 2
-        out.append(Finding('warning' if many else 'note', 'single_pictures', f'{single.sum()} of {n} training identities have a single picture' + (', so the pattern may read a picture or frame number' if many else ''), 'mend the pattern if people have more; else no positive pair can be made of them', t.paths[single].tolist()))
-    if odd := [f'{(test == v).sum()} {k}' for k, v in (('junk (pid -1)', -1), ('distractors (pid 0)', 0)) if (test == v).any()]: out.append(Finding('note', 'junk', f'{" and ".join(odd)} among {len(test)} test pictures', 'nothing to do: junk is ignored in scoring, distractors count as wrong matches'))
+        out.append(
+            Finding(
+                'warning' if many else 'note',
+                'single_pictures',
+                f'{single.sum()} of {n} training identities have a single picture'
+                + (', so the pattern may read a picture or frame number' if many else ''),
+                'mend the pattern if people have more; else no positive pair can be made of them',
+                t.paths[single].tolist(),
+            )
+        )
+    if odd := [
+        f'{(test == v).sum()} {k}' for k, v in (('junk (pid -1)', -1), ('distractors (pid 0)', 0)) if (test == v).any()
+    ]:
+        out.append(
+            Finding(
+                'note',
+                'junk',
+                f'{" and ".join(odd)} among {len(test)} test pictures',
+                'nothing to do: junk is ignored in scoring, distractors count as wrong matches',
+            )
+        )
     return out
+
 
 def _check_nobody(d: ReidDataset) -> list[Finding]:
     "Whether the distractors of a dataset without a known convention (which junk would show) look like a person that was numbered 0."
-    zero, people = d.gallery.paths[d.gallery.pids == 0], np.unique(d.gallery.pids[d.gallery.pids > 0], return_counts=True)[1]
-    if not 0 < len(zero) <= people.max(initial=0) or (d.gallery.pids == -1).any(): return []
-    return [Finding('warning', 'person_zero', f'identity 0 is in the gallery only, with {len(zero)} pictures, no more than a person has: they count as wrong boxes that show nobody', 'if they show one person, give that person another name; if they are distractors, nothing to do', zero.tolist())]
+    zero, people = (
+        d.gallery.paths[d.gallery.pids == 0],
+        np.unique(d.gallery.pids[d.gallery.pids > 0], return_counts=True)[1],
+    )
+    if not 0 < len(zero) <= people.max(initial=0) or (d.gallery.pids == -1).any():
+        return []
+    return [
+        Finding(
+            'warning',
+            'person_zero',
+            f'identity 0 is in the gallery only, with {len(zero)} pictures, no more than a person has: they count as'
+            ' wrong boxes that show nobody',
+            'if they show one person, give that person another name; if they are distractors, nothing to do',
+            zero.tolist(),
+        )
+    ]
+
 
 def _check_cameras(d: ReidDataset) -> list[Finding]:
     "Findings about camera numbers: none, one, or too many."
     splits = [s for s in (d.train, d.query, d.gallery) if len(s)]
-    if not splits: return []
-    cams, total = np.unique(np.concatenate([s.camids for s in splits])), sum(map(len, splits)); files = splits[0].paths[:3].tolist()
-    if d.rule == 'no_cameras': return [Finding('note', 'no_cameras', 'no camera was read; the protocol is no_cameras', 'if the names tell the camera, mark it with {cam} in a pattern', files)]
-    if len(cams) == 1: return [Finding('warning', 'one_camera', f'all {total} pictures are on one camera', 'mend the pattern if it takes a constant for {cam}; without cameras leave {cam} out', files)]
-    if len(cams) > max(8, min(200, total / 3)): return [Finding('warning', 'many_cameras', f'{len(cams)} cameras for {total} pictures: the pattern probably reads a frame number or the identity', 'mend the pattern: {cam} must mark the camera', files)]
+    if not splits:
+        return []
+    cams, total = np.unique(np.concatenate([s.camids for s in splits])), sum(map(len, splits))
+    files = splits[0].paths[:3].tolist()
+    if d.rule == 'no_cameras':
+        return [
+            Finding(
+                'note',
+                'no_cameras',
+                'no camera was read; the protocol is no_cameras',
+                'if the names tell the camera, mark it with {cam} in a pattern',
+                files,
+            )
+        ]
+    if len(cams) == 1:
+        return [
+            Finding(
+                'warning',
+                'one_camera',
+                f'all {total} pictures are on one camera',
+                'mend the pattern if it takes a constant for {cam}; without cameras leave {cam} out',
+                files,
+            )
+        ]
+    if len(cams) > max(8, min(200, total / 3)):
+        return [
+            Finding(
+                'warning',
+                'many_cameras',
+                f'{len(cams)} cameras for {total} pictures: the pattern probably reads a frame number or the identity',
+                'mend the pattern: {cam} must mark the camera',
+                files,
+            )
+        ]
     return []
 
 # %% ../../nbs/14_data.doctor.ipynb #0cfac6fd
 def count_images(
     dataset: ReidDataset,
-) -> pd.DataFrame: # index: camera; columns: train, query, gallery; images
+) -> pd.DataFrame:  # index: camera; columns: train, query, gallery; images
     "Pictures per camera and split."
     counts = {k: pd.Series(getattr(dataset, k).camids).value_counts() for k in ('train', 'query', 'gallery')}
     return pd.DataFrame(counts).fillna(0).astype(int).sort_index().rename_axis('camera')
+
 
 def _seen_on(pids, camids) -> pd.Series:
     "Number of people (pid > 0) by the number of cameras that saw them."
     table = pd.DataFrame({'pid': pids, 'camera': camids})[np.asarray(pids) > 0]
     return table.groupby('pid').camera.nunique().value_counts().sort_index()
 
+
 def plot_cameras(
-    dataset: ReidDataset, # with at least one picture
-): # a matplotlib figure
+    dataset: ReidDataset,  # with at least one picture
+):  # a matplotlib figure
     "Images per camera and split, and identities per number of cameras."
-    import matplotlib.pyplot as plt, seaborn as sns
+    import matplotlib.pyplot as plt
+    import seaborn as sns
     from matplotlib.ticker import MaxNLocator
-    counts, test = count_images(dataset), [np.r_[getattr(dataset.query, k), getattr(dataset.gallery, k)] for k in ('pids', 'camids')]
-    if not len(counts): raise UserError(f'expected pictures in {dataset.name}, got none: nothing to draw')
-    seen = pd.DataFrame({'train': _seen_on(dataset.train.pids, dataset.train.camids), 'query and gallery': _seen_on(*test)}).fillna(0).astype(int)
-    colours = dict(zip(('train', 'query', 'gallery', 'query and gallery'), ('#0072B2', '#E69F00', '#009E73', '#CC79A7')))
+
+    counts, test = (
+        count_images(dataset),
+        [np.r_[getattr(dataset.query, k), getattr(dataset.gallery, k)] for k in ('pids', 'camids')],
+    )
+    if not len(counts):
+        raise UserError(f'expected pictures in {dataset.name}, got none: nothing to draw')
+    seen = (
+        pd.DataFrame(
+            {'train': _seen_on(dataset.train.pids, dataset.train.camids), 'query and gallery': _seen_on(*test)}
+        )
+        .fillna(0)
+        .astype(int)
+    )
+    colours = dict(
+        zip(('train', 'query', 'gallery', 'query and gallery'), ('#0072B2', '#E69F00', '#009E73', '#CC79A7'))
+    )
     with plt.rc_context({**sns.axes_style('ticks'), 'font.size': 9}):
-        fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout='constrained'); plt.close(fig)
-        for ax, table, x, y in ((axes[0], counts, 'camera', 'images'), (axes[1], seen, 'seen on so many cameras', 'identities')):
+        fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout='constrained')
+        plt.close(fig)
+        for ax, table, x, y in (
+            (axes[0], counts, 'camera', 'images'),
+            (axes[1], seen, 'seen on so many cameras', 'identities'),
+        ):
             used = [c for c in table if table[c].any()]
             for i, c in enumerate(used):
-                if len(table) > 100: ax.vlines(table.index, 0, table[c], colours[c], label=c); continue # bars would take long and look the same
-                ax.bar(table.index + (i - (len(used) - 1) / 2) * .8 / len(used), table[c], .8 / len(used), label=c, color=colours[c])
-            ax.set(xlabel=x, ylabel=y); ax.xaxis.set_major_locator(MaxNLocator(12, integer=True)); ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-            if used: ax.legend(frameon=False, loc='lower center', bbox_to_anchor=(.5, 1), ncols=3)
+                if len(table) > 100:
+                    ax.vlines(table.index, 0, table[c], colours[c], label=c)
+                    continue  # bars would take long and look the same
+                ax.bar(
+                    table.index + (i - (len(used) - 1) / 2) * 0.8 / len(used),
+                    table[c],
+                    0.8 / len(used),
+                    label=c,
+                    color=colours[c],
+                )
+            ax.set(xlabel=x, ylabel=y)
+            ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+            ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if used:
+                ax.legend(frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3)
         sns.despine(fig)
     return fig
 
 # %% ../../nbs/14_data.doctor.ipynb #24dfb9af
-_CAMERA_WORDS, _PERSON_WORDS = {'c', 'cam', 'camera', 'view'}, {'p', 'id', 'pid', 'person', 'ped', 'identity', 'subject'}
+_CAMERA_WORDS, _PERSON_WORDS = (
+    {'c', 'cam', 'camera', 'view'},
+    {'p', 'id', 'pid', 'person', 'ped', 'identity', 'subject'},
+)
 
-def _pieces(name) -> tuple: # for '01_c2' ('01', '_', 'c', '2')
+
+def _pieces(name) -> tuple:  # for '01_c2' ('01', '_', 'c', '2')
     return tuple(re.findall(r'\d+|[^\W\d_]+|[\W_]', name))
 
-def _shape(pieces) -> tuple: return tuple('0' if p.isdecimal() else 'a' if p[0].isalpha() else p for p in pieces)
 
-def _main_shape(names) -> tuple: # columns, rows of the names that share it
+def _shape(pieces) -> tuple:
+    return tuple('0' if p.isdecimal() else 'a' if p[0].isalpha() else p for p in pieces)
+
+
+def _main_shape(names) -> tuple:  # columns, rows of the names that share it
     "The pieces of the names of the most frequent shape, as columns."
-    cut = [_pieces(n) for n in names]; shapes = [_shape(p) for p in cut]
+    cut = [_pieces(n) for n in names]
+    shapes = [_shape(p) for p in cut]
     shape = Counter(shapes).most_common(1)[0][0]
     rows = [p for p, s in zip(cut, shapes) if s == shape]
     return list(zip(*rows)), len(rows)
+
 
 def _find_field(columns, words, free) -> int | None:
     "The number that stands after one of the words."
     for i in free:
         before = {w.lower() for w in columns[i - 1]} if i else set()
-        if columns[i][0].isdecimal() and before and before <= words: return i
+        if columns[i][0].isdecimal() and before and before <= words:
+            return i
     return None
 
 # %% ../../nbs/14_data.doctor.ipynb #15130305
@@ -325,146 +715,313 @@ def _repeats(column, n) -> bool:
     "Whether the values are labels: several of them, each more than once."
     return 1 < len(set(column)) <= n / 1.5
 
+
 def _may_be_pid(columns, i) -> bool:
     "A number, or a word that is the whole name of a folder."
     whole = (i == 0 or columns[i - 1][0] == '/') and i + 1 < len(columns) and columns[i + 1][0] == '/'
     return columns[i][0].isdecimal() or whole
 
+
 def _template(columns, pid, cam) -> str:
     "Labels in braces, constant pieces as they are, the rest a star; several stars become one."
-    parts = ['{pid}' if i == pid else '{cam}' if i == cam else c[0] if len(set(c)) == 1 and '{' not in c[0] and '}' not in c[0] else '{*}' for i, c in enumerate(columns)]
+    parts = [
+        (
+            '{pid}'
+            if i == pid
+            else '{cam}'
+            if i == cam
+            else c[0]
+            if len(set(c)) == 1 and '{' not in c[0] and '}' not in c[0]
+            else '{*}'
+        )
+        for i, c in enumerate(columns)
+    ]
     return re.sub(r'\{\*\}(?:[^{}/]*\{\*\})+', '{*}', ''.join(parts))
 
+
 def suggest_pattern(
-    names, # relative names of pictures
-) -> str | None: # a template for `compile_pattern`, None where nothing is obvious
+    names,  # relative names of pictures
+) -> str | None:  # a template for `compile_pattern`, None where nothing is obvious
     "Guess identity and camera from the names."
     names = list(names)[:: max(1, len(names) // 5000)]
-    if not names: return None
+    if not names:
+        return None
     columns, n = _main_shape([n.rpartition('.')[0] for n in names])
     suffix = Counter(n.rpartition('.')[2] for n in names).most_common(1)[0][0]
-    last = max([i for i, c in enumerate(columns) if c[0] == '/'], default=-1) # the file name begins after it
-    split, free = bool(columns) and last > 0 and all(''.join(r).split('/')[0].lower() in SPLIT_WORDS for r in zip(*columns)), range(len(columns))
-    if split: start = next(i for i, c in enumerate(columns) if c[0] == '/') + 1; columns, free, last = columns[start:], range(len(columns) - start), last - start
+    last = max([i for i, c in enumerate(columns) if c[0] == '/'], default=-1)  # the file name begins after it
+    split, free = (
+        bool(columns) and last > 0 and all(''.join(r).split('/')[0].lower() in SPLIT_WORDS for r in zip(*columns)),
+        range(len(columns)),
+    )
+    if split:
+        start = next(i for i, c in enumerate(columns) if c[0] == '/') + 1
+        columns, free, last = columns[start:], range(len(columns) - start), last - start
     cam = _find_field(columns, _CAMERA_WORDS, free)
     labels = [i for i in free if i != cam and columns[i][0][0].isalnum() and _repeats(columns[i], n)]
     pid = _find_field(columns, _PERSON_WORDS, labels)
-    if pid is None: pid = next((i for i in labels if _may_be_pid(columns, i)), None)
-    if pid is None: return None
+    if pid is None:
+        pid = next((i for i in labels if _may_be_pid(columns, i)), None)
+    if pid is None:
+        return None
     template = _template(columns, pid, cam) + '.' + (suffix if '{' not in suffix else '{*}')
-    if last >= 0 and min(i for i in (pid, cam) if i is not None) > last: template = template.rpartition('/')[2] # the folders say nothing
+    if last >= 0 and min(i for i in (pid, cam) if i is not None) > last:
+        template = template.rpartition('/')[2]  # the folders say nothing
     template = '{split}/' * split + template
-    if re.search(r'\}\{', template): return None # where one ends and the next begins is not to be seen
-    if split and '/' not in template: return None
+    if re.search(r'\}\{', template):
+        return None  # where one ends and the next begins is not to be seen
+    if split and '/' not in template:
+        return None
     fit = [m for m in map(compile_pattern(template).search, ('/' + n for n in names)) if m]
-    return template if len(fit) > .5 * len(names) and _repeats([m['pid'] for m in fit], len(fit)) else None
+    return template if len(fit) > 0.5 * len(names) and _repeats([m['pid'] for m in fit], len(fit)) else None
 
 # %% ../../nbs/14_data.doctor.ipynb #b848d0a8
-def _folders_like(folders, pattern) -> list: # of the relative `folders`
+def _folders_like(folders, pattern) -> list:  # of the relative `folders`
     "Those that a `Layout` means by `pattern`."
-    if not pattern: return ['']
-    if pattern[:2] == '#/': pattern = pattern[2:] if pattern[2:] in folders else '[0-9]' + pattern[1:]
+    if not pattern:
+        return ['']
+    if pattern[:2] == '#/':
+        pattern = pattern[2:] if pattern[2:] in folders else '[0-9]' + pattern[1:]
     return [f for f in folders if f and f.count('/') == pattern.count('/') and PurePosixPath(f).match(pattern)]
 
-def _fitting(layout, listing, names=None) -> tuple[list, list]: # rows for `build_dataset` without root; names that do not fit
+
+def _fitting(
+    layout, listing, names=None
+) -> tuple[list, list]:  # rows for `build_dataset` without root; names that do not fit
     "What a layout makes of the names in its folders."
-    folders = set(listing.folders); rows, misfits = [], []
-    split_of = {d: s for s in ('train', 'query', 'gallery') for f in getattr(layout, s) for d in _folders_like(folders, f)}
+    folders = set(listing.folders)
+    rows, misfits = [], []
+    split_of = {
+        d: s for s in ('train', 'query', 'gallery') for f in getattr(layout, s) for d in _folders_like(folders, f)
+    }
     groups = [sorted(g for g in layout.regex.groupindex if g.startswith(k)) for k in ('pid', 'cam')]
     for name in listing.pictures if names is None else names:
-        if (split := split_of.get(name.rpartition('/')[0])) is None: continue
-        if m := layout.regex.search('/' + name): rows.append((name, split, *(tuple(m[g] for g in gs) for gs in groups)))
-        else: misfits.append(name)
+        if (split := split_of.get(name.rpartition('/')[0])) is None:
+            continue
+        if m := layout.regex.search('/' + name):
+            rows.append((name, split, *(tuple(m[g] for g in gs) for gs in groups)))
+        else:
+            misfits.append(name)
     return rows, misfits
 
-def _other_layouts(listing, key=None, unverified=False) -> dict: # name -> share
+
+def _other_layouts(listing, key=None, unverified=False) -> dict:  # name -> share
     "Layouts of the table that most names fit, apart from `key`; their folders need not be complete."
     names = listing.pictures[:: max(1, len(listing.pictures) // 2000)]
-    shares = {k: len(_fitting(v, listing, names)[0]) / max(1, len(names)) for k, v in LAYOUTS.items() if k != key and ('UNVERIFIED' in v.checked) == unverified}
-    return {k: s for k, s in shares.items() if s > .5}
+    shares = {
+        k: len(_fitting(v, listing, names)[0]) / max(1, len(names))
+        for k, v in LAYOUTS.items()
+        if k != key and ('UNVERIFIED' in v.checked) == unverified
+    }
+    return {k: s for k, s in shares.items() if s > 0.5}
+
 
 def _missing_folders(name, listing) -> list:
     layout = LAYOUTS[name]
     return [f for f in layout.train + layout.query + layout.gallery if not _folders_like(listing.folders, f)]
 
-def _incomplete(listing) -> tuple: # layout, folders that are missing; or None, []
+
+def _incomplete(listing) -> tuple:  # layout, folders that are missing; or None, []
     "The layout that only lacks folders, here or in the folder that holds all pictures."
     inside = os.path.commonpath({os.path.dirname(n) for n in listing.pictures}) + '/'
-    inner = Listing([n.removeprefix(inside) for n in listing.pictures], folders=[n.removeprefix(inside) for n in listing.folders])
+    inner = Listing(
+        [n.removeprefix(inside) for n in listing.pictures], folders=[n.removeprefix(inside) for n in listing.folders]
+    )
     for seen in (listing, inner):
         missing = {k: m for k in _other_layouts(seen) if (m := _missing_folders(k, seen))}
-        if missing: return min(missing.items(), key=lambda k: len(k[1]))
+        if missing:
+            return min(missing.items(), key=lambda k: len(k[1]))
     return None, []
 
 # %% ../../nbs/14_data.doctor.ipynb #147a8061
 def _describe(listing) -> str:
     "A folder in one sentence: counts per suffix, folders, names."
-    suffixes = Counter(n.rpartition('/')[2].rpartition('.')[2].lower() if '.' in n.rpartition('/')[2] else 'none' for n in listing.pictures + listing.others)
+    suffixes = Counter(
+        n.rpartition('/')[2].rpartition('.')[2].lower() if '.' in n.rpartition('/')[2] else 'none'
+        for n in listing.pictures + listing.others
+    )
     top = sorted({f.split('/')[0] for f in listing.folders})
-    parts = [f'{len(listing.pictures)} pictures', 'suffixes ' + (', '.join(f'{k}: {v}' for k, v in suffixes.most_common(5)) or 'none')]
-    if top: parts.append(f'folders {", ".join(top[:5])}' + (f' and {len(top) - 5} more' if len(top) > 5 else ''))
+    parts = [
+        f'{len(listing.pictures)} pictures',
+        'suffixes ' + (', '.join(f'{k}: {v}' for k, v in suffixes.most_common(5)) or 'none'),
+    ]
+    if top:
+        parts.append(f'folders {", ".join(top[:5])}' + (f' and {len(top) - 5} more' if len(top) > 5 else ''))
     return '; '.join(parts)
 
-def _unknown(listing) -> tuple[dict, Finding]: # options of the reader 'pattern' ({} if none is obvious), what to say
+
+def _unknown(listing) -> tuple[dict, Finding]:  # options of the reader 'pattern' ({} if none is obvious), what to say
     "What to make of a folder that `detect_layout` does not know."
     files, text = listing.pictures[:3], _describe(listing)
     if not listing.pictures:
         packed = [n for n in listing.others if n.lower().endswith(('.zip', '.rar', '.7z', '.tar', '.gz', '.tgz'))]
-        return {}, Finding('error', 'no_pictures', f'there are no pictures here ({text})', 'unpack the archive first' if packed else f'check the path; pictures end in {" ".join(sorted(IMAGE_SUFFIXES))}', packed or listing.others[:3])
-    pattern = suggest_pattern(listing.pictures); options = {'pattern': pattern} if pattern else {}
+        return {}, Finding(
+            'error',
+            'no_pictures',
+            f'there are no pictures here ({text})',
+            (
+                'unpack the archive first'
+                if packed
+                else f'check the path; pictures end in {" ".join(sorted(IMAGE_SUFFIXES))}'
+            ),
+            packed or listing.others[:3],
+        )
+    pattern = suggest_pattern(listing.pictures)
+    options = {'pattern': pattern} if pattern else {}
     name, missing = _incomplete(listing)
-    if name: return options, Finding('error', 'incomplete', f'this looks like {name}, but without {" and ".join(missing)} ({text})', 'complete the download, or rename the folders as the dataset has them', files)
-    named = ''.join(f'if this is {k}, say so with --layout {k}; ' for k in _other_layouts(listing, unverified=True)) # names that could be anybody's
-    if pattern: return options, Finding('error', 'unknown_layout', f'no known layout ({text}); the names look like {pattern}', f'{named}if that is right, say so with --pattern {shlex.quote(pattern)}; else describe the names with a pattern of your own', files)
-    return {}, Finding('error', 'unknown_layout', f'no known layout and no system in the names ({text})', named + 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid, split); a target without labels is read with --layout unlabelled', files)
+    if name:
+        return options, Finding(
+            'error',
+            'incomplete',
+            f'this looks like {name}, but without {" and ".join(missing)} ({text})',
+            'complete the download, or rename the folders as the dataset has them',
+            files,
+        )
+    named = ''.join(
+        f'if this is {k}, say so with --layout {k}; ' for k in _other_layouts(listing, unverified=True)
+    )  # names that could be anybody's
+    if pattern:
+        return options, Finding(
+            'error',
+            'unknown_layout',
+            f'no known layout ({text}); the names look like {pattern}',
+            f'{named}if that is right, say so with --pattern {shlex.quote(pattern)}; else describe the names with a'
+            ' pattern of your own',
+            files,
+        )
+    return {}, Finding(
+        'error',
+        'unknown_layout',
+        f'no known layout and no system in the names ({text})',
+        named + 'describe the names with a pattern such as {pid}_c{cam}_{*}.jpg, or write a manifest (path, pid, camid,'
+        ' split); a target without labels is read with --layout unlabelled',
+        files,
+    )
 
 # %% ../../nbs/14_data.doctor.ipynb #bebef824
 def _refusal(e, known=True) -> Finding:
     "A reader's error as a finding: its last clause is the remedy."
     text = ' '.join(str(e).split()) or type(e).__name__
-    if not isinstance(e, UserError): return Finding('error', 'refused', f'the reader fails ({type(e).__name__}: {text})', 'check that the download is complete')
+    if not isinstance(e, UserError):
+        return Finding(
+            'error', 'refused', f'the reader fails ({type(e).__name__}: {text})', 'check that the download is complete'
+        )
     message, _, remedy = text.rpartition(': ')
     return Finding('error', 'refused', message or text, remedy if message else 'see the message')
+
 
 def _read_what_fits(key, base, listing, options) -> ReidDataset | None:
     "A dataset of the names that fit, None if there are none or the reader does not go by names."
     try:
-        if key in LAYOUTS: return build_dataset(base.name, [(f'{base}/{n}', *row) for n, *row in _fitting(LAYOUTS[key], listing)[0]], LAYOUTS[key].protocol)
-        if key == 'folders': key, options = 'pattern', {'pattern': '{split}/' * any(f.lower() in SPLIT_WORDS for f in listing.folders) + '{pid}/' + options.get('file', '{*}')}
-        if key == 'pattern': return read_pattern(base, **{**options, 'strict': False})
-    except Exception: pass # the refusal of the reader itself is reported
+        if key in LAYOUTS:
+            return build_dataset(
+                base.name,
+                [(f'{base}/{n}', *row) for n, *row in _fitting(LAYOUTS[key], listing)[0]],
+                LAYOUTS[key].protocol,
+            )
+        if key == 'folders':
+            key, options = (
+                'pattern',
+                {
+                    'pattern': (
+                        '{split}/' * any(f.lower() in SPLIT_WORDS for f in listing.folders)
+                        + '{pid}/'
+                        + options.get('file', '{*}')
+                    )
+                },
+            )
+        if key == 'pattern':
+            return read_pattern(base, **{**options, 'strict': False})
+    except Exception:
+        pass  # the refusal of the reader itself is reported
     return None
+
 
 def _leads_above(base, listing) -> list:
     "Links to a folder that holds this one: a recursive reader would take all that lies there."
     top = os.path.realpath(base)
-    return [f'{base}/{n}' for n in listing.loops if (to := os.path.realpath(base / n)) != top and f'{top}/'.startswith(to.rstrip('/') + '/')]
+    return [
+        f'{base}/{n}'
+        for n in listing.loops
+        if (to := os.path.realpath(base / n)) != top and f'{top}/'.startswith(to.rstrip('/') + '/')
+    ]
 
-def _read(key, path, base, listing, options) -> tuple: # dataset or None, names that do not fit, findings
+
+def _read(key, path, base, listing, options) -> tuple:  # dataset or None, names that do not fit, findings
     "Read with the reader; if it refuses, read what fits."
     if key in ('folders', 'pattern') and (above := _leads_above(base, listing)):
-        return None, [], [Finding('error', 'link_above', f'links to a folder around this one: {len(above)}', 'remove them: a reader would follow them', above)]
+        return (
+            None,
+            [],
+            [
+                Finding(
+                    'error',
+                    'link_above',
+                    f'links to a folder around this one: {len(above)}',
+                    'remove them: a reader would follow them',
+                    above,
+                )
+            ],
+        )
     if pipes := [p for n in listing.others if not os.path.isfile(p := f'{base}/{n}') and os.path.exists(p)]:
-        return None, [], [Finding('error', 'pipes', f'pipes or devices in place of files: {len(pipes)}', 'remove them: reading one would wait for ever', pipes)]
+        return (
+            None,
+            [],
+            [
+                Finding(
+                    'error',
+                    'pipes',
+                    f'pipes or devices in place of files: {len(pipes)}',
+                    'remove them: reading one would wait for ever',
+                    pipes,
+                )
+            ],
+        )
     dataset, problem, misfits = None, None, _fitting(LAYOUTS[key], listing)[1] if key in LAYOUTS else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        try: dataset = load_dataset(key, path, **options)
-        except Exception as e: problem = e # a .mat or list file can make its parser raise anything
-        if problem: dataset = _read_what_fits(key, base, listing, options)
+        try:
+            dataset = load_dataset(key, path, **options)
+        except Exception as e:
+            problem = e  # a .mat or list file can make its parser raise anything
+        if problem:
+            dataset = _read_what_fits(key, base, listing, options)
     used = _paths_of(dataset)
-    if problem and dataset and key not in LAYOUTS: misfits = [n for n in listing.pictures if f'{base}/{n}' not in used]
-    out = [Finding('warning', 'reader', str(w.message), 'see the message') for w in caught if not misfits and w.category is UserWarning]
-    said = {str(w.message): w.message for w in caught if isinstance(w.message, Concern) and w.message.name != 'copies_train_test'} # the copies are looked for below
+    if problem and dataset and key not in LAYOUTS:
+        misfits = [n for n in listing.pictures if f'{base}/{n}' not in used]
+    out = [
+        Finding('warning', 'reader', str(w.message), 'see the message')
+        for w in caught
+        if not misfits and w.category is UserWarning
+    ]
+    said = {
+        str(w.message): w.message
+        for w in caught
+        if isinstance(w.message, Concern) and w.message.name != 'copies_train_test'
+    }  # the copies are looked for below
     out += [Finding('warning', c.name, c.message, c.remedy, c.files) for c in said.values()]
     if misfits:
         like = f' like {Path(next(iter(used))).name}' if used else ''
-        out.append(Finding('error' if problem else 'warning', 'misfits', f'{len(misfits)} of {len(listing.pictures)} pictures have names that do not fit the layout {key}' + ('' if problem else ', they are left out'), f'rename them{like}, move them out of the dataset, or describe all names with a pattern', [f'{base}/{n}' for n in misfits]))
-    if problem and not (misfits and 'fit' in str(problem)): out.append(_refusal(problem))
+        out.append(
+            Finding(
+                'error' if problem else 'warning',
+                'misfits',
+                f'{len(misfits)} of {len(listing.pictures)} pictures have names that do not fit the layout {key}'
+                + ('' if problem else ', they are left out'),
+                f'rename them{like}, move them out of the dataset, or describe all names with a pattern',
+                [f'{base}/{n}' for n in misfits],
+            )
+        )
+    if problem and not (misfits and 'fit' in str(problem)):
+        out.append(_refusal(problem))
     return dataset, misfits, out
 
-def _paths_of(dataset) -> dict: # in order, each once
-    return {} if dataset is None else dict.fromkeys(p for s in (dataset.train, dataset.query, dataset.gallery) for p in s.paths)
+
+def _paths_of(dataset) -> dict:  # in order, each once
+    return (
+        {}
+        if dataset is None
+        else dict.fromkeys(p for s in (dataset.train, dataset.query, dataset.gallery) for p in s.paths)
+    )
 
 # %% ../../nbs/14_data.doctor.ipynb #d85b8758
 def _same_but_case(names) -> list[tuple]:
@@ -473,43 +1030,118 @@ def _same_but_case(names) -> list[tuple]:
     counts, groups = Counter(map(fold, names)), defaultdict(list)
     if len(counts) < len(names):
         for n in names:
-            if counts[fold(n)] > 1: groups[fold(n)].append(n)
+            if counts[fold(n)] > 1:
+                groups[fold(n)].append(n)
     return [tuple(g) for g in groups.values()]
+
 
 def _check_listing(base, listing, used, misfits) -> list[Finding]:
     "Findings about what no reader shows; `used` are the paths of the dataset, None if nothing was read."
     full, out = lambda names: [f'{base}/{n}' for n in names], []
-    if listing.unreadable: out.append(Finding('error', 'unreadable_folders', f'folders that cannot be opened: {len(listing.unreadable)}', 'change their permissions or move them away', listing.unreadable))
-    if same := _same_but_case(listing.pictures + listing.folders): out.append(Finding('warning', 'case', f'names used more than once if case does not count: {len(same)}', 'rename them: on macOS and Windows they are one file', [tuple(full(g)) for g in same]))
-    others = full(n for n in listing.others if n.rpartition('.')[2].lower() not in ('txt', 'mat', 'csv', 'json', 'md', 'zip', 'py'))[:1000]
-    if hidden := [p for p in others if _look(p).problem is None]: out.append(Finding('warning', 'suffix', f'pictures with another suffix, which are not read: {len(hidden)}', f'rename them to end in {" ".join(sorted(IMAGE_SUFFIXES))}', hidden))
-    if listing.hidden: out.append(Finding('note', 'hidden', f'pictures whose names begin with a dot, which are not read: {len(listing.hidden)}', 'rename them if they belong to the dataset', full(listing.hidden)))
-    if listing.loops: out.append(Finding('note', 'loops', f'links to a folder that is listed already or lies around this one, not followed: {len(listing.loops)}', 'remove them', full(listing.loops)))
+    if listing.unreadable:
+        out.append(
+            Finding(
+                'error',
+                'unreadable_folders',
+                f'folders that cannot be opened: {len(listing.unreadable)}',
+                'change their permissions or move them away',
+                listing.unreadable,
+            )
+        )
+    if same := _same_but_case(listing.pictures + listing.folders):
+        out.append(
+            Finding(
+                'warning',
+                'case',
+                f'names used more than once if case does not count: {len(same)}',
+                'rename them: on macOS and Windows they are one file',
+                [tuple(full(g)) for g in same],
+            )
+        )
+    others = full(
+        n
+        for n in listing.others
+        if n.rpartition('.')[2].lower() not in ('txt', 'mat', 'csv', 'json', 'md', 'zip', 'py')
+    )[:1000]
+    if hidden := [p for p in others if _look(p).problem is None]:
+        out.append(
+            Finding(
+                'warning',
+                'suffix',
+                f'pictures with another suffix, which are not read: {len(hidden)}',
+                f'rename them to end in {" ".join(sorted(IMAGE_SUFFIXES))}',
+                hidden,
+            )
+        )
+    if listing.hidden:
+        out.append(
+            Finding(
+                'note',
+                'hidden',
+                f'pictures whose names begin with a dot, which are not read: {len(listing.hidden)}',
+                'rename them if they belong to the dataset',
+                full(listing.hidden),
+            )
+        )
+    if listing.loops:
+        out.append(
+            Finding(
+                'note',
+                'loops',
+                f'links to a folder that is listed already or lies around this one, not followed: {len(listing.loops)}',
+                'remove them',
+                full(listing.loops),
+            )
+        )
     left = [n for n in listing.pictures if f'{base}/{n}' not in used] if used is not None else []
     if left := sorted(set(left) - set(misfits)):
         where = Counter(n.rpartition('/')[0] or '.' for n in left)
-        out.append(Finding('note', 'unused', f'pictures that are in no split: {len(left)} ({", ".join(f"{k}: {v}" for k, v in where.most_common(4))})', 'nothing to do if the dataset has such folders', full(left)))
+        out.append(
+            Finding(
+                'note',
+                'unused',
+                f'pictures that are in no split: {len(left)}'
+                f' ({", ".join(f"{k}: {v}" for k, v in where.most_common(4))})',
+                'nothing to do if the dataset has such folders',
+                full(left),
+            )
+        )
     return out
 
 # %% ../../nbs/14_data.doctor.ipynb #a57d0c89
 def check_outputs(
-    picture=None, # file for `plot_cameras`
-    manifest=None, # new CSV file
-    hold_out: float = 0, # share of the people for a test of their own, which only a manifest can hold
+    picture=None,  # file for `plot_cameras`
+    manifest=None,  # new CSV file
+    hold_out: float = 0,  # share of the people for a test of their own, which only a manifest can hold
 ):
     "Raise a `UserError` where the files that an examination is to write cannot be written so."
     from matplotlib.backend_bases import FigureCanvasBase
+
     kinds = sorted(FigureCanvasBase.get_supported_filetypes())
-    if picture is not None and Path(picture).suffix[1:].lower() not in kinds: raise UserError(f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})')
-    if manifest is not None and Path(manifest).suffix.lower() != '.csv': raise UserError(f'expected a manifest ending in .csv, got {manifest}: rename it, the commands know a manifest by this ending')
-    if manifest is not None and os.path.lexists(manifest): raise UserError(f'expected a new file, {manifest} is there already: choose another --manifest')
-    if hold_out and not 0 < hold_out < 1: raise UserError(f'expected a share of the people between 0 and 1, got --hold-out {hold_out}: 0.5 keeps half of them for the test')
-    if hold_out and manifest is None: raise UserError(f'expected a file for the split, got --hold-out {hold_out} alone: add --manifest NAME.csv')
+    if picture is not None and Path(picture).suffix[1:].lower() not in kinds:
+        raise UserError(
+            f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})'
+        )
+    if manifest is not None and Path(manifest).suffix.lower() != '.csv':
+        raise UserError(
+            f'expected a manifest ending in .csv, got {manifest}: rename it, the commands know a manifest by this'
+            ' ending'
+        )
+    if manifest is not None and os.path.lexists(manifest):
+        raise UserError(f'expected a new file, {manifest} is there already: choose another --manifest')
+    if hold_out and not 0 < hold_out < 1:
+        raise UserError(
+            f'expected a share of the people between 0 and 1, got --hold-out {hold_out}: 0.5 keeps half of them for the'
+            ' test'
+        )
+    if hold_out and manifest is None:
+        raise UserError(f'expected a file for the split, got --hold-out {hold_out} alone: add --manifest NAME.csv')
 
 # %% ../../nbs/14_data.doctor.ipynb #e37235f7
 @dataclass(repr=False)
 class Diagnosis:
     "What `examine` found."
+
     path: Path  # that was examined
     folder: Path  # the dataset's own folder, at or near `path`
     layout: str | None  # key of `READERS` that it was read with, None if nothing could be read
@@ -519,95 +1151,171 @@ class Diagnosis:
     pictures: pd.DataFrame  # every opened file: path, problem (None if it is fine), length, width, height, mode
 
     @property
-    def exit_code(self) -> int: # 0 fine (notes at most), 1 warnings, 2 errors
+    def exit_code(self) -> int:  # 0 fine (notes at most), 1 warnings, 2 errors
         return max((SEVERITIES.index(f.severity) for f in self.findings), default=0)
 
-    def report(self, examples: int = 3) -> str: # so many files per finding
+    def report(self, examples: int = 3) -> str:  # so many files per finding
         "All of it as text."
         lines = [f'{_shown(self.folder)}: {_shown(self.recognised)}']
-        if self.dataset is not None: lines += [_shown(s) for s in str(self.dataset).splitlines()] + ['', 'images', count_images(self.dataset).to_string(max_rows=16)]
+        if self.dataset is not None:
+            lines += [_shown(s) for s in str(self.dataset).splitlines()] + [
+                '',
+                'images',
+                count_images(self.dataset).to_string(max_rows=16),
+            ]
         if len(good := self.pictures[self.pictures.problem.isna()]):
-            size = ', '.join(f'{k} {int(v.min())} to {int(v.max())} (median {int(v.median())})' for k, v in good[['height', 'width']].items())
+            size = ', '.join(
+                f'{k} {int(v.min())} to {int(v.max())} (median {int(v.median())})'
+                for k, v in good[['height', 'width']].items()
+            )
             lines += ['', f'{len(self.pictures)} files opened: {size} pixels']
         count = Counter(f.severity for f in self.findings)
         lines += ['', ', '.join(f'{count[s]} {s}{"s" * (count[s] != 1)}' for s in reversed(SEVERITIES))]
         return '\n'.join(lines + [f.report(examples, self.folder) for f in self.findings])
 
-    def __repr__(self): return self.report()
+    def __repr__(self):
+        return self.report()
 
-    def save_picture(self, file) -> Path: # image file, its suffix is the format
+    def save_picture(self, file) -> Path:  # image file, its suffix is the format
         "Save `plot_cameras` of the dataset."
         check_outputs(picture=file)
-        if self.dataset is None: raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
+        if self.dataset is None:
+            raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
         plot_cameras(self.dataset).savefig(file, dpi=150)
         return Path(file)
 
-    def save_manifest(self,
-        file, # new CSV file
-        share: float = 0, # of the people, kept for query and gallery where the folder has none, see `hold_out`
-        seed: int = 0, # of that draw
-    ) -> str: # what was written and what to do with it, for people
+    def save_manifest(
+        self,
+        file,  # new CSV file
+        share: float = 0,  # of the people, kept for query and gallery where the folder has none, see `hold_out`
+        seed: int = 0,  # of that draw
+    ) -> str:  # what was written and what to do with it, for people
         "Write what was read as a manifest."
-        check_outputs(manifest=file, hold_out=share); d = self.dataset
-        if d is None: raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
-        if share and (len(d.query) or len(d.gallery)): raise UserError(f'expected training pictures only, {self.path} has a test already ({len(d.query)} query and {len(d.gallery)} gallery pictures): leave --hold-out out, or describe the training folder alone with --pattern')
-        if share: d = hold_out(d.train, share, seed, d.name)
-        write_manifest(d, file); told, name = [f'{d}', f'manifest in {_shown(file)}'], shlex.quote(_shown(file))
-        if share: told += ['next:', f'  synthreid train direct --source {name} --train-only --out runs/NAME', f'  synthreid evaluate runs/NAME --target {name}']
+        check_outputs(manifest=file, hold_out=share)
+        d = self.dataset
+        if d is None:
+            raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
+        if share and (len(d.query) or len(d.gallery)):
+            raise UserError(
+                f'expected training pictures only, {self.path} has a test already ({len(d.query)} query and'
+                f' {len(d.gallery)} gallery pictures): leave --hold-out out, or describe the training folder alone with'
+                ' --pattern'
+            )
+        if share:
+            d = hold_out(d.train, share, seed, d.name)
+        write_manifest(d, file)
+        told, name = [f'{d}', f'manifest in {_shown(file)}'], shlex.quote(_shown(file))
+        if share:
+            told += [
+                'next:',
+                f'  synthreid train direct --source {name} --train-only --out runs/NAME',
+                f'  synthreid evaluate runs/NAME --target {name}',
+            ]
         return '\n'.join(told)
 
 # %% ../../nbs/14_data.doctor.ipynb #e5ebefe2
-def _locate(path, layout) -> tuple[str | None, Path]: # layout or None, folder of the dataset
+def _locate(path, layout) -> tuple[str | None, Path]:  # layout or None, folder of the dataset
     "Recognise the layout and find the folder that has it."
-    try: key = detect_layout(path) if layout == 'auto' else _reader(layout)[0]
+    try:
+        key = detect_layout(path) if layout == 'auto' else _reader(layout)[0]
     except Exception:
-        if layout != 'auto': raise
+        if layout != 'auto':
+            raise
         key = None
-    try: base = path.parent if path.is_file() else find_root(path, partial(_fits, LAYOUTS[key]), key) if key in LAYOUTS else path
-    except Exception: base = path # the reader will say it better
+    try:
+        base = (
+            path.parent
+            if path.is_file()
+            else find_root(path, partial(_fits, LAYOUTS[key]), key)
+            if key in LAYOUTS
+            else path
+        )
+    except Exception:
+        base = path  # the reader will say it better
     return key, Path(base)
+
 
 def _how_sure(key, named, n, listing, guess) -> str:
     "How the layout was found, the share of names that fit, and the alternatives."
-    if key is None: return 'not recognised'
-    if key == 'manifest': return 'a manifest'
+    if key is None:
+        return 'not recognised'
+    if key == 'manifest':
+        return 'a manifest'
     fit = f'{n} of {len(listing.pictures)} pictures read'
-    if guess: return f'not recognised; read with the guessed pattern {guess["pattern"]} ({fit})'
+    if guess:
+        return f'not recognised; read with the guessed pattern {guess["pattern"]} ({fit})'
     others = [k for k in _other_layouts(listing, key) if not _missing_folders(k, listing)]
-    return f'{key}, {"as you say" if named else "recognised"} ({fit}' + (f'; {", ".join(others)} would fit too)' if others else ')')
+    return f'{key}, {"as you say" if named else "recognised"} ({fit}' + (
+        f'; {", ".join(others)} would fit too)' if others else ')'
+    )
 
 # %% ../../nbs/14_data.doctor.ipynb #f3682851
 def examine(
-    path, # folder of a dataset (or around it), or a manifest file
-    layout: str = 'auto', # a key of `READERS`, or 'auto' to recognise it
-    pattern: str | None = None, # template of the names, for the layout 'pattern'
-    thorough: bool = False, # decode every picture; else headers, and a sample is decoded
-    sample: int = 500, # size of the sample
-    seed: int = 0, # of the sample
-    progress: bool = True, # show a bar
-    **options, # passed to the reader
+    path,  # folder of a dataset (or around it), or a manifest file
+    layout: str = 'auto',  # a key of `READERS`, or 'auto' to recognise it
+    pattern: str | None = None,  # template of the names, for the layout 'pattern'
+    thorough: bool = False,  # decode every picture; else headers, and a sample is decoded
+    sample: int = 500,  # size of the sample
+    seed: int = 0,  # of the sample
+    progress: bool = True,  # show a bar
+    **options,  # passed to the reader
 ) -> Diagnosis:
     "Examine a dataset. Whatever it contains is a finding; only a wrong path, layout or pattern is a `UserError`."
     path = Path(os.path.abspath(os.path.expanduser(path)))
-    if not os.path.exists(path): raise UserError(f'expected a folder, found nothing at {path}: check the path')
-    if os.path.isfile(path) and path.suffix.lower() not in ('.csv', '.parquet', '.pq'): raise UserError(f'expected a folder or a manifest (.csv, .parquet), got the file {path}: unpack an archive first')
-    if pattern is not None: compile_pattern(pattern); layout, options = 'pattern', {'pattern': pattern, **options}
+    if not os.path.exists(path):
+        raise UserError(f'expected a folder, found nothing at {path}: check the path')
+    if os.path.isfile(path) and path.suffix.lower() not in ('.csv', '.parquet', '.pq'):
+        raise UserError(
+            f'expected a folder or a manifest (.csv, .parquet), got the file {path}: unpack an archive first'
+        )
+    if pattern is not None:
+        compile_pattern(pattern)
+        layout, options = 'pattern', {'pattern': pattern, **options}
     key, base = _locate(path, layout)
     listing, findings, guess, dataset, misfits = list_everything(base) if path.is_dir() else Listing(), [], {}, None, []
     if key is None:
-        guess, unknown = _unknown(listing); findings.append(unknown); options = guess
-        if guess: key = 'pattern'
+        guess, unknown = _unknown(listing)
+        findings.append(unknown)
+        options = guess
+        if guess:
+            key = 'pattern'
     if key is not None:
-        dataset, misfits, found = _read(key, path, base, listing, options); findings += found
-        if key == 'cuhk03': listing = list_everything(base) # its reader may have unpacked the pictures
+        dataset, misfits, found = _read(key, path, base, listing, options)
+        findings += found
+        if key == 'cuhk03':
+            listing = list_everything(base)  # its reader may have unpacked the pictures
     used = _paths_of(dataset)
-    if not used: dataset = None
+    if not used:
+        dataset = None
     paths = list(dict.fromkeys([*used, *(f'{base}/{n}' for n in (misfits if dataset else listing.pictures))]))
     looks = look_at_files(paths, thorough, sample, seed, progress)
     findings += _check_listing(base, listing, used if dataset else None, misfits)
     findings += _check_pictures(paths, looks, thorough, key in LAYOUTS and LAYOUTS[key].kind == 'vehicles')
-    checks = (_check_queries, _check_identities, _check_cameras, *([_check_nobody] if key in ('folders', 'pattern', 'manifest') else []))
-    if dataset: findings += [f for check in checks for f in check(dataset)] + _check_duplicates(dataset, find_duplicates(paths, looks))
+    checks = (
+        _check_queries,
+        _check_identities,
+        _check_cameras,
+        *([_check_nobody] if key in ('folders', 'pattern', 'manifest') else []),
+    )
+    if dataset:
+        findings += [f for check in checks for f in check(dataset)] + _check_duplicates(
+            dataset, find_duplicates(paths, looks)
+        )
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
-    pictures = pd.DataFrame({'path': pd.Series(paths, dtype=object)} | {k: pd.Series([getattr(x, k) for x in looks], dtype=object if k in ('problem', 'mode') else int) for k in Look._fields if k != 'tail'})
-    return Diagnosis(path, base, key if dataset is not None else None, _how_sure(key, layout != 'auto', len(used), listing, guess), dataset, findings, pictures)
+    pictures = pd.DataFrame(
+        {'path': pd.Series(paths, dtype=object)}
+        | {
+            k: pd.Series([getattr(x, k) for x in looks], dtype=object if k in ('problem', 'mode') else int)
+            for k in Look._fields
+            if k != 'tail'
+        }
+    )
+    return Diagnosis(
+        path,
+        base,
+        key if dataset is not None else None,
+        _how_sure(key, layout != 'auto', len(used), listing, guess),
+        dataset,
+        findings,
+        pictures,
+    )

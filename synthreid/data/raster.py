@@ -14,45 +14,61 @@ from math import cos, sin
 import numpy as np
 
 # %% ../../nbs/06_data.raster.ipynb #a8d28a2a
-PATTERNS = 'plain stripes pinstripes checks twotone band logo jacket face hair denim blotches'.split() # what a material can show
+PATTERNS = (
+    'plain stripes pinstripes checks twotone band logo jacket face hair denim blotches'.split()
+)  # what a material can show
+
 
 @dataclass
 class Shapes:
     "Surfaces of one thing, in its own frame (x right, y up, z its front), metres."
+
     cones: list = field(default_factory=list)
     balls: list = field(default_factory=list)
     boxes: list = field(default_factory=list)
     tubes: list = field(default_factory=list)
     materials: list = field(default_factory=list)
 
-    def material(self,
-        rgb, # sRGB colour in [0, 1]
-        rgb2=None, # second sRGB colour of the pattern; default `rgb`
-        pattern='plain', # one of `PATTERNS`
-        scale: float = 0.1, # size of the pattern, metres or as the pattern says
-        gloss: float = 0.05, # strength of the highlight
-        wrinkle: float = 0.0, # strength of the folds
-        level: float = 1.0, # height of two-tone and band, half-width of an open jacket (radians)
-    ) -> int: # its number
+    def material(
+        self,
+        rgb,  # sRGB colour in [0, 1]
+        rgb2=None,  # second sRGB colour of the pattern; default `rgb`
+        pattern='plain',  # one of `PATTERNS`
+        scale: float = 0.1,  # size of the pattern, metres or as the pattern says
+        gloss: float = 0.05,  # strength of the highlight
+        wrinkle: float = 0.0,  # strength of the folds
+        level: float = 1.0,  # height of two-tone and band, half-width of an open jacket (radians)
+    ) -> int:  # its number
         "Add a material."
-        self.materials.append((*rgb, *(rgb if rgb2 is None else rgb2), PATTERNS.index(pattern), scale, gloss, wrinkle, level))
+        self.materials.append(
+            (*rgb, *(rgb if rgb2 is None else rgb2), PATTERNS.index(pattern), scale, gloss, wrinkle, level)
+        )
         return len(self.materials) - 1
 
-    def cone(self,
-        a, b, # end points
-        ra: float, rb: float, # radii there
-        m: int, # material
-        height: float = 0.0, # height of `a` for patterns that depend on it
+    def cone(
+        self,
+        a,
+        b,  # end points
+        ra: float,
+        rb: float,  # radii there
+        m: int,  # material
+        height: float = 0.0,  # height of `a` for patterns that depend on it
     ):
         "A sphere that moves from `a` to `b` while its radius goes from `ra` to `rb`."
         self.cones.append((*a, *b, ra, rb, m, height))
 
-    def ball(self,
-        c, r, # centre and three radii
-        m: int, # material
-        rot=None, # 3x3 rotation of the ellipsoid; None is upright
-        cut=(-9.0, 9.0, -9.0), # (y, z, low): drop what is below y and in front of z, and all below `low` (unit-sphere coordinates)
-        offset=(0.0, 0.0, 0.0), # added to the texture coordinates (metres from the centre)
+    def ball(
+        self,
+        c,
+        r,  # centre and three radii
+        m: int,  # material
+        rot=None,  # 3x3 rotation of the ellipsoid; None is upright
+        cut=(
+            -9.0,
+            9.0,
+            -9.0,
+        ),  # (y, z, low): drop what is below y and in front of z, and all below `low` (unit-sphere coordinates)
+        offset=(0.0, 0.0, 0.0),  # added to the texture coordinates (metres from the centre)
     ):
         "An ellipsoid, possibly with an opening at the front (hair, hoods)."
         self.balls.append((c, r, m, rot, cut, offset))
@@ -61,21 +77,29 @@ class Shapes:
         "A box with rounded edges: the superellipsoid of exponent 6."
         self.boxes.append((c, half, m, rot, (-9.0, 9.0, -9.0), (0.0, 0.0, 0.0)))
 
-    def tube(self,
-        y, # heights, increasing
-        a, b, # half-widths to the side and to the front at those heights; 0 closes the tube
-        m: int, # material
-        cx=None, cz=None, # centre at those heights
-        twist: float = 0.0, # rotation about the vertical axis, radians
+    def tube(
+        self,
+        y,  # heights, increasing
+        a,
+        b,  # half-widths to the side and to the front at those heights; 0 closes the tube
+        m: int,  # material
+        cx=None,
+        cz=None,  # centre at those heights
+        twist: float = 0.0,  # rotation about the vertical axis, radians
     ):
         "A vertical tube with an elliptic cross-section that changes with height."
-        self.tubes.append((y, a, b, np.zeros(len(y)) if cx is None else cx, np.zeros(len(y)) if cz is None else cz, m, twist))
+        self.tubes.append(
+            (y, a, b, np.zeros(len(y)) if cx is None else cx, np.zeros(len(y)) if cz is None else cz, m, twist)
+        )
 
 # %% ../../nbs/06_data.raster.ipynb #41636e2c
 def box_pixels(
-    x0, x1, y0, y1, # float bounds in pixels, one per surface
-    shape, # (H, W)
-): # surface number, row and column of every pixel whose centre lies in a box, flat
+    x0,
+    x1,
+    y0,
+    y1,  # float bounds in pixels, one per surface
+    shape,  # (H, W)
+):  # surface number, row and column of every pixel whose centre lies in a box, flat
     "List the pixels of all bounding boxes."
     h, w = shape
     x0, x1 = np.clip(np.floor(x0), 0, w).astype(np.int32), np.clip(np.ceil(x1), 0, w).astype(np.int32)
@@ -83,58 +107,86 @@ def box_pixels(
     bw, bh = np.maximum(x1 - x0, 0), np.maximum(y1 - y0, 0)
     lines = np.repeat(np.arange(len(x0), dtype=np.int32), bh)
     line_y = np.arange(len(lines), dtype=np.int32) - np.repeat((np.cumsum(bh) - bh - y0).astype(np.int32), bh)
-    lw = bw[lines]; n = np.repeat(np.arange(len(lines), dtype=np.int32), lw)
+    lw = bw[lines]
+    n = np.repeat(np.arange(len(lines), dtype=np.int32), lw)
     col = np.arange(len(n), dtype=np.int32) - (np.cumsum(lw) - lw - x0[lines]).astype(np.int32)[n]
     return lines[n], line_y[n], col
 
 # %% ../../nbs/06_data.raster.ipynb #f81b201f
 def hit_cones(
-    x, y, # pixel centres, view metres
-    k, # surface number per pixel
-    p, # (n, 8): a, b (view), ra, rb
-): # valid, z, normal (3), texture coordinates (3: along the axis in metres, side, 0)
+    x,
+    y,  # pixel centres, view metres
+    k,  # surface number per pixel
+    p,  # (n, 8): a, b (view), ra, rb
+):  # valid, z, normal (3), texture coordinates (3: along the axis in metres, side, 0)
     "Depth, normal and texture coordinates of sphere-swept cones seen along z."
     a, b, ra, rb = p[:, :3], p[:, 3:6], p[:, 6], p[:, 7]
-    ba = b - a; rr = ra - rb; m0 = (ba * ba).sum(1); d2 = np.maximum(m0 - rr * rr, 1e-8); k2 = d2 - ba[:, 2] ** 2
-    table = np.stack([a[:, 0], a[:, 1], a[:, 2], ba[:, 0], ba[:, 1], ba[:, 2], ra, rb, d2, k2, rr * ra, np.sqrt(m0)]).astype(np.float32)
+    ba = b - a
+    rr = ra - rb
+    m0 = (ba * ba).sum(1)
+    d2 = np.maximum(m0 - rr * rr, 1e-8)
+    k2 = d2 - ba[:, 2] ** 2
+    table = np.stack(
+        [a[:, 0], a[:, 1], a[:, 2], ba[:, 0], ba[:, 1], ba[:, 2], ra, rb, d2, k2, rr * ra, np.sqrt(m0)]
+    ).astype(np.float32)
     ax, ay, az, bx, by, bz, ra, rb, d2, k2, rra, length = table[:, k]
-    X, Y = x - ax, y - ay; m5 = X * X + Y * Y; g = bx * X + by * Y - rra
-    k1 = bz * g; h = k1 * k1 - (d2 * (m5 - ra * ra) - g * g) * k2
+    X, Y = x - ax, y - ay
+    m5 = X * X + Y * Y
+    g = bx * X + by * Y - rra
+    k1 = bz * g
+    h = k1 * k1 - (d2 * (m5 - ra * ra) - g * g) * k2
     t = (-np.sqrt(np.maximum(h, 0)) - k1) / np.where(k2 > 1e-7, k2, 1)
     s = (g - t * bz) / d2
     body = (h > 0) & (k2 > 1e-7) & (s > 0) & (s < 1)
-    ha = ra * ra - m5; hb = rb * rb - (X - bx) ** 2 - (Y - by) ** 2
-    z = np.where(body, -t, -9.0); s = np.where(body, s, 0)
-    za = np.where(ha > 0, np.sqrt(np.maximum(ha, 0)), -9.0); zb = np.where(hb > 0, bz + np.sqrt(np.maximum(hb, 0)), -9.0)
+    ha = ra * ra - m5
+    hb = rb * rb - (X - bx) ** 2 - (Y - by) ** 2
+    z = np.where(body, -t, -9.0)
+    s = np.where(body, s, 0)
+    za = np.where(ha > 0, np.sqrt(np.maximum(ha, 0)), -9.0)
+    zb = np.where(hb > 0, bz + np.sqrt(np.maximum(hb, 0)), -9.0)
     first, second = (za > z) & (za >= zb), (zb > z) & (zb > za)
-    z = np.maximum(np.maximum(z, za), zb); s = np.where(first, 0, np.where(second, 1, s))
+    z = np.maximum(np.maximum(z, za), zb)
+    s = np.where(first, 0, np.where(second, 1, s))
     r = np.maximum(ra + s * (rb - ra), 1e-6)
     nx, ny, nz = (X - s * bx) / r, (Y - s * by) / r, (z - s * bz) / r
     return z > -8, z + az, (nx, ny, nz), (s * length, nx * r, nx * 0)
 
 # %% ../../nbs/06_data.raster.ipynb #25d753ed
 def hit_balls(
-    x, y, k, # as in `hit_cones`
-    c, m, # (n, 3) centres in view axes, (n, 3, 3) view offset to unit-sphere coordinates
-    radii, cut, offset, # (n, 3) each, as given to `Shapes.ball`
-    boxes: bool = False, # True: exponent 6 instead of 2
-): # as `hit_cones`; texture coordinates are metres from the centre along the thing's own axes
+    x,
+    y,
+    k,  # as in `hit_cones`
+    c,
+    m,  # (n, 3) centres in view axes, (n, 3, 3) view offset to unit-sphere coordinates
+    radii,
+    cut,
+    offset,  # (n, 3) each, as given to `Shapes.ball`
+    boxes: bool = False,  # True: exponent 6 instead of 2
+):  # as `hit_cones`; texture coordinates are metres from the centre along the thing's own axes
     "Depth, normal and texture coordinates of ellipsoids or rounded boxes seen along z."
-    m = m.astype(np.float32); c = c.astype(np.float32)
+    m = m.astype(np.float32)
+    c = c.astype(np.float32)
     X, Y = x - c[k, 0], y - c[k, 1]
     f = m.transpose(1, 2, 0)[:, :, k]
-    q = [f[i, 0] * X + f[i, 1] * Y for i in range(3)]; d = [f[i, 2] for i in range(3)]
-    A = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]; B = q[0] * d[0] + q[1] * d[1] + q[2] * d[2]
+    q = [f[i, 0] * X + f[i, 1] * Y for i in range(3)]
+    d = [f[i, 2] for i in range(3)]
+    A = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
+    B = q[0] * d[0] + q[1] * d[1] + q[2] * d[2]
     h = B * B - A * (q[0] * q[0] + q[1] * q[1] + q[2] * q[2] - (2.0801 if boxes else 1))
-    ok = h > 0; z = (-B + np.sqrt(np.maximum(h, 0))) / A
+    ok = h > 0
+    z = (-B + np.sqrt(np.maximum(h, 0))) / A
     if boxes:
         for _ in range(9):
-            p = [q[i] + z * d[i] for i in range(3)]; p2 = [v * v for v in p]; p5 = [p2[i] * p2[i] * p[i] for i in range(3)]
-            F = p5[0] * p[0] + p5[1] * p[1] + p5[2] * p[2] - 1; D = 6 * (p5[0] * d[0] + p5[1] * d[1] + p5[2] * d[2])
+            p = [q[i] + z * d[i] for i in range(3)]
+            p2 = [v * v for v in p]
+            p5 = [p2[i] * p2[i] * p[i] for i in range(3)]
+            F = p5[0] * p[0] + p5[1] * p[1] + p5[2] * p[2] - 1
+            D = 6 * (p5[0] * d[0] + p5[1] * d[1] + p5[2] * d[2])
             z = z - np.where(D > 1e-3, F / np.maximum(D, 1e-3), 0)
         ok &= np.abs(F) < 0.02
     q = [q[i] + z * d[i] for i in range(3)]
-    if boxes: q = [np.clip(v, -1.5, 1.5) for v in q]
+    if boxes:
+        q = [np.clip(v, -1.5, 1.5) for v in q]
     g = [v * v * v * v * v for v in q] if boxes else q
     n = [f[0, i] * g[0] + f[1, i] * g[1] + f[2, i] * g[2] for i in range(3)]
     norm = 1 / np.sqrt(np.maximum(n[0] * n[0] + n[1] * n[1] + n[2] * n[2], 1e-12))
@@ -144,33 +196,47 @@ def hit_balls(
     return ok, z + c[k, 2], tuple(v * norm for v in n), tuple(q[i] * r[i] + o[i] for i in range(3))
 
 # %% ../../nbs/06_data.raster.ipynb #bede2704
-TUBE_STEPS = 128 # entries of a tube's table over its height
+TUBE_STEPS = 128  # entries of a tube's table over its height
+
 
 def tube_tables(
-    tubes, # as collected by `Shapes.tube`
-): # (n * TUBE_STEPS, 8) a, b, cx, cz and their slopes per metre; (n,) first and last height
+    tubes,  # as collected by `Shapes.tube`
+):  # (n * TUBE_STEPS, 8) a, b, cx, cz and their slopes per metre; (n,) first and last height
     "Resample the profiles of all tubes to one table."
-    y0 = np.array([t[0][0] for t in tubes], np.float32); y1 = np.array([t[0][-1] for t in tubes], np.float32)
+    y0 = np.array([t[0][0] for t in tubes], np.float32)
+    y1 = np.array([t[0][-1] for t in tubes], np.float32)
     table = np.empty((len(tubes), 8, TUBE_STEPS), np.float32)
     for i, t in enumerate(tubes):
         ys = np.linspace(t[0][0], t[0][-1], TUBE_STEPS)
-        for j in range(4): table[i, j] = np.interp(ys, t[0], t[1 + j])
+        for j in range(4):
+            table[i, j] = np.interp(ys, t[0], t[1 + j])
     step = (y1 - y0)[:, None, None] / (TUBE_STEPS - 1)
-    smooth = table[:, :4].copy(); smooth[..., 3:-3] = sum(table[:, :4, i:TUBE_STEPS - 6 + i] for i in range(7)) / 7
-    table[:, 4:, 1:-1] = (smooth[..., 2:] - smooth[..., :-2]) / (2 * step); table[:, 4:, 0] = table[:, 4:, 1]; table[:, 4:, -1] = table[:, 4:, -2]
+    smooth = table[:, :4].copy()
+    smooth[..., 3:-3] = sum(table[:, :4, i : TUBE_STEPS - 6 + i] for i in range(7)) / 7
+    table[:, 4:, 1:-1] = (smooth[..., 2:] - smooth[..., :-2]) / (2 * step)
+    table[:, 4:, 0] = table[:, 4:, 1]
+    table[:, 4:, -1] = table[:, 4:, -2]
     return table.transpose(0, 2, 1).reshape(-1, 8), y0, y1
 
 # %% ../../nbs/06_data.raster.ipynb #a10e473c
 def hit_tubes(
-    x, y, k, # as in `hit_cones`
-    table, y0, y1, # from `tube_tables`
-    turn, ox, oz, # (n,) rotation about the vertical and position on the ground, world
-    pitch: float, # camera looks down by this, radians
-): # as `hit_cones`; texture coordinates are (angle from the front, height, radius)
+    x,
+    y,
+    k,  # as in `hit_cones`
+    table,
+    y0,
+    y1,  # from `tube_tables`
+    turn,
+    ox,
+    oz,  # (n,) rotation about the vertical and position on the ground, world
+    pitch: float,  # camera looks down by this, radians
+):  # as `hit_cones`; texture coordinates are (angle from the front, height, radius)
     "Depth, normal and texture coordinates of vertical elliptic tubes seen along z."
-    cp, sp = cos(pitch), sin(pitch); f32 = np.float32
+    cp, sp = cos(pitch), sin(pitch)
+    f32 = np.float32
     par = np.stack([np.cos(turn), np.sin(turn), ox, oz, y0, (TUBE_STEPS - 1) / (y1 - y0)]).astype(f32)
-    c, s, ox, oz, ys, rate = par[:, k]; z = oz
+    c, s, ox, oz, ys, rate = par[:, k]
+    z = oz
     base, yp = k * TUBE_STEPS, y * f32(1 / cp)
     for i in range(4):
         pos = (yp + z * f32(sp / cp) - ys) * rate
@@ -178,133 +244,227 @@ def hit_tubes(
         a, b, cx, cz = row[:, 0], row[:, 1], row[:, 2], row[:, 3]
         dx = x - (c * cx + s * cz + ox)
         ia, ib = 1 / np.maximum(a * a, 1e-8), 1 / np.maximum(b * b, 1e-8)
-        A = s * s * ia + c * c * ib; B = s * c * (ib - ia); disc = A - dx * dx * ia * ib
+        A = s * s * ia + c * c * ib
+        B = s * c * (ib - ia)
+        disc = A - dx * dx * ia * ib
         dz = (-B * dx + np.sqrt(np.maximum(disc, 0))) / A
         new = dz + (-s * cx + c * cz + oz)
         z = new if i < 2 else 0.5 * (new + z) if i < 3 else new
     ok = (disc > 0) & (pos >= 0) & (pos <= TUBE_STEPS - 1) & (a > 1e-3)
     X, Z = c * dx - s * dz, s * dx + c * dz
     gx, gz = X * ia, Z * ib
-    gy = -(X * gx * row[:, 4] / np.maximum(a, 1e-3) + Z * gz * row[:, 5] / np.maximum(b, 1e-3)) - gx * row[:, 6] - gz * row[:, 7]
+    gy = (
+        -(X * gx * row[:, 4] / np.maximum(a, 1e-3) + Z * gz * row[:, 5] / np.maximum(b, 1e-3))
+        - gx * row[:, 6]
+        - gz * row[:, 7]
+    )
     norm = 1 / np.sqrt(np.maximum(gx * gx + gy * gy + gz * gz, 1e-12))
     wx, wy, wz = (c * gx + s * gz) * norm, gy * norm, (-s * gx + c * gz) * norm
     height = pos / rate + ys
-    return ok, height * f32(sp) + z * f32(cp), (wx, wy * f32(cp) - wz * f32(sp), wy * f32(sp) + wz * f32(cp)), (np.arctan2(X, Z), height,
-        np.sqrt(X * X + Z * Z))
+    return (
+        ok,
+        height * f32(sp) + z * f32(cp),
+        (wx, wy * f32(cp) - wz * f32(sp), wy * f32(sp) + wz * f32(cp)),
+        (np.arctan2(X, Z), height, np.sqrt(X * X + Z * Z)),
+    )
 
 # %% ../../nbs/06_data.raster.ipynb #01fa17f6
 @dataclass
 class Hits:
     "What the camera sees: one row per visible pixel."
-    pixel: np.ndarray # flat index row * W + column
-    z: np.ndarray # view depth, metres, larger is nearer
-    normal: np.ndarray # (3, M) view axes
-    tex: np.ndarray # (3, M) texture coordinates
-    material: np.ndarray # row of `materials`
-    kind: np.ndarray # 0 cone, 1 ball, 2 box, 3 tube
-    group: np.ndarray # which thing
-    materials: np.ndarray # (n, 11) table, colours in linear light
+
+    pixel: np.ndarray  # flat index row * W + column
+    z: np.ndarray  # view depth, metres, larger is nearer
+    normal: np.ndarray  # (3, M) view axes
+    tex: np.ndarray  # (3, M) texture coordinates
+    material: np.ndarray  # row of `materials`
+    kind: np.ndarray  # 0 cone, 1 ball, 2 box, 3 tube
+    group: np.ndarray  # which thing
+    materials: np.ndarray  # (n, 11) table, colours in linear light
 
 # %% ../../nbs/06_data.raster.ipynb #33e6b225
-def view_matrix(yaw: float, pitch: float) -> np.ndarray: # (3, 3)
+def view_matrix(yaw: float, pitch: float) -> np.ndarray:  # (3, 3)
     "From a thing's own axes, turned by `yaw` about the vertical, to view axes."
     c, s, cp, sp = cos(yaw), sin(yaw), cos(pitch), sin(pitch)
     return np.array([[c, 0, s], [sp * s, cp, -sp * c], [-cp * s, sp, cp * c]])
 
 # %% ../../nbs/06_data.raster.ipynb #3c3e098e
 def trace(
-    things, # list of (Shapes, yaw, (x, z) on the ground)
-    pitch: float, # camera looks down by this, radians
-    scale: float, # pixels per metre
-    origin, # (column, row) where the world origin appears
-    shape, # (H, W) pixels
+    things,  # list of (Shapes, yaw, (x, z) on the ground)
+    pitch: float,  # camera looks down by this, radians
+    scale: float,  # pixels per metre
+    origin,  # (column, row) where the world origin appears
+    shape,  # (H, W) pixels
 ) -> Hits:
     "Find the nearest surface at every pixel."
-    h, w = shape; parts = []; mats = np.concatenate([np.array(t[0].materials, np.float32) for t in things])
-    mats[:, :6] **= np.float32(2.2); base = np.cumsum([0] + [len(t[0].materials) for t in things])
-    views = [view_matrix(yaw, pitch) for _, yaw, _ in things]; world = view_matrix(0, pitch)
+    h, w = shape
+    parts = []
+    mats = np.concatenate([np.array(t[0].materials, np.float32) for t in things])
+    mats[:, :6] **= np.float32(2.2)
+    base = np.cumsum([0] + [len(t[0].materials) for t in things])
+    views = [view_matrix(yaw, pitch) for _, yaw, _ in things]
+    world = view_matrix(0, pitch)
     moves = [world @ np.array([x, 0.0, z]) for _, _, (x, z) in things]
 
     def run(kind, lo, hi, group, material, hit):
-        k, row, col = box_pixels(lo[:, 0] * scale + origin[0], hi[:, 0] * scale + origin[0], origin[1] - hi[:, 1] * scale, origin[1] - lo[:,
-            1] * scale, shape)
-        x = ((col + 0.5 - origin[0]) / scale).astype(np.float32); y = ((origin[1] - row - 0.5) / scale).astype(np.float32)
-        ok, z, n, t = hit(x, y, k); i = np.flatnonzero(ok); k = k[i]
-        parts.append((row[i] * w + col[i], z[i], np.stack([v[i] for v in n]), np.stack([v[i] for v in t]), material[k], np.full(len(i), kind,
-            np.int8), group[k]))
+        k, row, col = box_pixels(
+            lo[:, 0] * scale + origin[0],
+            hi[:, 0] * scale + origin[0],
+            origin[1] - hi[:, 1] * scale,
+            origin[1] - lo[:, 1] * scale,
+            shape,
+        )
+        x = ((col + 0.5 - origin[0]) / scale).astype(np.float32)
+        y = ((origin[1] - row - 0.5) / scale).astype(np.float32)
+        ok, z, n, t = hit(x, y, k)
+        i = np.flatnonzero(ok)
+        k = k[i]
+        parts.append(
+            (
+                row[i] * w + col[i],
+                z[i],
+                np.stack([v[i] for v in n]),
+                np.stack([v[i] for v in t]),
+                material[k],
+                np.full(len(i), kind, np.int8),
+                group[k],
+            )
+        )
 
     collect = lambda name: [(g, s) for g, t in enumerate(things) for s in getattr(t[0], name)]
     if cones := collect('cones'):
-        g = np.array([g for g, _ in cones]); v = np.array([s for _, s in cones]); V = np.array(views)[g]; M = np.array(moves)[g]
-        a = (V * v[:, None, :3]).sum(2) + M; b = (V * v[:, None, 3:6]).sum(2) + M; ra, rb = v[:, 6:7], v[:, 7:8]
-        p = np.concatenate([a, b, ra, rb], 1); up = v[:, 9].astype(np.float32)
+        g = np.array([g for g, _ in cones])
+        v = np.array([s for _, s in cones])
+        V = np.array(views)[g]
+        M = np.array(moves)[g]
+        a = (V * v[:, None, :3]).sum(2) + M
+        b = (V * v[:, None, 3:6]).sum(2) + M
+        ra, rb = v[:, 6:7], v[:, 7:8]
+        p = np.concatenate([a, b, ra, rb], 1)
+        up = v[:, 9].astype(np.float32)
+
         def hit(x, y, k):
             ok, z, n, t = hit_cones(x, y, k, p)
             return ok, z, n, (t[0] + up[k], t[1], t[2])
+
         run(0, np.minimum(a - ra, b - rb), np.maximum(a + ra, b + rb), g, v[:, 8].astype(np.int64) + base[g], hit)
     for kind, name in ((1, 'balls'), (2, 'boxes')):
-        if not (items := collect(name)): continue
-        g = np.array([g for g, _ in items]); V = np.array(views)[g]
-        c = np.array([s[0] for _, s in items]); r = np.array([s[1] for _, s in items], float)
+        if not (items := collect(name)):
+            continue
+        g = np.array([g for g, _ in items])
+        V = np.array(views)[g]
+        c = np.array([s[0] for _, s in items])
+        r = np.array([s[1] for _, s in items], float)
         rot = np.array([np.eye(3) if s[3] is None else s[3] for _, s in items])
         axes = (V[:, :, :, None] * rot[:, None, :, :]).sum(2)
-        c = (V * c[:, None]).sum(2) + np.array(moves)[g]; m = axes.transpose(0, 2, 1) / r[:, :, None]
+        c = (V * c[:, None]).sum(2) + np.array(moves)[g]
+        m = axes.transpose(0, 2, 1) / r[:, :, None]
         ext = np.sqrt(((axes * r[:, None]) ** 2).sum(2)) if kind == 1 else (np.abs(axes) * r[:, None]).sum(2)
         cut, off = np.array([s[4] for _, s in items]), np.array([s[5] for _, s in items])
-        run(kind, c - ext, c + ext, g, np.array([s[2] for _, s in items]) + base[g], lambda x, y, k: hit_balls(x, y, k, c, m, r, cut, off, kind == 2))
+        run(
+            kind,
+            c - ext,
+            c + ext,
+            g,
+            np.array([s[2] for _, s in items]) + base[g],
+            lambda x, y, k: hit_balls(x, y, k, c, m, r, cut, off, kind == 2),
+        )
     if tubes := collect('tubes'):
-        g = np.array([g for g, _ in tubes]); table, y0, y1 = tube_tables([s for _, s in tubes])
-        turn = np.array([things[i][1] + s[6] for i, s in tubes]); ox = np.array([things[i][2][0] for i in g])
+        g = np.array([g for g, _ in tubes])
+        table, y0, y1 = tube_tables([s for _, s in tubes])
+        turn = np.array([things[i][1] + s[6] for i, s in tubes])
+        ox = np.array([things[i][2][0] for i in g])
         oz = np.array([things[i][2][1] for i in g])
-        reach = np.array([max(np.max(s[1]), np.max(s[2])) + max(np.max(np.abs(s[3])), np.max(np.abs(s[4]))) for _, s in tubes])
+        reach = np.array(
+            [max(np.max(s[1]), np.max(s[2])) + max(np.max(np.abs(s[3])), np.max(np.abs(s[4]))) for _, s in tubes]
+        )
         cp, sp = cos(pitch), sin(pitch)
-        lo = np.stack([ox - reach, y0 * cp - (oz + reach) * sp], 1); hi = np.stack([ox + reach, y1 * cp - (oz - reach) * sp], 1)
-        run(3, lo, hi, g, np.array([s[5] for _, s in tubes]) + base[g], lambda x, y, k: hit_tubes(x, y, k, table, y0, y1, turn, ox, oz, pitch))
+        lo = np.stack([ox - reach, y0 * cp - (oz + reach) * sp], 1)
+        hi = np.stack([ox + reach, y1 * cp - (oz - reach) * sp], 1)
+        run(
+            3,
+            lo,
+            hi,
+            g,
+            np.array([s[5] for _, s in tubes]) + base[g],
+            lambda x, y, k: hit_tubes(x, y, k, table, y0, y1, turn, ox, oz, pitch),
+        )
     pixel, z, normal, tex, material, kind, group = (np.concatenate(v, -1) for v in zip(*parts))
-    order = np.argsort(z, kind='stable'); owner = np.full(h * w, -1, np.int64); owner[pixel[order]] = order
-    seen = np.flatnonzero(owner >= 0); sel = owner[seen]
+    order = np.argsort(z, kind='stable')
+    owner = np.full(h * w, -1, np.int64)
+    owner[pixel[order]] = order
+    seen = np.flatnonzero(owner >= 0)
+    sel = owner[seen]
     return Hits(seen, z[sel], normal[:, sel], tex[:, sel], material[sel], kind[sel], group[sel], mats)
 
 # %% ../../nbs/06_data.raster.ipynb #14a3fb55
 def noise_tile(
-    n: int = 128, # side of the tile; indices wrap round
-    octaves: int = 4, # octave i has 2**(i+2) cells per side
+    n: int = 128,  # side of the tile; indices wrap round
+    octaves: int = 4,  # octave i has 2**(i+2) cells per side
     seed: int = 0,
-) -> np.ndarray: # (n, n) float32, mean 0, standard deviation 1
+) -> np.ndarray:  # (n, n) float32, mean 0, standard deviation 1
     "Smooth random values that tile the plane: folds, hair, asphalt, leaves."
-    rng = np.random.default_rng(seed); out = np.zeros((n, n)); at = np.arange(n) / n
+    rng = np.random.default_rng(seed)
+    out = np.zeros((n, n))
+    at = np.arange(n) / n
     for i in range(octaves):
-        cells = 4 * 2 ** i; grid = rng.standard_normal((cells, cells)); u = at * cells; k = u.astype(int); f = u - k; f = f * f * (3 - 2 * f)
+        cells = 4 * 2**i
+        grid = rng.standard_normal((cells, cells))
+        u = at * cells
+        k = u.astype(int)
+        f = u - k
+        f = f * f * (3 - 2 * f)
         rows = grid[k % cells] * (1 - f)[:, None] + grid[(k + 1) % cells] * f[:, None]
-        out += (rows[:, k % cells] * (1 - f) + rows[:, (k + 1) % cells] * f) * 0.6 ** i
+        out += (rows[:, k % cells] * (1 - f) + rows[:, (k + 1) % cells] * f) * 0.6**i
     return ((out - out.mean()) / out.std()).astype(np.float32)
 
-NOISE = noise_tile() # shared by all surfaces
+
+NOISE = noise_tile()  # shared by all surfaces
 
 # %% ../../nbs/06_data.raster.ipynb #d5a5344f
 def albedo(
     hits: Hits,
-) -> np.ndarray: # (3, M) linear colour of every visible pixel before light
+) -> np.ndarray:  # (3, M) linear colour of every visible pixel before light
     "Evaluate the materials' patterns."
-    m = hits.materials[hits.material].T; t0, t1, _ = hits.tex; tube = hits.kind == 3
+    m = hits.materials[hits.material].T
+    t0, t1, _ = hits.tex
+    tube = hits.kind == 3
     level, scale, pattern = m[10], m[7], m[6].astype(np.int8)
-    height = np.where(hits.kind == 0, t0, t1); mix = np.zeros_like(t0)
+    height = np.where(hits.kind == 0, t0, t1)
+    mix = np.zeros_like(t0)
     around = np.where(tube, t0 * np.float32(0.16), np.where(hits.kind == 0, t1, t0))
     for p in np.unique(pattern):
-        if p == 0: continue
-        i = np.flatnonzero(pattern == p); name = PATTERNS[p]; h, a, s, l = height[i], around[i], scale[i], level[i]
+        if p == 0:
+            continue
+        i = np.flatnonzero(pattern == p)
+        name = PATTERNS[p]
+        h, a, s, l = height[i], around[i], scale[i], level[i]
         front = np.abs(t0[i]) if name in ('jacket', 'logo') else None
-        if name == 'stripes': v = (np.mod(h / s, 1) < 0.5)
-        elif name == 'pinstripes': v = (np.mod(a / s, 1) < 0.3)
-        elif name == 'checks': v = 0.5 * (np.mod(h / s, 1) < 0.5) + 0.5 * (np.mod(a / s, 1) < 0.5)
-        elif name == 'twotone': v = h > l
-        elif name == 'band': v = np.abs(h - l) < s
-        elif name == 'logo': v = tube[i] & ((front / 0.5) ** 2 + ((h - l) / s) ** 2 < 1) & (np.abs(np.mod(h * 30, 1) - .5) < .36)
-        elif name == 'jacket': v = np.where(tube[i], np.clip((l - front) * 20, 0, 1), 0)
-        elif name == 'hair': v = np.clip(0.35 + 0.3 * NOISE[((t1[i]) * 300).astype(int) % 128, (t0[i] * 1800).astype(int) % 128], 0, 1)
-        elif name == 'denim': v = np.where(tube[i], 0.1, np.clip(0.55 - np.abs(h - 0.25) * 2, 0, 0.6)) * np.clip(hits.normal[2][i], 0, 1) ** 2
-        elif name == 'blotches': v = NOISE[(h * 13 / s).astype(int) % 128, (a * 13 / s).astype(int) % 128] > 0.2
-        else: continue
+        if name == 'stripes':
+            v = np.mod(h / s, 1) < 0.5
+        elif name == 'pinstripes':
+            v = np.mod(a / s, 1) < 0.3
+        elif name == 'checks':
+            v = 0.5 * (np.mod(h / s, 1) < 0.5) + 0.5 * (np.mod(a / s, 1) < 0.5)
+        elif name == 'twotone':
+            v = h > l
+        elif name == 'band':
+            v = np.abs(h - l) < s
+        elif name == 'logo':
+            v = tube[i] & ((front / 0.5) ** 2 + ((h - l) / s) ** 2 < 1) & (np.abs(np.mod(h * 30, 1) - 0.5) < 0.36)
+        elif name == 'jacket':
+            v = np.where(tube[i], np.clip((l - front) * 20, 0, 1), 0)
+        elif name == 'hair':
+            v = np.clip(0.35 + 0.3 * NOISE[((t1[i]) * 300).astype(int) % 128, (t0[i] * 1800).astype(int) % 128], 0, 1)
+        elif name == 'denim':
+            v = (
+                np.where(tube[i], 0.1, np.clip(0.55 - np.abs(h - 0.25) * 2, 0, 0.6))
+                * np.clip(hits.normal[2][i], 0, 1) ** 2
+            )
+        elif name == 'blotches':
+            v = NOISE[(h * 13 / s).astype(int) % 128, (a * 13 / s).astype(int) % 128] > 0.2
+        else:
+            continue
         mix[i] = v
     col = m[:3] + (m[3:6] - m[:3]) * mix
     if (face := np.flatnonzero(pattern == PATTERNS.index('face'))).size:
@@ -313,51 +473,65 @@ def albedo(
 
 # %% ../../nbs/06_data.raster.ipynb #b915ced1
 def paint_face(
-    skin, # (3, M) linear skin colour
-    q, # (3, M) position on the head in units of the head's height, origin in its middle, z to the front
-    hair, # (3, M) linear hair colour (brows, beard)
-    beard, # (M,) 0 none, 1 full
-): # (3, M) colour
+    skin,  # (3, M) linear skin colour
+    q,  # (3, M) position on the head in units of the head's height, origin in its middle, z to the front
+    hair,  # (3, M) linear hair colour (brows, beard)
+    beard,  # (M,) 0 none, 1 full
+):  # (3, M) colour
     "Eyes, brows, lips, cheeks and beard as soft spots on the front of the head."
-    x, y, z = np.abs(q[0]), q[1], q[2]; front = np.clip((z - 0.12) * 8, 0, 1)
+    x, y, z = np.abs(q[0]), q[1], q[2]
+    front = np.clip((z - 0.12) * 8, 0, 1)
     spot = lambda cx, cy, rx, ry: np.clip(1.6 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0, 1) * front
-    eye, brow, lip = spot(.14, .04, .055, .026), spot(.145, .115, .095, .018), spot(0, -.265, .11, .03)
-    socket, cheek = spot(.145, .06, .13, .085), spot(.2, -.12, .12, .1)
-    col = skin * (1 - .2 * socket) * (1 + .12 * cheek)
-    col = col * (1 - .8 * eye) + .006 * eye
-    col = col + (hair * .8 - col) * (.7 * brow)
-    col = col + (skin * np.array([[.75], [.42], [.45]], np.float32) - col) * (.75 * lip)
-    jaw = np.clip((-.16 - y) * 9 + np.clip((x - .2) * 3, 0, 1) * 1.2, 0, 1) * beard * (1 - .8 * lip) * np.clip((z + .05) * 8, 0, 1)
-    return col + (hair - col) * (.8 * jaw)
+    eye, brow, lip = spot(0.14, 0.04, 0.055, 0.026), spot(0.145, 0.115, 0.095, 0.018), spot(0, -0.265, 0.11, 0.03)
+    socket, cheek = spot(0.145, 0.06, 0.13, 0.085), spot(0.2, -0.12, 0.12, 0.1)
+    col = skin * (1 - 0.2 * socket) * (1 + 0.12 * cheek)
+    col = col * (1 - 0.8 * eye) + 0.006 * eye
+    col = col + (hair * 0.8 - col) * (0.7 * brow)
+    col = col + (skin * np.array([[0.75], [0.42], [0.45]], np.float32) - col) * (0.75 * lip)
+    jaw = (
+        np.clip((-0.16 - y) * 9 + np.clip((x - 0.2) * 3, 0, 1) * 1.2, 0, 1)
+        * beard
+        * (1 - 0.8 * lip)
+        * np.clip((z + 0.05) * 8, 0, 1)
+    )
+    return col + (hair - col) * (0.8 * jaw)
 
 # %% ../../nbs/06_data.raster.ipynb #919618fa
 def box_blur(
-    x: np.ndarray, # (H, W) or (H, W, C)
-    r: int, # radius in pixels; 0 returns `x`
+    x: np.ndarray,  # (H, W) or (H, W, C)
+    r: int,  # radius in pixels; 0 returns `x`
 ) -> np.ndarray:
     "Mean over a (2r+1) square, edges repeated."
-    if r < 1: return x
-    h, w = x.shape[:2]; d = 2 * r + 1
+    if r < 1:
+        return x
+    h, w = x.shape[:2]
+    d = 2 * r + 1
     c = np.cumsum(np.concatenate([np.repeat(x[:1], r + 1, 0), x, np.repeat(x[-1:], r, 0)]), 0, dtype=np.float32)
-    x = (c[d:d + h] - c[:h]) * np.float32(1 / d)
-    c = np.cumsum(np.concatenate([np.repeat(x[:, :1], r + 1, 1), x, np.repeat(x[:, -1:], r, 1)], 1), 1, dtype=np.float32)
-    return (c[:, d:d + w] - c[:, :w]) * np.float32(1 / d)
+    x = (c[d : d + h] - c[:h]) * np.float32(1 / d)
+    c = np.cumsum(
+        np.concatenate([np.repeat(x[:, :1], r + 1, 1), x, np.repeat(x[:, -1:], r, 1)], 1), 1, dtype=np.float32
+    )
+    return (c[:, d : d + w] - c[:, :w]) * np.float32(1 / d)
 
 # %% ../../nbs/06_data.raster.ipynb #72e1d619
 def screen_shadow(
-    z: np.ndarray, # (H, W) depth in metres, -9 where nothing is
-    light, # unit direction to the light, view axes
-    scale: float, # pixels per metre
-    reach: float = 0.22, # metres
+    z: np.ndarray,  # (H, W) depth in metres, -9 where nothing is
+    light,  # unit direction to the light, view axes
+    scale: float,  # pixels per metre
+    reach: float = 0.22,  # metres
     steps: int = 4,
-) -> np.ndarray: # (H, W) in [0, 1], 1 is lit
+) -> np.ndarray:  # (H, W) in [0, 1], 1 is lit
     "March over the depth buffer towards the light."
-    h, w = z.shape; lit = np.ones_like(z); side = max(float(np.hypot(light[0], light[1])), 0.2)
+    h, w = z.shape
+    lit = np.ones_like(z)
+    side = max(float(np.hypot(light[0], light[1])), 0.2)
     for i in range(1, steps + 1):
-        d = reach * i / steps; dx, dy = round(light[0] / side * d * scale), round(-light[1] / side * d * scale)
+        d = reach * i / steps
+        dx, dy = round(light[0] / side * d * scale), round(-light[1] / side * d * scale)
         ys, yt = slice(max(dy, 0), h + min(dy, 0)), slice(max(-dy, 0), h + min(-dy, 0))
         xs, xt = slice(max(dx, 0), w + min(dx, 0)), slice(max(-dx, 0), w + min(-dx, 0))
-        if ys.stop <= ys.start or xs.stop <= xs.start: break
+        if ys.stop <= ys.start or xs.stop <= xs.start:
+            break
         gap = z[ys, xs] - z[yt, xt] - np.float32(light[2] / side * d + 0.012)
         lit[yt, xt] = np.minimum(lit[yt, xt], np.where((gap > 0) & (gap < 0.45), 0.25, 1))
     return lit
@@ -366,40 +540,65 @@ def screen_shadow(
 @dataclass
 class Light:
     "Sun and sky, linear colours; `direction` points to the sun in world axes."
+
     direction: tuple = (0.4, 0.75, 0.5)
     sun: tuple = (2.0, 1.9, 1.75)
     sky: tuple = (0.55, 0.6, 0.68)
     ground: tuple = (0.28, 0.26, 0.24)
 
+
 def shade(
     hits: Hits,
     light: Light,
-    pitch: float, # as given to `trace`
-    scale: float, # likewise
-    shape, # likewise
-    fold_shift: int = 0, # moves the folds, so that each picture has its own
-) -> np.ndarray: # (3, M) linear colour of every visible pixel
+    pitch: float,  # as given to `trace`
+    scale: float,  # likewise
+    shape,  # likewise
+    fold_shift: int = 0,  # moves the folds, so that each picture has its own
+) -> np.ndarray:  # (3, M) linear colour of every visible pixel
     "Light the visible surfaces."
-    h, w = shape; d = np.array(light.direction, float); d /= np.linalg.norm(d)
-    L = view_matrix(0, pitch) @ d; H = L + [0, 0, 1]; H /= np.linalg.norm(H); cp, sp = np.float32(cos(pitch)), np.float32(sin(pitch))
-    m = hits.materials[hits.material]; nx, ny, nz = hits.normal
+    h, w = shape
+    d = np.array(light.direction, float)
+    d /= np.linalg.norm(d)
+    L = view_matrix(0, pitch) @ d
+    H = L + [0, 0, 1]
+    H /= np.linalg.norm(H)
+    cp, sp = np.float32(cos(pitch)), np.float32(sin(pitch))
+    m = hits.materials[hits.material]
+    nx, ny, nz = hits.normal
     tube = hits.kind == 3
     u = np.where(tube, hits.tex[0] * 26, hits.tex[1] * 260).astype(np.int32) + fold_shift
     v = np.where(tube, hits.tex[1] * 95, hits.tex[0] * 130).astype(np.int32) + 3 * fold_shift
-    fold = m[:, 9]; i0 = v % 128; j0 = u % 128; here = NOISE[i0, j0]
-    nx = nx + fold * (NOISE[i0, (j0 + 2) % 128] - here); ny = ny + fold * (NOISE[(i0 + 2) % 128, j0] - here)
-    norm = 1 / np.sqrt(nx * nx + ny * ny + nz * nz); nx, ny, nz = nx * norm, ny * norm, nz * norm
-    z = np.full(h * w, -9, np.float32); z[hits.pixel] = hits.z; z = z.reshape(h, w)
+    fold = m[:, 9]
+    i0 = v % 128
+    j0 = u % 128
+    here = NOISE[i0, j0]
+    nx = nx + fold * (NOISE[i0, (j0 + 2) % 128] - here)
+    ny = ny + fold * (NOISE[(i0 + 2) % 128, j0] - here)
+    norm = 1 / np.sqrt(nx * nx + ny * ny + nz * nz)
+    nx, ny, nz = nx * norm, ny * norm, nz * norm
+    z = np.full(h * w, -9, np.float32)
+    z[hits.pixel] = hits.z
+    z = z.reshape(h, w)
     lit = screen_shadow(z, L, scale).ravel()[hits.pixel]
-    r = max(1, round(0.018 * scale)); coarse = z[::2, ::2]; inside = coarse > -8
-    mean = box_blur(np.where(inside, coarse, 0), r) / np.maximum(box_blur(inside.astype(np.float32), r), np.float32(1e-3))
+    r = max(1, round(0.018 * scale))
+    coarse = z[::2, ::2]
+    inside = coarse > -8
+    mean = box_blur(np.where(inside, coarse, 0), r) / np.maximum(
+        box_blur(inside.astype(np.float32), r), np.float32(1e-3)
+    )
     hollow = mean[hits.pixel // (2 * w), hits.pixel % w // 2] - hits.z
     ao = 1 - np.minimum(np.maximum(hollow * 6, 0), np.float32(0.6))
-    up = ny * cp + nz * sp # world vertical component of the normal
+    up = ny * cp + nz * sp  # world vertical component of the normal
     lam = np.maximum(nx * np.float32(L[0]) + ny * np.float32(L[1]) + nz * np.float32(L[2]), 0) * lit
     half = np.maximum(nx * np.float32(H[0]) + ny * np.float32(H[1]) + nz * np.float32(H[2]), 0)
-    half *= half; half *= half; half *= half; half *= half; spec = half * m[:, 8] * lit
-    hemi = 0.5 + 0.5 * up; col = albedo(hits); out = np.empty_like(col)
+    half *= half
+    half *= half
+    half *= half
+    half *= half
+    spec = half * m[:, 8] * lit
+    hemi = 0.5 + 0.5 * up
+    col = albedo(hits)
+    out = np.empty_like(col)
     for c in range(3):
         sky = np.float32(light.ground[c]) + np.float32(light.sky[c] - light.ground[c]) * hemi
         out[c] = col[c] * (np.float32(light.sun[c]) * lam + sky * ao) + np.float32(light.sun[c]) * spec

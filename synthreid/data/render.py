@@ -7,7 +7,12 @@ __all__ = ['RENDERER_VERSION', 'Renders', 'get_domain', 'usable_cores', 'run_job
            'render_folder', 'load_truth']
 
 # %% ../../nbs/10_data.render.ipynb #5a25ce4f
-import json, multiprocessing, os, sys, time, warnings
+import json
+import multiprocessing
+import os
+import sys
+import time
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,20 +28,25 @@ from .camera import Domain, camera_domain, draw_image, game_domain
 @dataclass
 class Renders:
     "Pictures and what is known about them."
-    images: np.ndarray # (N, H, W, 3) uint8
-    masks: np.ndarray # (N, H, W) bool, True on the visible person
-    joints: np.ndarray # (N, J, 2) float32, pixels (x, y)
-    pids: np.ndarray # (N,) int64
-    camids: np.ndarray # (N,) int64, 0-based
-    def __len__(self): return len(self.images)
+
+    images: np.ndarray  # (N, H, W, 3) uint8
+    masks: np.ndarray  # (N, H, W) bool, True on the visible person
+    joints: np.ndarray  # (N, J, 2) float32, pixels (x, y)
+    pids: np.ndarray  # (N,) int64
+    camids: np.ndarray  # (N,) int64, 0-based
+
+    def __len__(self):
+        return len(self.images)
+
 
 def get_domain(
-    domain, # 'game', 'camera' or a `Domain`
-    **effects, # fields of `Domain` to change
+    domain,  # 'game', 'camera' or a `Domain`
+    **effects,  # fields of `Domain` to change
 ) -> Domain:
     "Look up a domain by name and change some of its effects."
     if isinstance(domain, str):
-        if domain not in ('game', 'camera'): raise UserError(f"expected domain 'game' or 'camera', got {domain!r}")
+        if domain not in ('game', 'camera'):
+            raise UserError(f"expected domain 'game' or 'camera', got {domain!r}")
         domain = game_domain() if domain == 'game' else camera_domain()
     if unknown := set(effects) - set(asdict(domain)):
         raise UserError(f'expected effects among {", ".join(asdict(domain))}; got {", ".join(sorted(unknown))}')
@@ -49,64 +59,97 @@ def usable_cores() -> int:
 
 # %% ../../nbs/10_data.render.ipynb #c25e1d8d
 def run_jobs(
-    work, # function of one job, importable by name
+    work,  # function of one job, importable by name
     jobs: list,
-    workers: int | None = 0, # processes; 0 works here, None takes one per usable core; outside Linux, guard scripts with `__main__`
-    progress: bool = False, # True shows a bar
+    workers: (
+        int | None
+    ) = 0,  # processes; 0 works here, None takes one per usable core; outside Linux, guard scripts with `__main__`
+    progress: bool = False,  # True shows a bar
     desc: str = 'rendering',
-): # yields results in the order of `jobs`
+):  # yields results in the order of `jobs`
     "Run `work` over jobs, in other processes if asked; the results do not depend on how many."
     workers = usable_cores() if workers is None else workers
-    if workers < 0: raise UserError(f'expected workers of at least 0, got {workers}: 0 renders in this process')
+    if workers < 0:
+        raise UserError(f'expected workers of at least 0, got {workers}: 0 renders in this process')
     bar = tqdm(total=len(jobs), desc=desc, disable=not progress, unit='img')
-    if workers < 2 or len(jobs) < 8 or multiprocessing.current_process().daemon: # a daemon may have no children
-        for job in jobs: yield work(job); bar.update()
+    if workers < 2 or len(jobs) < 8 or multiprocessing.current_process().daemon:  # a daemon may have no children
+        for job in jobs:
+            yield work(job)
+            bar.update()
     else:
         ctx = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', DeprecationWarning); pool = ctx.Pool(workers)
+            warnings.simplefilter('ignore', DeprecationWarning)
+            pool = ctx.Pool(workers)
         with pool:
-            for out in pool.imap(work, jobs, chunksize=max(1, min(32, len(jobs) // (workers * 4)))): yield out; bar.update()
+            for out in pool.imap(work, jobs, chunksize=max(1, min(32, len(jobs) // (workers * 4)))):
+                yield out
+                bar.update()
     bar.close()
 
-def _image(job): return draw_image(*job)
+
+def _image(job):
+    return draw_image(*job)
 
 # %% ../../nbs/10_data.render.ipynb #894444a0
 def render_images(
-    domain, # 'game', 'camera' or a `Domain`
-    pids, # (N,) identities, from 0; below 0 is a picture without a person
-    indices, # (N,) number of the picture of that identity
-    size=(128, 64), # (H, W) or 'HxW'
-    seed: int = 0, # another seed: other people and, unless `camera_seed` is given, other cameras
-    workers: int | None = 0, # processes; 0 renders here, None takes one per usable core
-    progress: bool = False, # True shows a bar
-    **effects, # fields of `Domain` to change, e.g. `noise=0`
+    domain,  # 'game', 'camera' or a `Domain`
+    pids,  # (N,) identities, from 0; below 0 is a picture without a person
+    indices,  # (N,) number of the picture of that identity
+    size=(128, 64),  # (H, W) or 'HxW'
+    seed: int = 0,  # another seed: other people and, unless `camera_seed` is given, other cameras
+    workers: int | None = 0,  # processes; 0 renders here, None takes one per usable core
+    progress: bool = False,  # True shows a bar
+    **effects,  # fields of `Domain` to change, e.g. `noise=0`
 ) -> Renders:
     "Render pictures; each depends only on (domain, seed, identity, index), never on its neighbours or on `workers`."
     domain, size = get_domain(domain, **effects), parse_size(size)
     pids, indices = np.broadcast_arrays(np.asarray(pids, np.int64), np.asarray(indices, np.int64))
-    if pids.ndim != 1: raise UserError(f'expected a list of identities and of picture numbers, got shape {pids.shape}: pass one-dimensional arrays')
+    if pids.ndim != 1:
+        raise UserError(
+            f'expected a list of identities and of picture numbers, got shape {pids.shape}: pass one-dimensional arrays'
+        )
     jobs = [(domain, int(p), int(i), size, seed) for p, i in zip(pids, indices)]
-    out = list(run_jobs(_image, jobs, workers, progress)); h, w = size
-    return Renders(np.array([o[0] for o in out], np.uint8).reshape(-1, h, w, 3), np.array([o[1] for o in out], bool).reshape(-1, h, w),
-        np.array([o[2] for o in out], np.float32).reshape(-1, len(JOINTS), 2), pids.copy(), np.array([o[3] for o in out], np.int64))
+    out = list(run_jobs(_image, jobs, workers, progress))
+    h, w = size
+    return Renders(
+        np.array([o[0] for o in out], np.uint8).reshape(-1, h, w, 3),
+        np.array([o[1] for o in out], bool).reshape(-1, h, w),
+        np.array([o[2] for o in out], np.float32).reshape(-1, len(JOINTS), 2),
+        pids.copy(),
+        np.array([o[3] for o in out], np.int64),
+    )
 
 # %% ../../nbs/10_data.render.ipynb #a6df191f
-RENDERER_VERSION = 1 # raised whenever the same settings give other pictures
+RENDERER_VERSION = 1  # raised whenever the same settings give other pictures
+
 
 def plan_folder(
-    domain: Domain, ids: int, per_id: int, test_fraction: float,
-) -> list: # (relative path, identity to draw, index, camera or None, part)
+    domain: Domain,
+    ids: int,
+    per_id: int,
+    test_fraction: float,
+) -> list:  # (relative path, identity to draw, index, camera or None, part)
     "Which picture becomes which file."
-    test = min(ids, max(0, round(ids * test_fraction))); train = ids - test; plan = []
-    def add(folder, label, pid, index, cam, part=False): plan.append((folder, label, pid, index, cam, part))
+    test = min(ids, max(0, round(ids * test_fraction)))
+    train = ids - test
+    plan = []
+
+    def add(folder, label, pid, index, cam, part=False):
+        plan.append((folder, label, pid, index, cam, part))
+
     for p in range(train):
-        for i in range(per_id): add('bounding_box_train', p + 1, p, i, None)
+        for i in range(per_id):
+            add('bounding_box_train', p + 1, p, i, None)
     for p in range(train, ids):
-        for i in range(per_id): add('bounding_box_test', p + 1, p, i, None)
-        for c in range(domain.n_cameras): add('query', p + 1, p, per_id + c, c)
-    for i in range(round(test * per_id * .1)): add('bounding_box_test', -1, train + i % max(1, test), 100000 + i, None, True)
-    for i in range(round(test * per_id * .15)): add('bounding_box_test', 0, 1000000 + i if i % 3 else -1 - i, 0, None)
+        for i in range(per_id):
+            add('bounding_box_test', p + 1, p, i, None)
+        for c in range(domain.n_cameras):
+            add('query', p + 1, p, per_id + c, c)
+    for i in range(round(test * per_id * 0.1)):
+        add('bounding_box_test', -1, train + i % max(1, test), 100000 + i, None, True)
+    for i in range(round(test * per_id * 0.15)):
+        add('bounding_box_test', 0, 1000000 + i if i % 3 else -1 - i, 0, None)
     return plan
 
 # %% ../../nbs/10_data.render.ipynb #62be9877
@@ -115,55 +158,82 @@ def _file(job):
     image, mask, joints, camid = draw_image(domain, pid, index, size, seed, cam, part)
     name = f'{label:04d}' if label >= 0 else '-1'
     rel = f'{folder}/{name}_c{camid + 1}s1_{(index if label > 0 else index % 100000 + abs(pid) % 100000) * 25 + 1:06d}_{1 + (label <= 0) * (pid < 0):02d}.jpg'
-    out = Path(root) / rel; tmp = out.with_name(f'.{out.name}.{os.getpid()}'); Image.fromarray(image).save(tmp, 'JPEG', quality=95)
+    out = Path(root) / rel
+    tmp = out.with_name(f'.{out.name}.{os.getpid()}')
+    Image.fromarray(image).save(tmp, 'JPEG', quality=95)
     os.replace(tmp, out)
     return rel, np.packbits(mask), joints
 
 # %% ../../nbs/10_data.render.ipynb #80a2c521
 def render_folder(
-    out, # folder to write
-    domain, # 'game', 'camera' or a `Domain`
-    ids: int = 200, # identities, train and test together
-    per_id: int = 10, # pictures of each in train or gallery
-    size=(128, 64), # (H, W) or 'HxW'
-    seed: int = 0, # as in `render_images`
-    test_fraction: float = 0.5, # share of the identities kept for query and gallery
-    workers: int | None = None, # processes; None takes one per usable core, 0 renders here
-    progress: bool = True, # True shows a bar
-    **effects, # fields of `Domain` to change
-) -> Path: # the folder
+    out,  # folder to write
+    domain,  # 'game', 'camera' or a `Domain`
+    ids: int = 200,  # identities, train and test together
+    per_id: int = 10,  # pictures of each in train or gallery
+    size=(128, 64),  # (H, W) or 'HxW'
+    seed: int = 0,  # as in `render_images`
+    test_fraction: float = 0.5,  # share of the identities kept for query and gallery
+    workers: int | None = None,  # processes; None takes one per usable core, 0 renders here
+    progress: bool = True,  # True shows a bar
+    **effects,  # fields of `Domain` to change
+) -> Path:  # the folder
     "Render a data set in the Market-1501 layout; a finished folder with the same settings is reused."
     out, domain, size = Path(out), get_domain(domain, **effects), parse_size(size)
     if ids < 1 or per_id < 1 or not 0 <= test_fraction <= 1:
-        raise UserError(f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}')
-    settings = dict(renderer=RENDERER_VERSION, domain=asdict(domain), ids=ids, per_id=per_id, size=list(size), seed=seed, test_fraction=test_fraction)
+        raise UserError(
+            f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}'
+        )
+    settings = dict(
+        renderer=RENDERER_VERSION,
+        domain=asdict(domain),
+        ids=ids,
+        per_id=per_id,
+        size=list(size),
+        seed=seed,
+        test_fraction=test_fraction,
+    )
     started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     for f in (done, started):
         if f.exists():
-            if json.loads(f.read_text()) != settings: raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
-            if f == done: return out
+            if json.loads(f.read_text()) != settings:
+                raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
+            if f == done:
+                return out
     if out.is_dir() and not started.exists() and any(out.iterdir()):
         raise UserError(f'expected an empty or new folder, got {out} with other files in it: choose another folder')
-    for d in ('bounding_box_train', 'query', 'bounding_box_test'): (out / d).mkdir(parents=True, exist_ok=True)
-    with atomic_write(started) as tmp: tmp.write_text(json.dumps(settings, indent=1))
+    for d in ('bounding_box_train', 'query', 'bounding_box_test'):
+        (out / d).mkdir(parents=True, exist_ok=True)
+    with atomic_write(started) as tmp:
+        tmp.write_text(json.dumps(settings, indent=1))
     jobs = [(str(out), domain, size, seed, row) for row in plan_folder(domain, ids, per_id, test_fraction)]
     rows = list(run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
     with atomic_write(out / 'truth.npz') as tmp:
         with open(tmp, 'wb') as f:
-            np.savez_compressed(f, paths=np.array([r[0] for r in rows]), masks=np.array([r[1] for r in rows]),
-                joints=np.array([r[2] for r in rows]), size=np.array(size), joint_names=np.array(JOINTS))
-    for left in out.glob('*/.*.jpg.*'): # half-written by a process that was killed
-        if left.stat().st_mtime < began: left.unlink()
+            np.savez_compressed(
+                f,
+                paths=np.array([r[0] for r in rows]),
+                masks=np.array([r[1] for r in rows]),
+                joints=np.array([r[2] for r in rows]),
+                size=np.array(size),
+                joint_names=np.array(JOINTS),
+            )
+    for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
+        if left.stat().st_mtime < began:
+            left.unlink()
     os.replace(started, done)
     return out
 
 # %% ../../nbs/10_data.render.ipynb #b4979e11
 def load_truth(
-    folder, # written by `render_folder`
-) -> dict: # relative path to (mask (H, W) bool, joints (J, 2) float32)
+    folder,  # written by `render_folder`
+) -> dict:  # relative path to (mask (H, W) bool, joints (J, 2) float32)
     "Masks and joints of a rendered folder."
     f = Path(folder) / 'truth.npz'
-    if not f.exists(): raise UserError(f'no truth.npz in {folder}: expected a folder written by render_folder')
+    if not f.exists():
+        raise UserError(f'no truth.npz in {folder}: expected a folder written by render_folder')
     with np.load(f) as z:
         size = tuple(z['size'])
-        return {str(p): (np.unpackbits(m)[:size[0] * size[1]].reshape(size).astype(bool), j) for p, m, j in zip(z['paths'], z['masks'], z['joints'])}
+        return {
+            str(p): (np.unpackbits(m)[: size[0] * size[1]].reshape(size).astype(bool), j)
+            for p, m, j in zip(z['paths'], z['masks'], z['joints'])
+        }

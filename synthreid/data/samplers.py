@@ -17,19 +17,24 @@ from ..core import UserError, step_seed
 def _epoch(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng(step_seed(seed, epoch)).permutation(n)
 
+
 def shuffled_batch(
-    n: int, # number of pictures
-    batch_size: int, # pictures per batch; at most `n`
-    step: int, # batch number, from 0
-    seed: int = 0, # the order is a function of (seed, epoch)
-    rank: int = 0, # this process
-    world: int = 1, # number of processes; together they see `world * batch_size` pictures a step
-) -> np.ndarray: # (batch_size,) int64 indices
+    n: int,  # number of pictures
+    batch_size: int,  # pictures per batch; at most `n`
+    step: int,  # batch number, from 0
+    seed: int = 0,  # the order is a function of (seed, epoch)
+    rank: int = 0,  # this process
+    world: int = 1,  # number of processes; together they see `world * batch_size` pictures a step
+) -> np.ndarray:  # (batch_size,) int64 indices
     "The indices of batch `step` in an endless shuffled stream."
     total = batch_size * world
-    if not 0 < total <= n: raise UserError(f'expected a batch of 1..{n} images, got {batch_size} x {world} processes: lower the batch size or bring more images')
+    if not 0 < total <= n:
+        raise UserError(
+            f'expected a batch of 1..{n} images, got {batch_size} x {world} processes: lower the batch size or bring'
+            ' more images'
+        )
     epoch, place = divmod(step, n // total)
-    return _epoch(n, seed, epoch)[place * total:(place + 1) * total][rank::world]
+    return _epoch(n, seed, epoch)[place * total : (place + 1) * total][rank::world]
 
 # %% ../../nbs/13_data.samplers.ipynb #54aa6c2d
 def _across_cameras(members, cameras, k, rng) -> np.ndarray:
@@ -37,108 +42,152 @@ def _across_cameras(members, cameras, k, rng) -> np.ndarray:
     order = rng.permutation(len(members))
     cameras = np.unique(cameras, return_inverse=True)[1][order]
     counts, turn = np.bincount(cameras), np.empty(len(cameras), int)
-    turn[np.argsort(cameras, kind='stable')] = np.concatenate([np.arange(c) for c in counts]) # how many of this camera come before
+    turn[np.argsort(cameras, kind='stable')] = np.concatenate(
+        [np.arange(c) for c in counts]
+    )  # how many of this camera come before
     first = rng.permutation(len(counts))
     return np.resize(members[order[np.lexsort((first[cameras], turn))]], k)
 
+
 class IdentityBatches:
     "PK batches as a function of the step: `batches(step)` gives indices."
-    def __init__(self,
-        pids: np.ndarray, # (N,) identity labels
-        n_ids: int, # identities per batch (P)
-        per_id: int, # pictures per identity (K)
-        seed: int = 0, # every draw is a function of (seed, step)
-        camids: np.ndarray | None = None, # (N,) cameras: an identity's pictures come from different ones as far as possible
+
+    def __init__(
+        self,
+        pids: np.ndarray,  # (N,) identity labels
+        n_ids: int,  # identities per batch (P)
+        per_id: int,  # pictures per identity (K)
+        seed: int = 0,  # every draw is a function of (seed, step)
+        camids: (
+            np.ndarray | None
+        ) = None,  # (N,) cameras: an identity's pictures come from different ones as far as possible
     ):
         self.ids, inverse = np.unique(pids, return_inverse=True)
-        if n_ids > len(self.ids): raise UserError(f'expected at least {n_ids} identities, got {len(self.ids)}: lower the identities per batch')
-        if camids is not None and len(camids) != len(pids): raise UserError(f'expected one camera per picture, got {len(camids)} for {len(pids)}: pass the camids of the same split')
+        if n_ids > len(self.ids):
+            raise UserError(
+                f'expected at least {n_ids} identities, got {len(self.ids)}: lower the identities per batch'
+            )
+        if camids is not None and len(camids) != len(pids):
+            raise UserError(
+                f'expected one camera per picture, got {len(camids)} for {len(pids)}: pass the camids of the same split'
+            )
         self.members = np.split(np.argsort(inverse, kind='stable'), np.cumsum(np.bincount(inverse))[:-1])
         self.cameras = None if camids is None else [np.asarray(camids)[m] for m in self.members]
         self.n_ids, self.per_id, self.seed = n_ids, per_id, seed
 
-    def __call__(self,
-        step: int, # batch number, from 0
-        rank: int = 0, # this process
-        world: int = 1, # number of processes
-    ) -> np.ndarray: # (n_ids * per_id,) int64 indices, an identity's pictures side by side
+    def __call__(
+        self,
+        step: int,  # batch number, from 0
+        rank: int = 0,  # this process
+        world: int = 1,  # number of processes
+    ) -> np.ndarray:  # (n_ids * per_id,) int64 indices, an identity's pictures side by side
         chosen = shuffled_batch(len(self.ids), self.n_ids, step, self.seed, rank, world)
         rng = np.random.default_rng(step_seed(self.seed, step, rank, 1))
+
         def draw(c):
             m = self.members[c]
-            if self.cameras is not None: return _across_cameras(m, self.cameras[c], self.per_id, rng)
+            if self.cameras is not None:
+                return _across_cameras(m, self.cameras[c], self.per_id, rng)
             return rng.choice(m, self.per_id, replace=len(m) < self.per_id)
+
         return np.concatenate([draw(c) for c in chosen])
 
 # %% ../../nbs/13_data.samplers.ipynb #eab2854b
 class GroupBatches:
     "PK batches of disjoint groups, pass after pass (FlipReID), as a function of the step."
-    def __init__(self,
-        pids: np.ndarray, # (N,) identity labels
-        n_ids: int, # identities per batch (P; 16, FlipReID)
-        per_id: int, # pictures per identity (K; 4, FlipReID)
-        seed: int = 0, # every draw is a function of (seed, step)
+
+    def __init__(
+        self,
+        pids: np.ndarray,  # (N,) identity labels
+        n_ids: int,  # identities per batch (P; 16, FlipReID)
+        per_id: int,  # pictures per identity (K; 4, FlipReID)
+        seed: int = 0,  # every draw is a function of (seed, step)
     ):
         ids, inverse, counts = np.unique(pids, return_inverse=True, return_counts=True)
         members = np.split(np.argsort(inverse, kind='stable'), np.cumsum(counts)[:-1])
         self.members = [m for m in members if len(m) >= per_id]
-        if n_ids > len(self.members): raise UserError(f'expected at least {n_ids} identities with {per_id} pictures or more, got {len(self.members)} of {len(ids)}: lower the identities per batch or the pictures of each')
+        if n_ids > len(self.members):
+            raise UserError(
+                f'expected at least {n_ids} identities with {per_id} pictures or more, got {len(self.members)} of'
+                f' {len(ids)}: lower the identities per batch or the pictures of each'
+            )
         self.n_ids, self.per_id, self.seed, self.ends, self.last = n_ids, per_id, seed, [], (-1, [])
 
-    def one_pass(self,
-        number: int, # from 0
-    ) -> list: # of batches, (n_ids * per_id,) int64 indices each
+    def one_pass(
+        self,
+        number: int,  # from 0
+    ) -> list:  # of batches, (n_ids * per_id,) int64 indices each
         "All batches of a pass."
         rng, batches = np.random.default_rng(step_seed(self.seed, number, 3)), []
         k = self.per_id
-        groups = {i: np.split(rng.permutation(m)[:len(m) // k * k], len(m) // k) for i, m in enumerate(self.members)}
+        groups = {i: np.split(rng.permutation(m)[: len(m) // k * k], len(m) // k) for i, m in enumerate(self.members)}
         while len(groups) >= self.n_ids:
             chosen = rng.choice(list(groups), self.n_ids, replace=False)
             batches.append(np.concatenate([groups[i].pop() for i in chosen]))
             groups = {i: g for i, g in groups.items() if g}
         return batches
 
-    def __call__(self,
-        step: int, # batch number, from 0
-        rank: int = 0, # this process
-        world: int = 1, # number of processes; they take the batches of the stream in turn
-    ) -> np.ndarray: # (n_ids * per_id,) int64 indices, an identity's pictures side by side
+    def __call__(
+        self,
+        step: int,  # batch number, from 0
+        rank: int = 0,  # this process
+        world: int = 1,  # number of processes; they take the batches of the stream in turn
+    ) -> np.ndarray:  # (n_ids * per_id,) int64 indices, an identity's pictures side by side
         wanted = step * world + rank
         while not self.ends or self.ends[-1] <= wanted:
             self.last = (len(self.ends), self.one_pass(len(self.ends)))
             self.ends.append((self.ends[-1] if self.ends else 0) + len(self.last[1]))
         number = int(np.searchsorted(self.ends, wanted, side='right'))
-        if self.last[0] != number: self.last = (number, self.one_pass(number))
+        if self.last[0] != number:
+            self.last = (number, self.one_pass(number))
         return self.last[1][wanted - self.ends[number]]
 
 # %% ../../nbs/13_data.samplers.ipynb #4f647e93
 class DomainBatches:
     "Batches with an equal share of every domain, as a function of the step."
-    def __init__(self,
-        domains: np.ndarray, # (N,) which source a picture comes from
-        batch_size: int, # pictures per batch, divisible by the number of domains
-        seed: int = 0, # every draw is a function of (seed, step)
-        pids: np.ndarray | None = None, # (N,) identities, for identity batches
-        per_id: int = 0, # 0: shuffled pictures; K: identity batches with K pictures each
-        camids: np.ndarray | None = None, # (N,) cameras, for identity batches across cameras
+
+    def __init__(
+        self,
+        domains: np.ndarray,  # (N,) which source a picture comes from
+        batch_size: int,  # pictures per batch, divisible by the number of domains
+        seed: int = 0,  # every draw is a function of (seed, step)
+        pids: np.ndarray | None = None,  # (N,) identities, for identity batches
+        per_id: int = 0,  # 0: shuffled pictures; K: identity batches with K pictures each
+        camids: np.ndarray | None = None,  # (N,) cameras, for identity batches across cameras
     ):
         names, inverse = np.unique(domains, return_inverse=True)
         self.share, rest = divmod(batch_size, len(names))
-        if rest or not self.share: raise UserError(f'expected a batch size divisible by the {len(names)} domains, got {batch_size}: change it')
-        if per_id and (pids is None or self.share % per_id): raise UserError(f'expected identities and a share per domain divisible by the {per_id} pictures per identity, got {self.share}: change the batch size')
+        if rest or not self.share:
+            raise UserError(f'expected a batch size divisible by the {len(names)} domains, got {batch_size}: change it')
+        if per_id and (pids is None or self.share % per_id):
+            raise UserError(
+                f'expected identities and a share per domain divisible by the {per_id} pictures per identity, got'
+                f' {self.share}: change the batch size'
+            )
         self.members, self.streams = [np.flatnonzero(inverse == d) for d in range(len(names))], []
         for d, (name, m) in enumerate(zip(names, self.members)):
             own = step_seed(seed, d, 2)
-            stream = lambda step, rank=0, world=1, n=len(m), own=own: shuffled_batch(n, self.share, step, own, rank, world)
+            stream = lambda step, rank=0, world=1, n=len(m), own=own: shuffled_batch(
+                n, self.share, step, own, rank, world
+            )
             try:
-                if per_id: stream = IdentityBatches(np.asarray(pids)[m], self.share // per_id, per_id, own, None if camids is None else np.asarray(camids)[m])
-                stream(0) # is the domain large enough?
-            except UserError as e: raise UserError(f'domain {name}: {e}') from None
+                if per_id:
+                    stream = IdentityBatches(
+                        np.asarray(pids)[m],
+                        self.share // per_id,
+                        per_id,
+                        own,
+                        None if camids is None else np.asarray(camids)[m],
+                    )
+                stream(0)  # is the domain large enough?
+            except UserError as e:
+                raise UserError(f'domain {name}: {e}') from None
             self.streams.append(stream)
 
-    def __call__(self,
-        step: int, # batch number, from 0
-        rank: int = 0, # this process
-        world: int = 1, # number of processes
-    ) -> np.ndarray: # (batch_size,) int64 indices, domain after domain
+    def __call__(
+        self,
+        step: int,  # batch number, from 0
+        rank: int = 0,  # this process
+        world: int = 1,  # number of processes
+    ) -> np.ndarray:  # (batch_size,) int64 indices, domain after domain
         return np.concatenate([m[stream(step, rank, world)] for m, stream in zip(self.members, self.streams)])

@@ -15,191 +15,376 @@ from .body import pick
 from .raster import Shapes, box_blur, noise_tile
 
 # %% ../../nbs/08_data.scene.ipynb #3d9a1f94
-FINE = noise_tile(256, 6, 1) # rough surfaces
+FINE = noise_tile(256, 6, 1)  # rough surfaces
 
-def rough(u, v, per_metre: float) -> np.ndarray: # mean 0, standard deviation 1
+
+def rough(u, v, per_metre: float) -> np.ndarray:  # mean 0, standard deviation 1
     "Noise at metric coordinates."
-    a, b = v * per_metre, u * per_metre; i, j = np.floor(a).astype(np.int32), np.floor(b).astype(np.int32)
-    if per_metre > 20: return FINE[i % 256, j % 256]
-    s, t = a - i, b - j; at = lambda di, dj: FINE[(i + di) % 256, (j + dj) % 256]
+    a, b = v * per_metre, u * per_metre
+    i, j = np.floor(a).astype(np.int32), np.floor(b).astype(np.int32)
+    if per_metre > 20:
+        return FINE[i % 256, j % 256]
+    s, t = a - i, b - j
+    at = lambda di, dj: FINE[(i + di) % 256, (j + dj) % 256]
     return (at(0, 0) * (1 - t) + at(0, 1) * t) * (1 - s) + (at(1, 0) * (1 - t) + at(1, 1) * t) * s
 
-def cells(u, v, w: float, h: float, gap: float, bond: float = 0.0): # (joint mask, cell row, cell column)
+
+def cells(u, v, w: float, h: float, gap: float, bond: float = 0.0):  # (joint mask, cell row, cell column)
     "Tiles of w x h metres with joints, rows shifted by `bond` of a tile."
-    r = np.floor(v / h); uu = u + bond * w * (r % 2); c = np.floor(uu / w)
+    r = np.floor(v / h)
+    uu = u + bond * w * (r % 2)
+    c = np.floor(uu / w)
     return ((uu - c * w) < gap) | ((v - r * h) < gap), r.astype(np.int32), c.astype(np.int32)
 
-def tint(r, c, sd: float) -> np.ndarray: # about 1
+
+def tint(r, c, sd: float) -> np.ndarray:  # about 1
     "A random brightness per tile."
     return 1 + sd * FINE[(r * 37 + c * 11) % 256, (c * 53 + r * 17) % 256]
+
 
 GROUNDS = 'slabs asphalt pavers concrete grass tiles crossing'.split()
 WALLS = 'brick plaster panels shop glass hedge fence shutter open'.split()
 
 # %% ../../nbs/08_data.scene.ipynb #7ae30053
-def paint_ground(rng, kind: str, x, z) -> np.ndarray: # (..., 3) linear
+def paint_ground(rng, kind: str, x, z) -> np.ndarray:  # (..., 3) linear
     "Ground at metric (x, z)."
-    base = {'slabs': (.30, .29, .27), 'asphalt': (.075, .075, .08), 'pavers': (.24, .13, .10), 'concrete': (.34, .335, .32), 'grass': (.085,
-        .16, .04), 'tiles': (.42, .39, .35), 'crossing': (.09, .09, .095)}[kind]
-    base = np.array(base) * rng.uniform(.75, 1.25) * rng.normal(1, .06, 3); shade = 1 + .07 * rough(x, z, 40) + .09 * rough(x, z, 5)
+    base = {
+        'slabs': (0.30, 0.29, 0.27),
+        'asphalt': (0.075, 0.075, 0.08),
+        'pavers': (0.24, 0.13, 0.10),
+        'concrete': (0.34, 0.335, 0.32),
+        'grass': (0.085, 0.16, 0.04),
+        'tiles': (0.42, 0.39, 0.35),
+        'crossing': (0.09, 0.09, 0.095),
+    }[kind]
+    base = np.array(base) * rng.uniform(0.75, 1.25) * rng.normal(1, 0.06, 3)
+    shade = 1 + 0.07 * rough(x, z, 40) + 0.09 * rough(x, z, 5)
     x = x + rng.uniform(0, 9)
     if kind in ('slabs', 'pavers', 'tiles'):
-        size = {'slabs': rng.uniform(.45, .8), 'pavers': .22, 'tiles': rng.uniform(.5, .9)}[kind]
-        joint, r, c = cells(x, z, size, size * (.5 if kind == 'pavers' else 1), {'slabs': .02, 'pavers': .014, 'tiles': .01}[kind],
-            .5 if kind != 'tiles' else 0)
-        far = np.clip((z - z.min()) / 9, 0, 1); shade = shade * tint(r, c, .10 if kind == 'pavers' else .06) * (1 - joint * .42 * (1 - far))
-    if kind == 'grass': shade = 1 + .30 * rough(x, z, 60) + .18 * rough(x, z, 9)
+        size = {'slabs': rng.uniform(0.45, 0.8), 'pavers': 0.22, 'tiles': rng.uniform(0.5, 0.9)}[kind]
+        joint, r, c = cells(
+            x,
+            z,
+            size,
+            size * (0.5 if kind == 'pavers' else 1),
+            {'slabs': 0.02, 'pavers': 0.014, 'tiles': 0.01}[kind],
+            0.5 if kind != 'tiles' else 0,
+        )
+        far = np.clip((z - z.min()) / 9, 0, 1)
+        shade = shade * tint(r, c, 0.10 if kind == 'pavers' else 0.06) * (1 - joint * 0.42 * (1 - far))
+    if kind == 'grass':
+        shade = 1 + 0.30 * rough(x, z, 60) + 0.18 * rough(x, z, 9)
     col = base * shade[..., None]
-    if kind == 'crossing': col = np.where((np.mod(x, 1.0) < .5)[..., None] & (rough(x, z, 50) > -1.6)[..., None], .55, col)
-    if kind == 'asphalt' and rng.random() < .6:
-        at = rng.uniform(-1.5, 3); line = np.abs(z - z.min() - at - .06 * x * rng.normal()) < .07
-        col = np.where(line[..., None] & (rough(x, z, 50) > -1.3)[..., None], np.array((.6, .6, .58) if rng.random() < .7 else (.6, .42, .06)), col)
-    if kind in ('slabs', 'concrete', 'pavers') and rng.random() < .5: # kerb and road
-        at = rng.uniform(1.5, 4.5); d = z - np.min(z) - at
-        col = np.where((d > 0)[..., None], .085 * (1 + .1 * rough(x, z, 40))[..., None] * np.ones(3), col)
-        col = np.where((np.abs(d) < .09)[..., None], np.array((.42, .41, .39)), col)
+    if kind == 'crossing':
+        col = np.where((np.mod(x, 1.0) < 0.5)[..., None] & (rough(x, z, 50) > -1.6)[..., None], 0.55, col)
+    if kind == 'asphalt' and rng.random() < 0.6:
+        at = rng.uniform(-1.5, 3)
+        line = np.abs(z - z.min() - at - 0.06 * x * rng.normal()) < 0.07
+        col = np.where(
+            line[..., None] & (rough(x, z, 50) > -1.3)[..., None],
+            np.array((0.6, 0.6, 0.58) if rng.random() < 0.7 else (0.6, 0.42, 0.06)),
+            col,
+        )
+    if kind in ('slabs', 'concrete', 'pavers') and rng.random() < 0.5:  # kerb and road
+        at = rng.uniform(1.5, 4.5)
+        d = z - np.min(z) - at
+        col = np.where((d > 0)[..., None], 0.085 * (1 + 0.1 * rough(x, z, 40))[..., None] * np.ones(3), col)
+        col = np.where((np.abs(d) < 0.09)[..., None], np.array((0.42, 0.41, 0.39)), col)
     return col
 
 # %% ../../nbs/08_data.scene.ipynb #6d3d07f0
-def window(col, x, y, x0, x1, y0, y1, frame, inside, width=.06):
+def window(col, x, y, x0, x1, y0, y1, frame, inside, width=0.06):
     "Paint a framed pane; `inside` is a colour or an array of colours."
-    box = (x > x0) & (x < x1) & (y > y0) & (y < y1); pane = (x > x0 + width) & (x < x1 - width) & (y > y0 + width) & (y < y1 - width)
-    col[box] = frame; col[pane] = inside[pane] if isinstance(inside, np.ndarray) and inside.ndim == col.ndim else inside
+    box = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    pane = (x > x0 + width) & (x < x1 - width) & (y > y0 + width) & (y < y1 - width)
+    col[box] = frame
+    col[pane] = inside[pane] if isinstance(inside, np.ndarray) and inside.ndim == col.ndim else inside
 
 # %% ../../nbs/08_data.scene.ipynb #84627b37
-def paint_wall(rng, kind: str, x, y) -> np.ndarray: # (..., 3) linear
+def paint_wall(rng, kind: str, x, y) -> np.ndarray:  # (..., 3) linear
     "Wall at metric (x, y); y is the height above the ground."
     x = x + rng.uniform(0, 8)
-    base = {'brick': (.27, .10, .07), 'plaster': (.5, .45, .36), 'panels': (.36, .36, .37), 'shop': (.3, .3, .3), 'glass': (.12, .16, .19),
-        'hedge': (.035, .08, .02), 'fence': (.2, .15, .1), 'shutter': (.4, .41, .43), 'open': (.3, .3, .3)}[kind]
-    base = np.array(base) * rng.uniform(.7, 1.3) * rng.normal(1, .09, 3); stain = 1 + .05 * rough(x, y, 30) + .08 * rough(x, y, 4)
-    accent = np.array((.45, .06, .05) if (k := rng.random()) < .25 else (.05, .12, .35) if k < .5 else (.06, .25, .12) if k < .65 else (.6,
-        .45, .08) if k < .8 else (.05, .05, .05))
+    base = {
+        'brick': (0.27, 0.10, 0.07),
+        'plaster': (0.5, 0.45, 0.36),
+        'panels': (0.36, 0.36, 0.37),
+        'shop': (0.3, 0.3, 0.3),
+        'glass': (0.12, 0.16, 0.19),
+        'hedge': (0.035, 0.08, 0.02),
+        'fence': (0.2, 0.15, 0.1),
+        'shutter': (0.4, 0.41, 0.43),
+        'open': (0.3, 0.3, 0.3),
+    }[kind]
+    base = np.array(base) * rng.uniform(0.7, 1.3) * rng.normal(1, 0.09, 3)
+    stain = 1 + 0.05 * rough(x, y, 30) + 0.08 * rough(x, y, 4)
+    accent = np.array(
+        (0.45, 0.06, 0.05)
+        if (k := rng.random()) < 0.25
+        else (
+            (0.05, 0.12, 0.35)
+            if k < 0.5
+            else (0.06, 0.25, 0.12)
+            if k < 0.65
+            else (0.6, 0.45, 0.08)
+            if k < 0.8
+            else (0.05, 0.05, 0.05)
+        )
+    )
     col = base * stain[..., None]
-    refl = (np.array((.10, .12, .14)) + .09 * np.clip(rough(x, y, 6), -1, 2)[..., None] + .12 * np.clip(y / 4, 0, 1)[..., None] * np.array((.7,
-        .85, 1.)))
+    refl = (
+        np.array((0.10, 0.12, 0.14))
+        + 0.09 * np.clip(rough(x, y, 6), -1, 2)[..., None]
+        + 0.12 * np.clip(y / 4, 0, 1)[..., None] * np.array((0.7, 0.85, 1.0))
+    )
     if kind == 'brick':
-        joint, r, c = cells(x, y, .23, .075, .012, .5); col = col * tint(r, c, .16)[..., None]; col[joint] = np.array((.34, .31, .28)) * .9
+        joint, r, c = cells(x, y, 0.23, 0.075, 0.012, 0.5)
+        col = col * tint(r, c, 0.16)[..., None]
+        col[joint] = np.array((0.34, 0.31, 0.28)) * 0.9
     if kind == 'panels':
-        joint, r, c = cells(x, y, rng.uniform(.9, 1.8), rng.uniform(.7, 1.4), .02); col = col * tint(r, c, .06)[..., None]; col[joint] *= .4
+        joint, r, c = cells(x, y, rng.uniform(0.9, 1.8), rng.uniform(0.7, 1.4), 0.02)
+        col = col * tint(r, c, 0.06)[..., None]
+        col[joint] *= 0.4
     if kind in ('brick', 'plaster', 'panels'):
         wx = rng.uniform(1.6, 3.2)
-        if rng.random() < .65:
-            window(col, np.mod(x, wx), y, .4, min(1.5, wx - .2), rng.uniform(.8, 1.1), 2.3, np.array((.5, .5, .48)) * rng.uniform(.2, 1.3), refl)
-        if rng.random() < .4: window(col, np.mod(x + .7, 5), y, 0, 1.0, -.1, 2.15, accent * .5, accent, .08)
-        if rng.random() < .5: col[y < rng.uniform(.3, 1)] *= rng.uniform(.45, .7)
-        if rng.random() < .4:
-            window(col, np.mod(x + 2.2, 4), y, 0, .6, 1.1, 1.95, (.55, .55, .52), np.where((rough(x, y, 40) > .2)[..., None], accent,
-                np.array((.6, .55, .5))), .03)
+        if rng.random() < 0.65:
+            window(
+                col,
+                np.mod(x, wx),
+                y,
+                0.4,
+                min(1.5, wx - 0.2),
+                rng.uniform(0.8, 1.1),
+                2.3,
+                np.array((0.5, 0.5, 0.48)) * rng.uniform(0.2, 1.3),
+                refl,
+            )
+        if rng.random() < 0.4:
+            window(col, np.mod(x + 0.7, 5), y, 0, 1.0, -0.1, 2.15, accent * 0.5, accent, 0.08)
+        if rng.random() < 0.5:
+            col[y < rng.uniform(0.3, 1)] *= rng.uniform(0.45, 0.7)
+        if rng.random() < 0.4:
+            window(
+                col,
+                np.mod(x + 2.2, 4),
+                y,
+                0,
+                0.6,
+                1.1,
+                1.95,
+                (0.55, 0.55, 0.52),
+                np.where((rough(x, y, 40) > 0.2)[..., None], accent, np.array((0.6, 0.55, 0.5))),
+                0.03,
+            )
     if kind in ('shop', 'glass'):
         wx = rng.uniform(1.1, 2.2)
-        lit = np.abs(rough(x, y, 12))[..., None] * .16 + np.abs(np.stack([rough(x, y, 11), rough(x, y, 10), rough(x, y, 9)], -1)) * .07
-        goods = np.where((np.mod(y, .45) < .3)[..., None] & (rough(x, y, 26) > -.2)[..., None], lit * np.array((1.1, 1, .85)) + .03, refl * .6)
-        window(col, np.mod(x, wx), y, 0, wx, .35 if kind == 'shop' else -.2, 2.35 if kind == 'shop' else 6, np.array((.1, .1,
-            .1)) * rng.uniform(.4, 4), goods if kind == 'shop' else refl * 1.2)
+        lit = (
+            np.abs(rough(x, y, 12))[..., None] * 0.16
+            + np.abs(np.stack([rough(x, y, 11), rough(x, y, 10), rough(x, y, 9)], -1)) * 0.07
+        )
+        goods = np.where(
+            (np.mod(y, 0.45) < 0.3)[..., None] & (rough(x, y, 26) > -0.2)[..., None],
+            lit * np.array((1.1, 1, 0.85)) + 0.03,
+            refl * 0.6,
+        )
+        window(
+            col,
+            np.mod(x, wx),
+            y,
+            0,
+            wx,
+            0.35 if kind == 'shop' else -0.2,
+            2.35 if kind == 'shop' else 6,
+            np.array((0.1, 0.1, 0.1)) * rng.uniform(0.4, 4),
+            goods if kind == 'shop' else refl * 1.2,
+        )
         if kind == 'shop':
-            col[(y > 2.4) & (y < 3.0)] = accent; sign = (y > 2.53) & (y < 2.87) & (np.mod(x, 3.4) < 2.1) & (rough(x, y * .3, 30) > -.3)
-            col[sign] = (.75, .73, .68); col[y < .35] *= .5
+            col[(y > 2.4) & (y < 3.0)] = accent
+            sign = (y > 2.53) & (y < 2.87) & (np.mod(x, 3.4) < 2.1) & (rough(x, y * 0.3, 30) > -0.3)
+            col[sign] = (0.75, 0.73, 0.68)
+            col[y < 0.35] *= 0.5
     if kind == 'hedge':
-        col = base * (1 + .45 * rough(x, y, 45) + .35 * rough(x, y, 16))[..., None]
-        col[y > 1.7 + .12 * rough(x, y * 0, 20)] = np.array((.55, .65, .78))
+        col = base * (1 + 0.45 * rough(x, y, 45) + 0.35 * rough(x, y, 16))[..., None]
+        col[y > 1.7 + 0.12 * rough(x, y * 0, 20)] = np.array((0.55, 0.65, 0.78))
     if kind == 'fence':
-        col = np.where((np.mod(x, .14) < .012)[..., None], base * .35, base * (1 + .12 * tint(np.zeros_like(x, int),
-            np.floor(x / .14).astype(int), 1.) - .12)[..., None]) * stain[..., None]
-        col[y > 1.9] = np.array((.5, .6, .72))
-    if kind == 'shutter': col = col * (.8 + .35 * np.abs(np.sin(y * pi / .09)))[..., None]; col[(np.mod(x, 3.6) < .35)] = base * .5
-    if kind == 'open': # far side of a square or street: blurred buildings, trees, sky
-        tall = 3.5 + 2.5 * FINE[5, (np.floor(x / 6).astype(int) * 13) % 256]; b = tint(np.zeros_like(x, int), np.floor(x / 6).astype(int), .35)
-        col = np.array((.3, .27, .24)) * b[..., None]; win = (np.mod(x, 1.5) < .8) & (np.mod(y, 1.6) < 1.0); col[win] *= .45
-        col = np.where((y > tall)[..., None], np.array((.62, .72, .85)), col); leaf = (y > 1.2) & (rough(x, y, 5) > .5)
-        col[leaf] = np.array((.06, .11, .03)); col = col * (1 + .2 * rough(x, y, 12) * leaf)[..., None]
-    return np.maximum(col, .004)
+        col = (
+            np.where(
+                (np.mod(x, 0.14) < 0.012)[..., None],
+                base * 0.35,
+                base * (1 + 0.12 * tint(np.zeros_like(x, int), np.floor(x / 0.14).astype(int), 1.0) - 0.12)[..., None],
+            )
+            * stain[..., None]
+        )
+        col[y > 1.9] = np.array((0.5, 0.6, 0.72))
+    if kind == 'shutter':
+        col = col * (0.8 + 0.35 * np.abs(np.sin(y * pi / 0.09)))[..., None]
+        col[(np.mod(x, 3.6) < 0.35)] = base * 0.5
+    if kind == 'open':  # far side of a square or street: blurred buildings, trees, sky
+        tall = 3.5 + 2.5 * FINE[5, (np.floor(x / 6).astype(int) * 13) % 256]
+        b = tint(np.zeros_like(x, int), np.floor(x / 6).astype(int), 0.35)
+        col = np.array((0.3, 0.27, 0.24)) * b[..., None]
+        win = (np.mod(x, 1.5) < 0.8) & (np.mod(y, 1.6) < 1.0)
+        col[win] *= 0.45
+        col = np.where((y > tall)[..., None], np.array((0.62, 0.72, 0.85)), col)
+        leaf = (y > 1.2) & (rough(x, y, 5) > 0.5)
+        col[leaf] = np.array((0.06, 0.11, 0.03))
+        col = col * (1 + 0.2 * rough(x, y, 12) * leaf)[..., None]
+    return np.maximum(col, 0.004)
 
 # %% ../../nbs/08_data.scene.ipynb #32d2868c
 def stand(rng, col, kind: str, x, y, at: float):
     "Paint an upright thing into `col`; x, y are metric in its plane."
-    c = np.array(((.35, .03, .03), (.03, .06, .22), (.5, .5, .5), (.03, .03, .03), (.65, .65, .63), (.05, .16, .1), (.25, .27, .3))[rng.integers(7)])
+    c = np.array(
+        (
+            (0.35, 0.03, 0.03),
+            (0.03, 0.06, 0.22),
+            (0.5, 0.5, 0.5),
+            (0.03, 0.03, 0.03),
+            (0.65, 0.65, 0.63),
+            (0.05, 0.16, 0.1),
+            (0.25, 0.27, 0.3),
+        )[rng.integers(7)]
+    )
     u = x - at
     if kind == 'car':
-        under = np.clip(1.5 - (u / 2.05) ** 8 - ((y - .1) / .2) ** 2, 0, 1); col *= (1 - .8 * under)[..., None]
-        body = (np.abs(u) < 2.1 - .25 * np.clip(.55 - y, 0, 1)) & (y > .25) & (y < .86 + .05 * np.cos(u * .8))
-        cabin = (np.abs(u + .1) < 1.25 - 1.0 * np.clip(y - .85, 0, 1)) & (y >= .85) & (y < 1.42)
-        glass = (np.abs(u + .1) < 1.13 - 1.0 * np.clip(y - .85, 0, 1)) & (y > .9) & (y < 1.34) & (np.abs(u + .12) > .04)
-        shade = .6 + .5 * np.clip((y - .2) / .6, 0, 1) - .35 * (np.abs(y - .62) < .012)
-        col[body] = (c * shade[..., None])[body]; col[cabin] = c * 1.05
-        col[glass] = (np.array((.06, .08, .1)) + .25 * np.clip(y - .9, 0, .5)[..., None])[glass]
+        under = np.clip(1.5 - (u / 2.05) ** 8 - ((y - 0.1) / 0.2) ** 2, 0, 1)
+        col *= (1 - 0.8 * under)[..., None]
+        body = (np.abs(u) < 2.1 - 0.25 * np.clip(0.55 - y, 0, 1)) & (y > 0.25) & (y < 0.86 + 0.05 * np.cos(u * 0.8))
+        cabin = (np.abs(u + 0.1) < 1.25 - 1.0 * np.clip(y - 0.85, 0, 1)) & (y >= 0.85) & (y < 1.42)
+        glass = (
+            (np.abs(u + 0.1) < 1.13 - 1.0 * np.clip(y - 0.85, 0, 1))
+            & (y > 0.9)
+            & (y < 1.34)
+            & (np.abs(u + 0.12) > 0.04)
+        )
+        shade = 0.6 + 0.5 * np.clip((y - 0.2) / 0.6, 0, 1) - 0.35 * (np.abs(y - 0.62) < 0.012)
+        col[body] = (c * shade[..., None])[body]
+        col[cabin] = c * 1.05
+        col[glass] = (np.array((0.06, 0.08, 0.1)) + 0.25 * np.clip(y - 0.9, 0, 0.5)[..., None])[glass]
         for w in (-1.3, 1.25):
-            r = np.hypot(u - w, y - .3); col[(r < .31)] = .008; col[(r < .19)] = .22; col[(r < .07)] = .06
-        lamp = (np.abs(np.abs(u) - 1.98) < .1) & (np.abs(y - .68) < .06); col[lamp] = (.5, .1, .05) if rng.random() < .5 else (.7, .7, .6)
+            r = np.hypot(u - w, y - 0.3)
+            col[(r < 0.31)] = 0.008
+            col[(r < 0.19)] = 0.22
+            col[(r < 0.07)] = 0.06
+        lamp = (np.abs(np.abs(u) - 1.98) < 0.1) & (np.abs(y - 0.68) < 0.06)
+        col[lamp] = (0.5, 0.1, 0.05) if rng.random() < 0.5 else (0.7, 0.7, 0.6)
     elif kind == 'trunk':
-        m = (np.abs(u) < .13 + .05 * np.exp(-np.maximum(y, 0) * 3)) & (y > 0)
-        col[m] = (np.array((.07, .05, .035)) * (1 + .3 * rough(x, y, 30) - 2.5 * u)[..., None])[m]
+        m = (np.abs(u) < 0.13 + 0.05 * np.exp(-np.maximum(y, 0) * 3)) & (y > 0)
+        col[m] = (np.array((0.07, 0.05, 0.035)) * (1 + 0.3 * rough(x, y, 30) - 2.5 * u)[..., None])[m]
     elif kind == 'post':
-        m = (np.abs(u) < .05) & (y > 0); col[m] = (np.array((.12, .12, .13)) * (1 - 9 * u)[..., None])[m]
-        s = (np.abs(u) < .3) & (np.abs(y - 2.2) < .3); col[s] = c + .1
+        m = (np.abs(u) < 0.05) & (y > 0)
+        col[m] = (np.array((0.12, 0.12, 0.13)) * (1 - 9 * u)[..., None])[m]
+        s = (np.abs(u) < 0.3) & (np.abs(y - 2.2) < 0.3)
+        col[s] = c + 0.1
     elif kind == 'bin':
-        m = (np.abs(u) < .25 + .04 * y) & (y > 0) & (y < .95); col[m] = (np.array((.05, .1, .06)) * (1.3 - 2 * u)[..., None])[m]
-        col[(np.abs(u) < .29) & (np.abs(y - .97) < .04)] = .02
+        m = (np.abs(u) < 0.25 + 0.04 * y) & (y > 0) & (y < 0.95)
+        col[m] = (np.array((0.05, 0.1, 0.06)) * (1.3 - 2 * u)[..., None])[m]
+        col[(np.abs(u) < 0.29) & (np.abs(y - 0.97) < 0.04)] = 0.02
     elif kind == 'walker':
-        top = c + .03; leg = (np.abs(np.abs(u) - .07 - .04 * (.8 - y)) < .065) & (y > 0) & (y < .85); col[leg] = (.02, .025, .05)
-        torso = ((np.abs(u) < .17 + .06 * np.sin(np.clip((y - .8) * 4, 0, 3))) & (y > .78) & (y < 1.42))
+        top = c + 0.03
+        leg = (np.abs(np.abs(u) - 0.07 - 0.04 * (0.8 - y)) < 0.065) & (y > 0) & (y < 0.85)
+        col[leg] = (0.02, 0.025, 0.05)
+        torso = (np.abs(u) < 0.17 + 0.06 * np.sin(np.clip((y - 0.8) * 4, 0, 3))) & (y > 0.78) & (y < 1.42)
         col[torso] = (top * (1 - 1.2 * u)[..., None])[torso]
-        col[np.hypot(u / .8, y - 1.57) < .13] = (.03, .02, .015); col[np.hypot(u / .75, y - 1.55) < .1] = (.45, .27, .2)
-        arm = (np.abs(np.abs(u) - .25) < .05) & (y > .85) & (y < 1.4); col[arm] = top * .8
+        col[np.hypot(u / 0.8, y - 1.57) < 0.13] = (0.03, 0.02, 0.015)
+        col[np.hypot(u / 0.75, y - 1.55) < 0.1] = (0.45, 0.27, 0.2)
+        arm = (np.abs(np.abs(u) - 0.25) < 0.05) & (y > 0.85) & (y < 1.4)
+        col[arm] = top * 0.8
 
 # %% ../../nbs/08_data.scene.ipynb #a683a120
 def draw_scene(
-    rng: np.random.Generator, # decides everything about the place
-    shape, # (H, W) of the canvas
-    scale: float, # pixels per metre at the person
-    feet: float, # row where people stand
-    pitch: float, # camera looks down by this, radians
-) -> np.ndarray: # (H, W, 3) float32, linear light
+    rng: np.random.Generator,  # decides everything about the place
+    shape,  # (H, W) of the canvas
+    scale: float,  # pixels per metre at the person
+    feet: float,  # row where people stand
+    pitch: float,  # camera looks down by this, radians
+) -> np.ndarray:  # (H, W, 3) float32, linear light
     "Paint a place as seen by a camera that looks down by `pitch`."
-    h, w = shape; col = (np.arange(w) + .5 - w / 2) / scale; up = (feet - np.arange(h) - .5) / scale
-    dist = rng.uniform(7, 13); eye = .9 + dist * tan(pitch) + .3; drop = (eye - up[:, None]) / dist + 0 * col[None] # slope of the ray
-    gap = rng.uniform(.8, 2.5) if rng.random() < .45 else rng.uniform(2.5, 9)
-    wall = pick(rng, brick=1.2, plaster=1.2, panels=.8, shop=1.6, glass=.7, hedge=.7, fence=.5, shutter=.5, open=0)
-    ground = pick(rng, slabs=2, asphalt=1.3, pavers=1.2, concrete=1, grass=.6, tiles=.5, crossing=.4)
-    if rng.random() < .3: wall, gap = 'open', rng.uniform(14, 30)
-    depth = np.where(drop > .02, eye / np.maximum(drop, .02), 1e3); far = dist + gap; on_ground = depth < far
-    d = np.where(on_ground, depth, far); x = col[None] * d / dist; y = np.maximum(eye - drop * far, 0)
-    out = np.where(on_ground[..., None], paint_ground(rng, ground, x, d), paint_wall(rng, wall, x, y)).astype(np.float32)
-    foot = np.clip(np.abs(far - depth) / .5, 0, 1)
-    out *= np.where(on_ground, .55 + .45 * foot, 1)[..., None].astype(np.float32) # dirt where the wall meets the ground
+    h, w = shape
+    col = (np.arange(w) + 0.5 - w / 2) / scale
+    up = (feet - np.arange(h) - 0.5) / scale
+    dist = rng.uniform(7, 13)
+    eye = 0.9 + dist * tan(pitch) + 0.3
+    drop = (eye - up[:, None]) / dist + 0 * col[None]  # slope of the ray
+    gap = rng.uniform(0.8, 2.5) if rng.random() < 0.45 else rng.uniform(2.5, 9)
+    wall = pick(rng, brick=1.2, plaster=1.2, panels=0.8, shop=1.6, glass=0.7, hedge=0.7, fence=0.5, shutter=0.5, open=0)
+    ground = pick(rng, slabs=2, asphalt=1.3, pavers=1.2, concrete=1, grass=0.6, tiles=0.5, crossing=0.4)
+    if rng.random() < 0.3:
+        wall, gap = 'open', rng.uniform(14, 30)
+    depth = np.where(drop > 0.02, eye / np.maximum(drop, 0.02), 1e3)
+    far = dist + gap
+    on_ground = depth < far
+    d = np.where(on_ground, depth, far)
+    x = col[None] * d / dist
+    y = np.maximum(eye - drop * far, 0)
+    out = np.where(on_ground[..., None], paint_ground(rng, ground, x, d), paint_wall(rng, wall, x, y)).astype(
+        np.float32
+    )
+    foot = np.clip(np.abs(far - depth) / 0.5, 0, 1)
+    out *= np.where(on_ground, 0.55 + 0.45 * foot, 1)[..., None].astype(
+        np.float32
+    )  # dirt where the wall meets the ground
     for _ in range(rng.integers(0, 4) if gap > 2 else rng.integers(0, 2)):
-        zz = dist + rng.uniform(.5, .95) * min(gap, 14); s = zz / dist
-        kind = pick(rng, car=1.2 if gap > 4 else 0, trunk=.8, post=.7, bin=.4, walker=1 if gap > 3 else 0)
-        stand(rng, out, kind, col[None] * s + 0 * drop, eye - drop * zz, rng.uniform(-.5, .5) * w / scale * s)
-    soft = rng.random() < .6; out = box_blur(out, max(1, round(scale / 90)) if soft and scale > 50 else 0)
-    return np.clip(out, .003, 1).astype(np.float32)
+        zz = dist + rng.uniform(0.5, 0.95) * min(gap, 14)
+        s = zz / dist
+        kind = pick(rng, car=1.2 if gap > 4 else 0, trunk=0.8, post=0.7, bin=0.4, walker=1 if gap > 3 else 0)
+        stand(rng, out, kind, col[None] * s + 0 * drop, eye - drop * zz, rng.uniform(-0.5, 0.5) * w / scale * s)
+    soft = rng.random() < 0.6
+    out = box_blur(out, max(1, round(scale / 90)) if soft and scale > 50 else 0)
+    return np.clip(out, 0.003, 1).astype(np.float32)
 
 # %% ../../nbs/08_data.scene.ipynb #a310e306
 def occluder_shapes(
     rng: np.random.Generator,
-) -> Shapes: # stands at its own origin
+) -> Shapes:  # stands at its own origin
     "A thing to put in front of somebody."
-    s = Shapes(); kind = pick(rng, pole=1, bollard=.8, car=1, bench=.7, bush=.8, bin=.7)
-    paint = ((.45, .06, .06), (.1, .15, .35), (.75, .75, .74), (.1, .1, .11), (.4, .42, .45))[rng.integers(5)]
-    dark_paint = tuple(v * .4 for v in paint); metal = s.material((.35, .36, .38), gloss=.2); dark = s.material((.06, .06, .07), gloss=.3)
-    if kind == 'pole': s.cone((0, -.2, 0), (0, 3, 0), .06, .05, metal); s.cone((0, -.2, 0), (0, .35, 0), .09, .08, dark)
+    s = Shapes()
+    kind = pick(rng, pole=1, bollard=0.8, car=1, bench=0.7, bush=0.8, bin=0.7)
+    paint = ((0.45, 0.06, 0.06), (0.1, 0.15, 0.35), (0.75, 0.75, 0.74), (0.1, 0.1, 0.11), (0.4, 0.42, 0.45))[
+        rng.integers(5)
+    ]
+    dark_paint = tuple(v * 0.4 for v in paint)
+    metal = s.material((0.35, 0.36, 0.38), gloss=0.2)
+    dark = s.material((0.06, 0.06, 0.07), gloss=0.3)
+    if kind == 'pole':
+        s.cone((0, -0.2, 0), (0, 3, 0), 0.06, 0.05, metal)
+        s.cone((0, -0.2, 0), (0, 0.35, 0), 0.09, 0.08, dark)
     if kind == 'bollard':
-        m = s.material((.75, .12, .1), (.9, .9, .9), 'stripes', .3); s.cone((0, 0, 0), (0, .85, 0), .085, .075, m)
-        s.cone((0, .85, 0), (0, .9, 0), .09, .08, dark)
+        m = s.material((0.75, 0.12, 0.1), (0.9, 0.9, 0.9), 'stripes', 0.3)
+        s.cone((0, 0, 0), (0, 0.85, 0), 0.085, 0.075, m)
+        s.cone((0, 0.85, 0), (0, 0.9, 0), 0.09, 0.08, dark)
     if kind == 'car':
-        m, g = s.material(paint, gloss=.6), s.material((.1, .13, .16), gloss=.9); x = .9 * rng.choice([-1, 1])
-        s.box((x, .5, 0), (2.0, .3, .85), m); s.box((x + .9 * np.sign(x), 1.0, 0), (.95, .36, .72), g)
-        s.box((x + .95 * np.sign(x), 1.33, 0), (.78, .06, .66), m)
-        for wx in (-1.25, 1.25): s.ball((x + wx, .3, .8), (.31, .31, .12), dark); s.ball((x + wx, .3, .87), (.17, .17, .08), metal)
+        m, g = s.material(paint, gloss=0.6), s.material((0.1, 0.13, 0.16), gloss=0.9)
+        x = 0.9 * rng.choice([-1, 1])
+        s.box((x, 0.5, 0), (2.0, 0.3, 0.85), m)
+        s.box((x + 0.9 * np.sign(x), 1.0, 0), (0.95, 0.36, 0.72), g)
+        s.box((x + 0.95 * np.sign(x), 1.33, 0), (0.78, 0.06, 0.66), m)
+        for wx in (-1.25, 1.25):
+            s.ball((x + wx, 0.3, 0.8), (0.31, 0.31, 0.12), dark)
+            s.ball((x + wx, 0.3, 0.87), (0.17, 0.17, 0.08), metal)
     if kind == 'bench':
-        wood = s.material((.45, .3, .18))
-        for y, z in ((.45, .05), (.45, .2), (.66, -.1), (.82, -.13)): s.box((0, y, z), (.8, .045 if y > .5 else .025, .025 if y > .5 else .06), wood)
-        for x in (-.65, .65): s.cone((x, 0, .2), (x, .44, .15), .025, .025, dark); s.cone((x, 0, -.15), (x, .85, -.14), .025, .025, dark)
+        wood = s.material((0.45, 0.3, 0.18))
+        for y, z in ((0.45, 0.05), (0.45, 0.2), (0.66, -0.1), (0.82, -0.13)):
+            s.box((0, y, z), (0.8, 0.045 if y > 0.5 else 0.025, 0.025 if y > 0.5 else 0.06), wood)
+        for x in (-0.65, 0.65):
+            s.cone((x, 0, 0.2), (x, 0.44, 0.15), 0.025, 0.025, dark)
+            s.cone((x, 0, -0.15), (x, 0.85, -0.14), 0.025, 0.025, dark)
     if kind == 'bush':
-        leaf = [s.material((g * .55, g, g * .3), (g * .95, g * 1.5, g * .5), 'blotches', .16, wrinkle=.8) for g in (.2, .27, .34)]
+        leaf = [
+            s.material((g * 0.55, g, g * 0.3), (g * 0.95, g * 1.5, g * 0.5), 'blotches', 0.16, wrinkle=0.8)
+            for g in (0.2, 0.27, 0.34)
+        ]
         for _ in range(16):
-            s.ball((rng.uniform(-.42, .42), rng.uniform(.1, .62), rng.uniform(-.15, .15)), tuple(rng.uniform(.12, .23, 3)), leaf[rng.integers(3)])
+            s.ball(
+                (rng.uniform(-0.42, 0.42), rng.uniform(0.1, 0.62), rng.uniform(-0.15, 0.15)),
+                tuple(rng.uniform(0.12, 0.23, 3)),
+                leaf[rng.integers(3)],
+            )
     if kind == 'bin':
-        m = s.material(dark_paint, (.75, .74, .7), 'band', .06, .2, level=.62)
-        s.tube([0, .02, .9, .92, .93, 1.0, 1.01], [.2, .22, .26, .26, .28, .27, .02], [.2, .22, .26, .26, .28, .27, .02], m)
+        m = s.material(dark_paint, (0.75, 0.74, 0.7), 'band', 0.06, 0.2, level=0.62)
+        s.tube(
+            [0, 0.02, 0.9, 0.92, 0.93, 1.0, 1.01],
+            [0.2, 0.22, 0.26, 0.26, 0.28, 0.27, 0.02],
+            [0.2, 0.22, 0.26, 0.26, 0.28, 0.27, 0.02],
+            m,
+        )
     return s

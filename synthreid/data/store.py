@@ -8,7 +8,15 @@ __all__ = ['FORMATS', 'BLOCK', 'FULL', 'GEOMETRY', 'decode_image', 'read_image',
            'colour_jitter', 'random_grayscale', 'random_erasing', 'random_grayscale_patch', 'augment']
 
 # %% ../../nbs/12_data.store.ipynb #7c0a8c1d
-import errno, hashlib, io, json, os, shutil, stat, warnings, zlib
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,108 +34,158 @@ from .datasets import ReidSplit
 # %% ../../nbs/12_data.store.ipynb #36b75929
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM')
 
+
 def decode_image(
-    data: bytes, # content of a picture file
-    size: tuple[int, int], # (H, W)
-) -> np.ndarray: # (H, W, 3) uint8 RGB
+    data: bytes,  # content of a picture file
+    size: tuple[int, int],  # (H, W)
+) -> np.ndarray:  # (H, W, 3) uint8 RGB
     "Decode and resize; raises whatever Pillow raises for a broken file, `ValueError` for more than 16 bits per channel."
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.mode == 'F' or image.mode.startswith('I'):
             grey = np.asarray(image)
-            if image.mode == 'F' or grey.max() > 65535 or grey.min() < 0: raise ValueError('more than 16 bits per channel')
+            if image.mode == 'F' or grey.max() > 65535 or grey.min() < 0:
+                raise ValueError('more than 16 bits per channel')
             image = Image.fromarray((grey / 257).round().astype(np.uint8))
-        if 'transparency' in image.info: image = image.convert('RGBA')
+        if 'transparency' in image.info:
+            image = image.convert('RGBA')
         return np.asarray(image.convert('RGB').resize(size[::-1], Image.BILINEAR))
 
 # %% ../../nbs/12_data.store.ipynb #c9f4fb16
 def _read_bytes(path) -> bytes:
     "The content of a regular file; anything else is an `OSError` that says what it is."
-    if not stat.S_ISREG(mode := os.stat(path).st_mode): raise OSError(f'{"a folder" if stat.S_ISDIR(mode) else "no regular file"}')
-    with open(path, 'rb') as f: return f.read()
+    if not stat.S_ISREG(mode := os.stat(path).st_mode):
+        raise OSError(f'{"a folder" if stat.S_ISDIR(mode) else "no regular file"}')
+    with open(path, 'rb') as f:
+        return f.read()
+
 
 def _reason(e) -> str:
     "Why a file could not be used, in a few words and without its path."
-    if isinstance(e, Image.UnidentifiedImageError): return 'not a picture in a known format'
+    if isinstance(e, Image.UnidentifiedImageError):
+        return 'not a picture in a known format'
     return getattr(e, 'strerror', None) or str(e).split('\n')[0] or type(e).__name__
+
 
 def _try_image(path, size, digest=None):
     "The decoded picture, or the reason (a string) why there is none. With a digest, reading errors and a changed content are raised: they say nothing about the content."
-    if digest and digest[0] == '!': return digest[1:] # could not be read the first time
-    try: data = _read_bytes(path)
+    if digest and digest[0] == '!':
+        return digest[1:]  # could not be read the first time
+    try:
+        data = _read_bytes(path)
     except OSError as e:
-        if digest is None: return _reason(e)
-        raise UserError(f'expected to read {path} a second time, got {_reason(e)}: check the disk and run again') from None
-    if digest is not None and _digest(data) != digest: raise UserError(f'expected {path} to stay as it is while it is decoded, it has changed: run again')
-    if not data: return 'an empty file'
-    try: return decode_image(data, size)
-    except MemoryError: raise
-    except Exception as e: return _reason(e) # decoders raise nearly anything for a broken file
+        if digest is None:
+            return _reason(e)
+        raise UserError(
+            f'expected to read {path} a second time, got {_reason(e)}: check the disk and run again'
+        ) from None
+    if digest is not None and _digest(data) != digest:
+        raise UserError(f'expected {path} to stay as it is while it is decoded, it has changed: run again')
+    if not data:
+        return 'an empty file'
+    try:
+        return decode_image(data, size)
+    except MemoryError:
+        raise
+    except Exception as e:
+        return _reason(e)  # decoders raise nearly anything for a broken file
 
-def _digest(data) -> str: return hashlib.sha256(data).hexdigest()[:32]
+
+def _digest(data) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
 
 # %% ../../nbs/12_data.store.ipynb #9a51b310
 def read_image(
-    path, # a picture in one of `FORMATS`
-    size: tuple[int, int], # (H, W)
-) -> np.ndarray: # (H, W, 3) uint8 RGB
+    path,  # a picture in one of `FORMATS`
+    size: tuple[int, int],  # (H, W)
+) -> np.ndarray:  # (H, W, 3) uint8 RGB
     "Read one picture. A file that is none is a `UserError` that names it."
     image = _try_image(path, size)
-    if isinstance(image, str): raise UserError(f'expected an image, could not read {path} ({image}): replace or remove the file')
+    if isinstance(image, str):
+        raise UserError(f'expected an image, could not read {path} ({image}): replace or remove the file')
     return image
 
 # %% ../../nbs/12_data.store.ipynb #5ddfb407
-BLOCK = 256 # pictures between two entries of a log
+BLOCK = 256  # pictures between two entries of a log
 
-def _workers() -> int: return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+def _workers() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
 
 def _decode_blocks(paths, size, digests=None, first=0, progress=True):
     "Yield (rows (n, H, W, 3), {index: reason}) for every `BLOCK` paths, from block `first` on."
-    with ThreadPoolExecutor(_workers()) as pool, tqdm(total=len(paths), initial=first * BLOCK, desc='decode', unit='image', disable=not progress, leave=False) as bar:
+    with (
+        ThreadPoolExecutor(_workers()) as pool,
+        tqdm(
+            total=len(paths), initial=first * BLOCK, desc='decode', unit='image', disable=not progress, leave=False
+        ) as bar,
+    ):
         for start in range(first * BLOCK, len(paths), BLOCK):
             index = range(start, min(start + BLOCK, len(paths)))
             images = list(pool.map(lambda i: _try_image(paths[i], size, digests and digests[i]), index))
             good = [im for im in images if not isinstance(im, str)]
             bar.update(len(images))
-            yield np.stack(good) if good else np.empty((0, *size, 3), np.uint8), {i: im for i, im in zip(index, images) if isinstance(im, str)}
+            yield (
+                np.stack(good) if good else np.empty((0, *size, 3), np.uint8),
+                {i: im for i, im in zip(index, images) if isinstance(im, str)},
+            )
 
 # %% ../../nbs/12_data.store.ipynb #64ccea41
 def _in_memory(paths, size, progress):
     "All good pictures as one array, and {index: reason} of the others."
     images, n, broken = np.empty((len(paths), *size, 3), np.uint8), 0, {}
     for rows, bad in _decode_blocks(paths, size, progress=progress):
-        images[n:n + len(rows)] = rows
-        n += len(rows); broken |= bad
+        images[n : n + len(rows)] = rows
+        n += len(rows)
+        broken |= bad
     return images[:n], broken
 
 # %% ../../nbs/12_data.store.ipynb #c5f9a9dd
 def _keep(path, text):
     "Write a note that saves time but is not needed: a folder that cannot be written to is no error."
     try:
-        with atomic_write(path) as tmp: tmp.write_text(text)
-    except OSError: pass
+        with atomic_write(path) as tmp:
+            tmp.write_text(text)
+    except OSError:
+        pass
+
 
 def _content_digests(paths, progress):
     "One digest per file; a file that cannot be read has its reason, after a '!', in place of it."
+
     def one(p):
-        try: return _digest(_read_bytes(p))
-        except OSError as e: return '!' + _reason(e)
+        try:
+            return _digest(_read_bytes(p))
+        except OSError as e:
+            return '!' + _reason(e)
+
     with ThreadPoolExecutor(_workers()) as pool:
-        return list(tqdm(pool.map(one, paths), total=len(paths), desc='read', unit='image', disable=not progress, leave=False))
+        return list(
+            tqdm(pool.map(one, paths), total=len(paths), desc='read', unit='image', disable=not progress, leave=False)
+        )
+
 
 def _find_digests(paths, cache, progress):
     "The digests of all files, from a note when no path, length or time of change differs from last time."
+
     def one(p):
-        try: return os.path.abspath(p), (s := os.stat(p)).st_size, s.st_mtime_ns
-        except OSError: return os.path.abspath(p), None, None
+        try:
+            return os.path.abspath(p), (s := os.stat(p)).st_size, s.st_mtime_ns
+        except OSError:
+            return os.path.abspath(p), None, None
+
     note = cache / f'{_digest(json.dumps([one(p) for p in paths]).encode())}.content'
-    if note.exists() and len(found := note.read_text().split()) == len(paths): return found
+    if note.exists() and len(found := note.read_text().split()) == len(paths):
+        return found
     digests = _content_digests(paths, progress)
-    if not any(d[0] == '!' for d in digests): _keep(note, '\n'.join(digests)) # what is unreadable today may be readable tomorrow
+    if not any(d[0] == '!' for d in digests):
+        _keep(note, '\n'.join(digests))  # what is unreadable today may be readable tomorrow
     return digests
 
 # %% ../../nbs/12_data.store.ipynb #48cea695
 class _Map:
     "The rows `file` and their log."
+
     def __init__(self, stem: Path, size, n_paths):
         self.file, self.log, self.lock = (stem.with_suffix(s) for s in ('.rows', '.log', '.lock'))
         self.size, self.n_paths, self.row = size, n_paths, 3 * size[0] * size[1]
@@ -135,70 +193,97 @@ class _Map:
     def entries(self) -> list:
         "The whole lines of the log; half of a last line is left out."
         found = []
-        try: lines = self.log.read_text().splitlines()
-        except FileNotFoundError: lines = []
+        try:
+            lines = self.log.read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
         for line in lines:
-            try: entry = json.loads(line)
-            except ValueError: break
-            if not isinstance(entry, dict) or not ('sealed' in entry or {'rows', 'sum', 'broken'} <= entry.keys()): break
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(entry, dict) or not ('sealed' in entry or {'rows', 'sum', 'broken'} <= entry.keys()):
+                break
             found.append(entry)
         return found
 
     def good(self, entries) -> list:
         "The entries before the first one whose rows are missing or altered."
-        try: f = open(self.file, 'rb')
-        except FileNotFoundError: return []
+        try:
+            f = open(self.file, 'rb')
+        except FileNotFoundError:
+            return []
         with f:
             for k, e in enumerate(entries):
                 data = f.read(e['rows'] * self.row)
-                if len(data) < e['rows'] * self.row or zlib.crc32(data) != e['sum']: return entries[:k]
+                if len(data) < e['rows'] * self.row or zlib.crc32(data) != e['sum']:
+                    return entries[:k]
         return entries
 
     def seal(self, entries):
         "The last line: complete, and last changed now."
         lines = [*entries, dict(sealed=self.file.stat().st_mtime_ns)]
-        with atomic_write(self.log) as tmp: tmp.write_text(''.join(json.dumps(e) + '\n' for e in lines))
+        with atomic_write(self.log) as tmp:
+            tmp.write_text(''.join(json.dumps(e) + '\n' for e in lines))
 
     def open(self):
         "(read-only rows, {index: reason}) of a sealed map, None when there is none or it is not what was sealed."
         entries = self.entries()
-        if not entries or 'sealed' not in entries[-1] or not self.file.exists(): return None
+        if not entries or 'sealed' not in entries[-1] or not self.file.exists():
+            return None
         seal, n = entries.pop()['sealed'], sum(e['rows'] for e in entries)
         found = self.file.stat()
-        if found.st_size != n * self.row or n + sum(len(e['broken']) for e in entries) != self.n_paths: return None
+        if found.st_size != n * self.row or n + sum(len(e['broken']) for e in entries) != self.n_paths:
+            return None
         if found.st_mtime_ns != seal:
-            if len(self.good(entries)) < len(entries): return None
-            try: self.seal(entries)
-            except OSError: pass # a folder that cannot be written to: summed again next time
-        rows = np.memmap(self.file, np.uint8, 'r', shape=(n, *self.size, 3)) if n else np.empty((0, *self.size, 3), np.uint8)
+            if len(self.good(entries)) < len(entries):
+                return None
+            try:
+                self.seal(entries)
+            except OSError:
+                pass  # a folder that cannot be written to: summed again next time
+        rows = (
+            np.memmap(self.file, np.uint8, 'r', shape=(n, *self.size, 3))
+            if n
+            else np.empty((0, *self.size, 3), np.uint8)
+        )
         return rows, {int(i): why for e in entries for i, why in e['broken'].items()}
 
 # %% ../../nbs/12_data.store.ipynb #530b0b8c
 def _build(map: _Map, paths, digests, progress):
     "Decode what the log does not have yet, and seal."
     entries = map.entries()
-    if entries and 'sealed' in entries[-1]: entries = [] # it was sealed and is not what was sealed: trust nothing
+    if entries and 'sealed' in entries[-1]:
+        entries = []  # it was sealed and is not what was sealed: trust nothing
     entries = map.good(entries)
-    with atomic_write(map.log) as tmp: tmp.write_text(''.join(json.dumps(e) + '\n' for e in entries))
-    if not entries: map.file.unlink(missing_ok=True) # a new file: somebody may still look at the old one
+    with atomic_write(map.log) as tmp:
+        tmp.write_text(''.join(json.dumps(e) + '\n' for e in entries))
+    if not entries:
+        map.file.unlink(missing_ok=True)  # a new file: somebody may still look at the old one
     with open(map.file, 'ab') as rows_file, open(map.log, 'a') as log:
         rows_file.truncate(sum(e['rows'] for e in entries) * map.row)
         for rows, broken in _decode_blocks(paths, map.size, digests, len(entries), progress):
-            rows_file.write(rows.reshape(-1)); rows_file.flush()
+            rows_file.write(rows.reshape(-1))
+            rows_file.flush()
             entries.append(dict(rows=len(rows), sum=zlib.crc32(rows.reshape(-1)), broken=broken))
-            log.write(json.dumps(entries[-1]) + '\n'); log.flush()
+            log.write(json.dumps(entries[-1]) + '\n')
+            log.flush()
         os.fsync(rows_file.fileno())
     map.seal(entries)
 
 # %% ../../nbs/12_data.store.ipynb #a23a0e88
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) # no room on the disk, in the quota, in a file
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in a file
+
 
 def _locked(path):
     "Hold the lock `path`, after waiting for whoever holds it."
     lock = FileLock(path)
-    try: return lock.acquire(timeout=1)
-    except Timeout: warnings.warn(f'another process is decoding the same images ({path}): waiting for it')
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        warnings.warn(f'another process is decoding the same images ({path}): waiting for it')
     return lock.acquire()
+
 
 def _cached(paths, size, cache, progress):
     "(rows, {index: reason}) as a read-only memory map in the folder `cache`; None when there is no room for it."
@@ -206,145 +291,203 @@ def _cached(paths, size, cache, progress):
         cache.mkdir(parents=True, exist_ok=True)
         digests = _find_digests(paths, cache, progress)
         map = _Map(cache / f'{size[0]}x{size[1]}_{_digest(json.dumps([BLOCK, digests]).encode())}', size, len(paths))
-        if (found := map.open()) is not None: return found
+        if (found := map.open()) is not None:
+            return found
         with _locked(map.lock):
-            if (found := map.open()) is not None: return found
+            if (found := map.open()) is not None:
+                return found
             there = map.file.stat().st_size if map.file.exists() else 0
-            if len(paths) * map.row - there > shutil.disk_usage(cache).free: return None
-            try: _build(map, paths, digests, progress)
+            if len(paths) * map.row - there > shutil.disk_usage(cache).free:
+                return None
+            try:
+                _build(map, paths, digests, progress)
             except OSError as e:
-                if e.errno not in FULL: raise
-                for f in (map.file, map.log): f.unlink(missing_ok=True) # a full disk would stop other work too
+                if e.errno not in FULL:
+                    raise
+                for f in (map.file, map.log):
+                    f.unlink(missing_ok=True)  # a full disk would stop other work too
                 return None
             return map.open()
-    except OSError as e: raise UserError(f'expected a folder for decoded images that can be written to, got {cache} ({_reason(e)}): choose another folder') from None
+    except OSError as e:
+        raise UserError(
+            f'expected a folder for decoded images that can be written to, got {cache} ({_reason(e)}): choose another'
+            ' folder'
+        ) from None
 
 # %% ../../nbs/12_data.store.ipynb #2d0588cf
 class LazyImages:
     "Pictures that are decoded when asked for: `images[index]` is a uint8 array."
+
     dtype, ndim = np.dtype(np.uint8), 4
 
-    def __init__(self,
-        paths, # (N,) files
-        size: tuple[int, int], # (H, W)
-    ): self.paths, self.size = np.asarray([str(p) for p in paths], dtype=object), size
+    def __init__(
+        self,
+        paths,  # (N,) files
+        size: tuple[int, int],  # (H, W)
+    ):
+        self.paths, self.size = np.asarray([str(p) for p in paths], dtype=object), size
 
-    def __len__(self): return len(self.paths)
+    def __len__(self):
+        return len(self.paths)
 
     @property
-    def shape(self): return (len(self), *self.size, 3)
+    def shape(self):
+        return (len(self), *self.size, 3)
 
-    def __getitem__(self,
-        index, # int, slice, mask or indices
-    ) -> np.ndarray: # uint8 (H, W, 3) for an int, else (n, H, W, 3)
+    def __getitem__(
+        self,
+        index,  # int, slice, mask or indices
+    ) -> np.ndarray:  # uint8 (H, W, 3) for an int, else (n, H, W, 3)
         "Decode these pictures, several at a time."
         paths = self.paths[index]
-        if isinstance(paths, str): return read_image(paths, self.size)
-        if not len(paths): return np.empty((0, *self.size, 3), np.uint8)
-        with ThreadPoolExecutor(_workers()) as pool: return np.stack(list(pool.map(lambda p: read_image(p, self.size), paths)))
+        if isinstance(paths, str):
+            return read_image(paths, self.size)
+        if not len(paths):
+            return np.empty((0, *self.size, 3), np.uint8)
+        with ThreadPoolExecutor(_workers()) as pool:
+            return np.stack(list(pool.map(lambda p: read_image(p, self.size), paths)))
+
 
 def _on_the_fly(paths, size, progress):
     "Decode all pictures once to find the broken ones, keep none."
     broken = {}
-    for _, bad in _decode_blocks(paths, size, progress=progress): broken |= bad
+    for _, bad in _decode_blocks(paths, size, progress=progress):
+        broken |= bad
     return LazyImages([p for i, p in enumerate(paths) if i not in broken], size), broken
+
 
 def _free_memory() -> float:
     "Bytes that can be taken without swapping; infinity where the system does not say."
-    try: return 1024 * int(next(line for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemAvailable')).split()[1])
-    except (OSError, StopIteration): return np.inf
+    try:
+        return 1024 * int(
+            next(
+                line for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemAvailable')
+            ).split()[1]
+        )
+    except (OSError, StopIteration):
+        return np.inf
 
 # %% ../../nbs/12_data.store.ipynb #bb751ba1
 class BrokenImages(UserError):
     "Some files are no pictures; `files` is a list of (path, reason)."
-    def __init__(self,
-        files, # (path, reason) of every broken file
-        n: int, # number of files in all
+
+    def __init__(
+        self,
+        files,  # (path, reason) of every broken file
+        n: int,  # number of files in all
     ):
         self.files = list(files)
-        super().__init__(f"expected {n} images, could not read {len(self.files)}: replace or remove them, or leave them out with on_broken='skip' (--on-broken skip)\n" + _list(self.files))
+        super().__init__(
+            f"expected {n} images, could not read {len(self.files)}: replace or remove them, or leave them out with"
+            " on_broken='skip' (--on-broken skip)\n" + _list(self.files)
+        )
 
-def _list(files): return '\n'.join(f'  {path} ({why})' for path, why in files)
+
+def _list(files):
+    return '\n'.join(f'  {path} ({why})' for path, why in files)
+
 
 def load_images(
-    split: ReidSplit, # with paths
-    size, # (H, W) or 'HxW'
-    cache=None, # folder for the decoded images, shared and reused; None keeps them in memory
-    progress: bool = True, # show a bar
-    on_broken: str = 'refuse', # files that are no pictures: 'refuse' raises `BrokenImages`, 'skip' leaves their rows out
-) -> ReidSplit: # the (remaining) split with `images` uint8 (N, H, W, 3): array, read-only memory map or `LazyImages`
+    split: ReidSplit,  # with paths
+    size,  # (H, W) or 'HxW'
+    cache=None,  # folder for the decoded images, shared and reused; None keeps them in memory
+    progress: bool = True,  # show a bar
+    on_broken: str = 'refuse',  # files that are no pictures: 'refuse' raises `BrokenImages`, 'skip' leaves their rows out
+) -> ReidSplit:  # the (remaining) split with `images` uint8 (N, H, W, 3): array, read-only memory map or `LazyImages`
     "Decode and resize all pictures of a split once; what fits neither in the cache nor in memory is decoded on the fly."
     size = parse_size(size)
-    if on_broken not in ('refuse', 'skip'): raise UserError(f"expected on_broken 'refuse' or 'skip', got {on_broken!r}: choose one of the two")
+    if on_broken not in ('refuse', 'skip'):
+        raise UserError(f"expected on_broken 'refuse' or 'skip', got {on_broken!r}: choose one of the two")
     if split.images is not None:
-        if split.images.shape[1:3] != size: raise UserError(f'expected images of {size[0]}x{size[1]} in memory, got {split.images.shape[1]}x{split.images.shape[2]}: load them from paths at that size')
+        if split.images.shape[1:3] != size:
+            raise UserError(
+                f'expected images of {size[0]}x{size[1]} in memory, got'
+                f' {split.images.shape[1]}x{split.images.shape[2]}: load them from paths at that size'
+            )
         return split
     paths, bytes_needed = list(split.paths), 3 * len(split) * size[0] * size[1]
     found = None if cache is None else _cached(paths, size, Path(cache), progress)
     if found is None:
         fits = bytes_needed < 0.8 * _free_memory()
-        if cache is not None: warnings.warn(f'{bytes_needed / 1e9:.3g} GB of decoded images do not fit into {cache}: ' + ('kept in memory' if fits else 'decoded on the fly'))
-        elif not fits: warnings.warn(f'{bytes_needed / 1e9:.3g} GB of decoded images do not fit into memory: decoded on the fly; a cache folder makes it faster')
+        if cache is not None:
+            warnings.warn(
+                f'{bytes_needed / 1e9:.3g} GB of decoded images do not fit into {cache}: '
+                + ('kept in memory' if fits else 'decoded on the fly')
+            )
+        elif not fits:
+            warnings.warn(
+                f'{bytes_needed / 1e9:.3g} GB of decoded images do not fit into memory: decoded on the fly; a cache'
+                ' folder makes it faster'
+            )
         found = (_in_memory if fits else _on_the_fly)(paths, size, progress)
     images, broken = found
     if broken:
         files = [(paths[i], why) for i, why in broken.items()]
-        if on_broken == 'refuse' or len(broken) == len(paths): raise BrokenImages(files, len(paths))
+        if on_broken == 'refuse' or len(broken) == len(paths):
+            raise BrokenImages(files, len(paths))
         warnings.warn(f'{len(broken)} of {len(paths)} images left out, they could not be read:\n' + _list(files))
         split = split[np.setdiff1d(np.arange(len(paths)), list(broken))]
     return replace(split, images=images)
 
 # %% ../../nbs/12_data.store.ipynb #dc64945a
 def random_flip(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    p: float = 0.5, # probability of a mirror image
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    p: float = 0.5,  # probability of a mirror image
+) -> torch.Tensor:  # same shape
     "Mirror some images left to right."
     flip = torch.rand(len(x), generator=generator, device=x.device) < p
     return torch.where(flip[:, None, None, None], x.flip(3), x)
+
 
 def _crop(x, rows, columns):
     "Gather (B, h) rows and (B, w) columns of every image."
     x = x.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
     return x.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], x.shape[2], -1))
 
+
 def random_shift(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    amount: float = 0.06, # largest shift as a fraction of H and W (10 pixels of 128x64: 0.08)
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    amount: float = 0.06,  # largest shift as a fraction of H and W (10 pixels of 128x64: 0.08)
+) -> torch.Tensor:  # same shape
     "Move every image by whole pixels; the border repeats the edge."
     B, _, H, W = x.shape
+
     def index(n):
         d = torch.rand(B, 1, generator=generator, device=x.device).mul(2).sub(1).mul(amount * n).round().long()
         return (torch.arange(n, device=x.device) + d).clamp(0, n - 1)
+
     return _crop(x, index(H), index(W))
 
 # %% ../../nbs/12_data.store.ipynb #e2958adc
 def _windows(x, height, width, generator):
     "A window of (height, width) at a random place in every image."
     B, _, H, W = x.shape
+
     def index(n, room):
         start = torch.randint(room + 1, (B, 1), generator=generator, device=x.device)
         return start + torch.arange(n, device=x.device)
+
     return _crop(x, index(height, H - height), index(width, W - width))
 
+
 def random_pad_crop(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    pad: int | tuple = 10, # pixels on every side (Luo et al. 2019, for 256x128), or left, right, top, bottom
-    value: float = -1.0, # of the border; -1 is black in [-1, 1]
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    pad: int | tuple = 10,  # pixels on every side (Luo et al. 2019, for 256x128), or left, right, top, bottom
+    value: float = -1.0,  # of the border; -1 is black in [-1, 1]
+) -> torch.Tensor:  # same shape
     "Pad and crop: as `random_shift`, but what comes in at the border is of one colour."
     return _windows(F.pad(x, (pad,) * 4 if isinstance(pad, int) else pad, value=value), *x.shape[2:], generator)
 
+
 def random_translation(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    p: float = 0.5, # probability per image (torchreid)
-    scale: float = 1.125, # enlargement before the crop (torchreid)
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    p: float = 0.5,  # probability per image (torchreid)
+    scale: float = 1.125,  # enlargement before the crop (torchreid)
+) -> torch.Tensor:  # same shape
     "torchreid's Random2DTranslation: enlarge some images bilinearly and crop back at a random place."
     H, W = x.shape[2:]
     large = F.interpolate(x, (round(H * scale), round(W * scale)), mode='bilinear', align_corners=False)
@@ -353,11 +496,11 @@ def random_translation(
 
 # %% ../../nbs/12_data.store.ipynb #e1c02f7d
 def photometric(
-    x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    generator: torch.Generator, # on x's device
-    strength: float = 1.0, # scales every effect; 0 changes nothing
-    light: float = 0.0, # strength of a smooth random light field; 0 none
-) -> torch.Tensor: # same shape, in [-1, 1]
+    x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    generator: torch.Generator,  # on x's device
+    strength: float = 1.0,  # scales every effect; 0 changes nothing
+    light: float = 0.0,  # strength of a smooth random light field; 0 none
+) -> torch.Tensor:  # same shape, in [-1, 1]
     "A random camera for every image: tone curve, saturation, channel mixing, gain, haze, light field, blur, noise."
     B, _, H, W = x.shape
     r = lambda *shape: torch.rand(B, *shape, generator=generator, device=x.device).mul(2).sub(1)  # uniform in [-1, 1]
@@ -366,7 +509,8 @@ def photometric(
     u = grey + (u - grey) * (1 + 0.5 * strength * r(1, 1, 1))
     u = torch.einsum('bij,bjhw->bihw', torch.eye(3, device=x.device) + 0.1 * strength * r(3, 3), u)
     u = u * torch.exp(0.35 * strength * r(1, 1, 1) + 0.15 * strength * r(3, 1, 1))
-    if light: u = u * torch.exp(light * F.interpolate(r(1, 4, 2), (H, W), mode='bicubic', align_corners=False))
+    if light:
+        u = u * torch.exp(light * F.interpolate(r(1, 4, 2), (H, W), mode='bicubic', align_corners=False))
     haze = 0.12 * strength * r(1, 1, 1).abs()
     u = u * (1 - haze) + 0.7 * haze
     blur = 0.5 * strength * r(1, 1, 1).clamp_min(0)
@@ -377,18 +521,19 @@ def photometric(
 
 # %% ../../nbs/12_data.store.ipynb #228e69c0
 def luminance(
-    x: torch.Tensor, # (B, 3, H, W)
-) -> torch.Tensor: # (B, 1, H, W)
+    x: torch.Tensor,  # (B, 3, H, W)
+) -> torch.Tensor:  # (B, 1, H, W)
     "What a black-and-white camera sees (ITU-R 601 weights, as Pillow)."
     return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
+
 def colour_jitter(
-    x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    generator: torch.Generator, # on x's device
-    brightness: float = 0.2, # factor within 1 +- this (torchreid)
-    contrast: float = 0.15, # likewise, around the image's mean grey (torchreid)
-    saturation: float = 0.0, # likewise, around each pixel's grey (torchreid: none)
-) -> torch.Tensor: # same shape, in [-1, 1]
+    x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    generator: torch.Generator,  # on x's device
+    brightness: float = 0.2,  # factor within 1 +- this (torchreid)
+    contrast: float = 0.15,  # likewise, around the image's mean grey (torchreid)
+    saturation: float = 0.0,  # likewise, around each pixel's grey (torchreid: none)
+) -> torch.Tensor:  # same shape, in [-1, 1]
     "Random brightness, contrast and saturation, in this order."
     factor = lambda amount: 1 + amount * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device).mul(2).sub(1)
     u = (x.add(1).mul(0.5) * factor(brightness)).clamp(0, 1)
@@ -397,11 +542,12 @@ def colour_jitter(
     grey = luminance(u)
     return (grey + (u - grey) * factor(saturation)).clamp(0, 1).mul(2).sub(1)
 
+
 def random_grayscale(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    p: float = 0.05, # probability per image
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    p: float = 0.05,  # probability per image
+) -> torch.Tensor:  # same shape
     "Take the colour out of some images."
     chosen = torch.rand(len(x), generator=generator, device=x.device) < p
     return torch.where(chosen[:, None, None, None], luminance(x), x)
@@ -410,55 +556,76 @@ def random_grayscale(
 def _boxes(x, generator, p, area, ratio):
     "Masks (B, 1, H, W) of one random rectangle in some of the images: area and height / width are uniform, what does not fit is drawn again."
     B, _, H, W = x.shape
-    u, tries = torch.rand(3, B, generator=generator, device=x.device), torch.rand(2, 50, B, generator=generator, device=x.device)
+    u, tries = (
+        torch.rand(3, B, generator=generator, device=x.device),
+        torch.rand(2, 50, B, generator=generator, device=x.device),
+    )
     size, tall = H * W * (area[0] + (area[1] - area[0]) * tries[0]), ratio + (1 / ratio - ratio) * tries[1]
     h, w = (size * tall).sqrt(), (size / tall).sqrt()
-    first = ((h < H) & (w < W)).float().argmax(0, keepdim=True) # the first that fits
+    first = ((h < H) & (w < W)).float().argmax(0, keepdim=True)  # the first that fits
     h, w = h.gather(0, first)[0].clamp(max=H - 1), w.gather(0, first)[0].clamp(max=W - 1)
-    inside = lambda n, start, length: ((i := torch.arange(n, device=x.device)) >= start[:, None]) & (i < (start + length)[:, None])
+    inside = lambda n, start, length: (
+        ((i := torch.arange(n, device=x.device)) >= start[:, None]) & (i < (start + length)[:, None])
+    )
     box = inside(H, u[0] * (H - h), h)[:, :, None] & inside(W, u[1] * (W - w), w)[:, None, :]
     return (box & (u[2] < p)[:, None, None])[:, None]
 
+
 def random_erasing(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    p: float = 0.5, # probability per image
-    area: tuple[float, float] = (0.02, 0.4), # fraction of the image, Zhong et al.
-    ratio: float = 0.3, # height / width is drawn from here to its inverse
-    value: float | tuple | str = 0.0, # what the rectangle holds: a number, three (R, G, B), or 'noise', uniform in [-1, 1]
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    p: float = 0.5,  # probability per image
+    area: tuple[float, float] = (0.02, 0.4),  # fraction of the image, Zhong et al.
+    ratio: float = 0.3,  # height / width is drawn from here to its inverse
+    value: (
+        float | tuple | str
+    ) = 0.0,  # what the rectangle holds: a number, three (R, G, B), or 'noise', uniform in [-1, 1]
+) -> torch.Tensor:  # same shape
     "Erase one rectangle in some of the images."
     box = _boxes(x, generator, p, area, ratio)
-    if value == 'noise': return torch.where(box, torch.rand(x.shape, generator=generator, device=x.device).mul(2).sub(1), x)
+    if value == 'noise':
+        return torch.where(box, torch.rand(x.shape, generator=generator, device=x.device).mul(2).sub(1), x)
     return torch.where(box, x.new_tensor(value).view(-1, 1, 1), x)
 
+
 def random_grayscale_patch(
-    x: torch.Tensor, # (B, 3, H, W)
-    generator: torch.Generator, # on x's device
-    p: float = 0.4, # probability per image (FlipReID: 0.8)
-    area: tuple[float, float] = (0.02, 0.4), # fraction of the image, Gong et al.
-    ratio: float = 0.3, # height / width is drawn from here to its inverse
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W)
+    generator: torch.Generator,  # on x's device
+    p: float = 0.4,  # probability per image (FlipReID: 0.8)
+    area: tuple[float, float] = (0.02, 0.4),  # fraction of the image, Gong et al.
+    ratio: float = 0.3,  # height / width is drawn from here to its inverse
+) -> torch.Tensor:  # same shape
     "Take the colour out of one rectangle in some of the images."
     return torch.where(_boxes(x, generator, p, area, ratio), luminance(x), x)
 
 # %% ../../nbs/12_data.store.ipynb #43faf666
-GEOMETRY = {'none': (), 'plain': (random_flip, random_shift), 'strong': (random_flip, random_shift), 'baseline': (random_flip, random_pad_crop),
-            'translation': (random_flip, random_translation)}
+GEOMETRY = {
+    'none': (),
+    'plain': (random_flip, random_shift),
+    'strong': (random_flip, random_shift),
+    'baseline': (random_flip, random_pad_crop),
+    'translation': (random_flip, random_translation),
+}
+
 
 def augment(
-    x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    generator: torch.Generator, # on x's device
-    kind: str = 'plain', # a key of `GEOMETRY`
-    strength: float = 0.5, # of photometric, in 'strong'
-    light: float = 0.0, # strength of its light fields
-    erasing: float = 0.0, # probability of random erasing, except in 'none'
-    between=None, # applied between geometry and colour: where the joint method translates
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    generator: torch.Generator,  # on x's device
+    kind: str = 'plain',  # a key of `GEOMETRY`
+    strength: float = 0.5,  # of photometric, in 'strong'
+    light: float = 0.0,  # strength of its light fields
+    erasing: float = 0.0,  # probability of random erasing, except in 'none'
+    between=None,  # applied between geometry and colour: where the joint method translates
+) -> torch.Tensor:  # same shape
     "Augment a batch by one of the named mixtures."
-    if kind not in GEOMETRY: raise UserError(f'expected an augmentation of {", ".join(GEOMETRY)}, got {kind!r}: choose one of these')
-    for change in GEOMETRY[kind]: x = change(x, generator)
-    if between is not None: x = between(x)
-    if kind == 'strong': x = photometric(x, generator, strength, light)
-    if kind == 'strong' or (erasing and kind != 'none'): x = random_erasing(x, generator, erasing)
+    if kind not in GEOMETRY:
+        raise UserError(f'expected an augmentation of {", ".join(GEOMETRY)}, got {kind!r}: choose one of these')
+    for change in GEOMETRY[kind]:
+        x = change(x, generator)
+    if between is not None:
+        x = between(x)
+    if kind == 'strong':
+        x = photometric(x, generator, strength, light)
+    if kind == 'strong' or (erasing and kind != 'none'):
+        x = random_erasing(x, generator, erasing)
     return x

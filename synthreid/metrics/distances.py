@@ -16,54 +16,86 @@ from ..core import UserError, check_positive
 # %% ../../nbs/28_metrics.distances.ipynb #46c58655
 METRICS = ('cosine', 'euclidean', 'squared_euclidean')
 
+
 def as_features(
-    x, # (N, D) array, memory map, tensor or nested lists of numbers
-    name: str = 'features', # what to call them in an error
-    least: int = 0, # rows needed
-) -> torch.Tensor: # (N, D) float, sharing memory with `x` where it can; lists and whole numbers become float64 and float32
+    x,  # (N, D) array, memory map, tensor or nested lists of numbers
+    name: str = 'features',  # what to call them in an error
+    least: int = 0,  # rows needed
+) -> (
+    torch.Tensor
+):  # (N, D) float, sharing memory with `x` where it can; lists and whole numbers become float64 and float32
     "Features as a detached tensor, or a `UserError` that says what is wrong with them; values are not looked at."
     if not isinstance(x, torch.Tensor):
-        try: x = np.asanyarray(x)
-        except ValueError: raise UserError(f'expected {name} (images, dimensions), got rows of different lengths: were they made by one network?') from None
-        if x.dtype.kind not in 'fiub' or x.dtype.itemsize > 8: raise UserError(f'expected numbers as {name}, got {x.dtype}: give floats of 16, 32 or 64 bits')
-        if x.dtype.kind != 'f' or not x.dtype.isnative or any(step < 0 for step in x.strides): x = np.ascontiguousarray(x, np.float64 if x.dtype.str[1:] == 'f8' else np.float32) # torch knows no negative strides
+        try:
+            x = np.asanyarray(x)
+        except ValueError:
+            raise UserError(
+                f'expected {name} (images, dimensions), got rows of different lengths: were they made by one network?'
+            ) from None
+        if x.dtype.kind not in 'fiub' or x.dtype.itemsize > 8:
+            raise UserError(f'expected numbers as {name}, got {x.dtype}: give floats of 16, 32 or 64 bits')
+        if x.dtype.kind != 'f' or not x.dtype.isnative or any(step < 0 for step in x.strides):
+            x = np.ascontiguousarray(
+                x, np.float64 if x.dtype.str[1:] == 'f8' else np.float32
+            )  # torch knows no negative strides
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # a read-only memory map: we never write
+            warnings.simplefilter('ignore')  # a read-only memory map: we never write
             x = torch.from_numpy(x)
-    if x.is_complex(): raise UserError(f'expected real numbers as {name}, got {x.dtype}')
-    if x.ndim != 2 or not x.shape[1]: raise UserError(f'expected {name} (images, dimensions), got shape {tuple(x.shape)}')
-    if len(x) < least: raise UserError(f'expected at least {least} images in {name}, got {len(x)}: use a larger set')
+    if x.is_complex():
+        raise UserError(f'expected real numbers as {name}, got {x.dtype}')
+    if x.ndim != 2 or not x.shape[1]:
+        raise UserError(f'expected {name} (images, dimensions), got shape {tuple(x.shape)}')
+    if len(x) < least:
+        raise UserError(f'expected at least {least} images in {name}, got {len(x)}: use a larger set')
     x = x.detach()
     return x if x.is_floating_point() else x.float()
 
+
 def refuse_rows(
-    bad: torch.Tensor, # (N,) bool
-    name: str, # what the rows are
-    why: str = 'NaN or infinity', # what is wrong with them
-    remedy: str = 'did training diverge, or is there an empty image?', # what to do
+    bad: torch.Tensor,  # (N,) bool
+    name: str,  # what the rows are
+    why: str = 'NaN or infinity',  # what is wrong with them
+    remedy: str = 'did training diverge, or is there an empty image?',  # what to do
 ):
     "Raise a `UserError` that counts the bad rows and names the first one."
-    if bad.any(): raise UserError(f'expected finite {name}, got {why} in {int(bad.sum())} of {len(bad)} rows (first: row {int(bad.nonzero()[0, 0])}): {remedy}')
+    if bad.any():
+        raise UserError(
+            f'expected finite {name}, got {why} in {int(bad.sum())} of {len(bad)} rows (first: row'
+            f' {int(bad.nonzero()[0, 0])}): {remedy}'
+        )
+
 
 def _features(x, name: str, least: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     "Features as a tensor that shares memory with `x`, and their squared norms; refuses what is not finite, or whose square is not."
     x = as_features(x, name, least)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     norms = torch.empty(len(x), dtype=wide, device=x.device)
-    for s in range(0, len(x), 4096): torch.sum(x[s:s + 4096].to(wide).square(), 1, out=norms[s:s + 4096])
+    for s in range(0, len(x), 4096):
+        torch.sum(x[s : s + 4096].to(wide).square(), 1, out=norms[s : s + 4096])
     doubtful = torch.nonzero(~torch.isfinite(norms) | (norms < 1e8 * torch.finfo(wide).tiny))[:, 0]
-    if len(doubtful): # rare: NaN, infinity, squares beyond the type's range, or rows of zeros, which are welcome
+    if len(doubtful):  # rare: NaN, infinity, squares beyond the type's range, or rows of zeros, which are welcome
         largest = torch.zeros_like(norms)
         largest[doubtful] = torch.cat([x[rows].to(wide).abs().amax(1) for rows in doubtful.split(4096)])
         refuse_rows(~torch.isfinite(largest), name)
-        refuse_rows((largest > 0) & ~((norms > 1e8 * torch.finfo(wide).tiny) & torch.isfinite(norms)), name, f'values of a size ({largest.max():.3g}) whose squares leave {str(wide)[6:]}', 'divide all features by one number')
+        refuse_rows(
+            (largest > 0) & ~((norms > 1e8 * torch.finfo(wide).tiny) & torch.isfinite(norms)),
+            name,
+            f'values of a size ({largest.max():.3g}) whose squares leave {str(wide)[6:]}',
+            'divide all features by one number',
+        )
     return x, norms
+
 
 def _check_pair(query_features, gallery_features, metric: str) -> tuple:
     "Both features with their squared norms; refuses an unknown metric and unequal widths."
-    if metric not in METRICS: raise UserError(f'expected metric to be one of {", ".join(METRICS)}, got {metric!r}')
+    if metric not in METRICS:
+        raise UserError(f'expected metric to be one of {", ".join(METRICS)}, got {metric!r}')
     q, g = _features(query_features, 'query features'), _features(gallery_features, 'gallery features')
-    if q[0].shape[1] != g[0].shape[1]: raise UserError(f'expected query and gallery features of one width, got {q[0].shape[1]} and {g[0].shape[1]}: were they made by the same network?')
+    if q[0].shape[1] != g[0].shape[1]:
+        raise UserError(
+            f'expected query and gallery features of one width, got {q[0].shape[1]} and {g[0].shape[1]}: were they made'
+            ' by the same network?'
+        )
     return *q, *g
 
 # %% ../../nbs/28_metrics.distances.ipynb #b69b86dc
@@ -71,29 +103,40 @@ def _pad(x: torch.Tensor, multiple: int = 64) -> torch.Tensor:
     "Append zero rows up to a multiple, so that the matrix product always takes the same route."
     return x if len(x) % multiple == 0 else torch.nn.functional.pad(x, (0, 0, 0, -len(x) % multiple))
 
+
 def _to_distance(dots: torch.Tensor, q_norms: torch.Tensor, g_norms: torch.Tensor, metric: str) -> torch.Tensor:
     "Inner products and squared norms to distances, in place."
-    if metric == 'cosine': return dots.mul_(-q_norms.clamp_min(torch.finfo(q_norms.dtype).tiny).rsqrt()).mul_(g_norms.clamp_min(torch.finfo(g_norms.dtype).tiny).rsqrt()).add_(1)
+    if metric == 'cosine':
+        return (
+            dots.mul_(-q_norms.clamp_min(torch.finfo(q_norms.dtype).tiny).rsqrt())
+            .mul_(g_norms.clamp_min(torch.finfo(g_norms.dtype).tiny).rsqrt())
+            .add_(1)
+        )
     dots.mul_(-2).add_(q_norms).add_(g_norms).clamp_min_(0)
     return dots.sqrt_() if metric == 'euclidean' else dots
+
 
 def _gallery_block(g: torch.Tensor, g_norms: torch.Tensor, columns, device, wide: torch.dtype, metric: str):
     "Load some gallery images once; gives a function from query features and their squared norms to distances (R, B)."
     right, right_norms = _pad(g[columns].to(device, wide)), g_norms[columns].to(device, wide)
+
     def distances(left, left_norms):
         dots = _pad(left.to(device, wide)) @ right.T
-        return _to_distance(dots[:len(left), :len(right_norms)], left_norms.to(device, wide)[:, None], right_norms, metric)
+        return _to_distance(
+            dots[: len(left), : len(right_norms)], left_norms.to(device, wide)[:, None], right_norms, metric
+        )
+
     return distances
 
 # %% ../../nbs/28_metrics.distances.ipynb #a88237e1
 def distance_rows(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array, memory map or tensor
-    metric: str = 'cosine', # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
-    block: int = 4096, # gallery images per matrix product
-    rows: int | None = None, # queries at a time; None: at most 256 and about 256 MB of distances
-    device=None, # where the products are computed; None: where the query features are
-): # yields (index of the first query, (R, G) float32 or float64 array that the caller may overwrite)
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array, memory map or tensor
+    metric: str = 'cosine',  # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
+    block: int = 4096,  # gallery images per matrix product
+    rows: int | None = None,  # queries at a time; None: at most 256 and about 256 MB of distances
+    device=None,  # where the products are computed; None: where the query features are
+):  # yields (index of the first query, (R, G) float32 or float64 array that the caller may overwrite)
     "Walk through the distance matrix a few rows at a time; its values do not depend on `block`, `rows`."
     q, q_norms, g, g_norms = _check_pair(query_features, gallery_features, metric)
     check_positive(block=block, **({} if rows is None else {'rows': rows}))
@@ -103,36 +146,40 @@ def distance_rows(
         here = slice(start, start + rows)
         out = torch.empty(len(q_norms[here]), len(g), dtype=wide)
         for s in range(0, len(g), block):
-            out[:, s:s + block] = _gallery_block(g, g_norms, slice(s, s + block), device, wide, metric)(q[here], q_norms[here])
+            out[:, s : s + block] = _gallery_block(g, g_norms, slice(s, s + block), device, wide, metric)(
+                q[here], q_norms[here]
+            )
         yield start, out.numpy()
 
 # %% ../../nbs/28_metrics.distances.ipynb #5bc8aad6
 def distance_matrix(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array or tensor
-    metric: str = 'cosine', # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
-    block: int = 4096, # gallery images per matrix product
-    device=None, # where the products are computed; None: where the query features are
-) -> np.ndarray: # (Q, G) float32, or float64 for float64 features
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array or tensor
+    metric: str = 'cosine',  # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
+    block: int = 4096,  # gallery images per matrix product
+    device=None,  # where the products are computed; None: where the query features are
+) -> np.ndarray:  # (Q, G) float32, or float64 for float64 features
     "All distances at once, for small galleries and for re-ranking."
     parts = [rows for _, rows in distance_rows(query_features, gallery_features, metric, block, device=device)]
     return np.concatenate(parts) if parts else np.empty((0, len(gallery_features)), np.float32)
 
 # %% ../../nbs/28_metrics.distances.ipynb #b081e8a4
 def top_k(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array or tensor
-    k: int = 10, # length of the list; a shorter gallery gives shorter lists
-    metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-    block: int = 4096, # gallery images per matrix product
-    device=None, # where the products are computed; None: where the query features are
-) -> tuple[np.ndarray, np.ndarray]: # (Q, k) gallery indices, nearest first, and their distances
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array or tensor
+    k: int = 10,  # length of the list; a shorter gallery gives shorter lists
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    block: int = 4096,  # gallery images per matrix product
+    device=None,  # where the products are computed; None: where the query features are
+) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) gallery indices, nearest first, and their distances
     "The `k` nearest gallery images of each query, exact; equal distances in gallery order."
     check_positive(k=k)
-    if not len(gallery_features): raise UserError('expected gallery images, got none')
+    if not len(gallery_features):
+        raise UserError('expected gallery images, got none')
     k, order, values = min(k, len(gallery_features)), [], []
     for _, rows in distance_rows(query_features, gallery_features, metric, block, device=device):
         for row in rows:
             near = np.flatnonzero(row <= np.partition(row, k - 1)[k - 1])
-            order.append(near[np.argsort(row[near], kind='stable')][:k]); values.append(row[order[-1]])
+            order.append(near[np.argsort(row[near], kind='stable')][:k])
+            values.append(row[order[-1]])
     return np.array(order, np.int64).reshape(-1, k), np.array(values).reshape(-1, k)

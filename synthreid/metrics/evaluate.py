@@ -13,98 +13,124 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 from ..core import UserError, to_uint8
-from .frechet import as_signed, distribution_distance, random_features
+from .features import as_signed, random_features
+from .frechet import distribution_distance
+from .ranking import _WITHOUT_JUNK, RankingResult, _check_protocol, drop_junk, evaluate_ranking
 from .reranking import evaluate_reranked
-from .ranking import RankingResult, _WITHOUT_JUNK, _check_protocol, drop_junk, evaluate_ranking
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #52409ccc
 def flip_average(
-    embed, # (B, 3, H, W) in [-1, 1] -> (B, D)
-): # -> a function like `embed`
+    embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
+):  # -> a function like `embed`
     "The mean of the codes of an image and its mirror image."
-    def both(x): return (embed(x) + embed(x.flip(-1))) / 2
+
+    def both(x):
+        return (embed(x) + embed(x.flip(-1))) / 2
+
     return both
+
 
 @torch.no_grad()
 def extract_features(
-    embed, # (B, 3, H, W) in [-1, 1] -> (B, D)
-    images, # (N, H, W, 3) uint8 array or memory map, or float (N, 3, H, W) in [-1, 1]
-    batch_size: int = 128, # images at a time
-    flip: bool = False, # True: average with the code of the mirror image
-    normalise: bool = False, # True: scale every code to length 1
-    device='cpu', # where `embed` wants its batch
-    rows=None, # indices of the images wanted; None: all
-    progress: bool = False, # True: show a bar
-) -> torch.Tensor: # (N, D) on the CPU, in the type `embed` gives
+    embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
+    images,  # (N, H, W, 3) uint8 array or memory map, or float (N, 3, H, W) in [-1, 1]
+    batch_size: int = 128,  # images at a time
+    flip: bool = False,  # True: average with the code of the mirror image
+    normalise: bool = False,  # True: scale every code to length 1
+    device='cpu',  # where `embed` wants its batch
+    rows=None,  # indices of the images wanted; None: all
+    progress: bool = False,  # True: show a bar
+) -> torch.Tensor:  # (N, D) on the CPU, in the type `embed` gives
     "Codes of all images, batch by batch, without gradients."
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
-    if not len(rows): raise UserError('expected at least one image, got none')
-    if flip: embed = flip_average(embed)
+    if not len(rows):
+        raise UserError('expected at least one image, got none')
+    if flip:
+        embed = flip_average(embed)
     starts, out = range(0, len(rows), batch_size), []
     if progress:
         from tqdm.auto import tqdm
+
         starts = tqdm(starts, desc='embed', unit='batch', leave=False)
     for s in starts:
-        codes = embed(as_signed(images[rows[s:s + batch_size]], device))
-        if codes.ndim != 2 or len(codes) != len(rows[s:s + batch_size]):
-            raise UserError(f'expected embed to give one code per image (B, D), got {tuple(codes.shape)} for {len(rows[s:s + batch_size])} images')
+        codes = embed(as_signed(images[rows[s : s + batch_size]], device))
+        if codes.ndim != 2 or len(codes) != len(rows[s : s + batch_size]):
+            raise UserError(
+                f'expected embed to give one code per image (B, D), got {tuple(codes.shape)} for'
+                f' {len(rows[s : s + batch_size])} images'
+            )
         out.append(codes.detach().cpu())
     return F.normalize(torch.cat(out)) if normalise else torch.cat(out)
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #3f7d37f7
 def evaluate_reid(
-    embed, # (B, 3, H, W) in [-1, 1] -> (B, D)
-    query, # object with `.images`, `.pids` and, where the protocol needs them, `.camids`
-    gallery, # likewise; the query itself under 'leave_one_out'
-    flip: bool = True, # True: average with the mirror image (test-time flip)
-    metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-    protocol: str = 'market1501', # one of `PROTOCOLS`
-    rerank: bool = False, # True: k-reciprocal re-ranking with its published settings, see `metrics.reranking`
-    max_rank: int = 50, # length of the CMC curve
-    batch_size: int = 128, # images at a time
-    device='cpu', # where `embed` wants its batch
-    progress: bool = False, # True: show a bar
-    multi_query: bool = False, # True: the queries of a person on a camera are pooled into one
-) -> RankingResult: # its `protocol` says what was removed and whether images were flipped
+    embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
+    query,  # object with `.images`, `.pids` and, where the protocol needs them, `.camids`
+    gallery,  # likewise; the query itself under 'leave_one_out'
+    flip: bool = True,  # True: average with the mirror image (test-time flip)
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    protocol: str = 'market1501',  # one of `PROTOCOLS`
+    rerank: bool = False,  # True: k-reciprocal re-ranking with its published settings, see `metrics.reranking`
+    max_rank: int = 50,  # length of the CMC curve
+    batch_size: int = 128,  # images at a time
+    device='cpu',  # where `embed` wants its batch
+    progress: bool = False,  # True: show a bar
+    multi_query: bool = False,  # True: the queries of a person on a camera are pooled into one
+) -> RankingResult:  # its `protocol` says what was removed and whether images were flipped
     "Embed query and gallery, rank, and name the protocol."
     _check_protocol(protocol)
     pids, camids, rows = np.asarray(gallery.pids), getattr(gallery, 'camids', None), np.arange(len(gallery.pids))
-    if protocol in _WITHOUT_JUNK: rows = drop_junk(pids, rows)[1]
-    if not len(rows): raise UserError(f'expected gallery images, got {len(pids)} of which none remain under the protocol {protocol}')
+    if protocol in _WITHOUT_JUNK:
+        rows = drop_junk(pids, rows)[1]
+    if not len(rows):
+        raise UserError(f'expected gallery images, got {len(pids)} of which none remain under the protocol {protocol}')
     options = dict(batch_size=batch_size, flip=flip, device=device, progress=progress)
     q = extract_features(embed, query.images, **options)
     g = q if gallery is query and len(rows) == len(q) else extract_features(embed, gallery.images, rows=rows, **options)
     rank = evaluate_reranked if rerank else evaluate_ranking
-    result = rank(q, g, query.pids, pids[rows], getattr(query, 'camids', None), None if camids is None else np.asarray(camids)[rows],
-                  metric=metric, max_rank=max_rank, protocol=protocol, multi_query=multi_query)
+    result = rank(
+        q,
+        g,
+        query.pids,
+        pids[rows],
+        getattr(query, 'camids', None),
+        None if camids is None else np.asarray(camids)[rows],
+        metric=metric,
+        max_rank=max_rank,
+        protocol=protocol,
+        multi_query=multi_query,
+    )
     return replace(result, protocol=result.protocol + (', flip averaged' if flip else ''))
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #6ad8e4af
 class EdgeHistograms(nn.Module):
     "Orientation histograms of gradients in cells, normalised with the 3x3 cells around (HOG)."
-    def __init__(self,
-        cell: int = 4, # side of a cell in pixels
-        n_angles: int = 9, # orientation bins over half a turn (9, Dalal and Triggs)
+
+    def __init__(
+        self,
+        cell: int = 4,  # side of a cell in pixels
+        n_angles: int = 9,  # orientation bins over half a turn (9, Dalal and Triggs)
     ):
         super().__init__()
         self.cell, self.n_angles = cell, n_angles
 
-    def forward(self,
-        x: torch.Tensor, # (B, 3, H, W)
-    ): # (B, n_angles, H / cell, W / cell)
+    def forward(
+        self,
+        x: torch.Tensor,  # (B, 3, H, W)
+    ):  # (B, n_angles, H / cell, W / cell)
         "Histograms per cell, non-negative."
         x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), 'replicate'), 3, 1)
         x = F.pad(x, (1, 1, 1, 1), 'replicate')
         gx, gy = x[..., 1:-1, 2:] - x[..., 1:-1, :-2], x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
-        size, channel = (gx ** 2 + gy ** 2).sqrt().max(1, keepdim=True)
+        size, channel = (gx**2 + gy**2).sqrt().max(1, keepdim=True)
         gx, gy = gx.gather(1, channel), gy.gather(1, channel)
         angle = torch.atan2(gy, gx).remainder(torch.pi) / torch.pi * self.n_angles
         near = (1 - (angle - torch.arange(self.n_angles, device=x.device).view(1, -1, 1, 1)).abs()).clamp_min(0)
-        near[:, :1] += (1 - (angle - self.n_angles).abs()).clamp_min(0) # half a turn is no turn
+        near[:, :1] += (1 - (angle - self.n_angles).abs()).clamp_min(0)  # half a turn is no turn
         cells = F.avg_pool2d(near * size, self.cell)
         energy = F.avg_pool2d(F.pad(cells.square().sum(1, True), (1, 1, 1, 1), 'replicate'), 3, 1)
         return cells / (energy.sqrt() + 1e-3)
@@ -113,61 +139,79 @@ class EdgeHistograms(nn.Module):
 def _mask_weights(masks, n: int) -> torch.Tensor:
     "Masks (bool, [0, 1] or uint8 0..255) as a float tensor (N, H, W)."
     masks = np.asarray(masks)
-    if masks.ndim != 3 or len(masks) != n: raise UserError(f'expected masks (N, H, W) for {n} images, got {masks.shape}')
+    if masks.ndim != 3 or len(masks) != n:
+        raise UserError(f'expected masks (N, H, W) for {n} images, got {masks.shape}')
     return torch.from_numpy(masks.astype(np.float32)) / (255 if masks.dtype == np.uint8 and masks.max() > 1 else 1)
 
+
 def source_retrieval(
-    source, # (N, H, W, 3) uint8 or (N, 3, H, W) in [-1, 1]
-    translated, # their translations, in the same order
-    masks=None, # (N, H, W) person in the source images; None: whole images, where the background alone may suffice
-    cell: int | None = None, # side of an edge cell in pixels; None: a sixteenth of the height
-    chunk: int = 256, # images at a time
-) -> np.ndarray: # (N,) bool: the nearest of all source images is the image's own
+    source,  # (N, H, W, 3) uint8 or (N, 3, H, W) in [-1, 1]
+    translated,  # their translations, in the same order
+    masks=None,  # (N, H, W) person in the source images; None: whole images, where the background alone may suffice
+    cell: int | None = None,  # side of an edge cell in pixels; None: a sixteenth of the height
+    chunk: int = 256,  # images at a time
+) -> np.ndarray:  # (N,) bool: the nearest of all source images is the image's own
     "Look for every translated image among all source images by the edges of the person (ties go to the earlier image)."
-    if len(source) != len(translated): raise UserError(f'expected one translation per source image, got {len(source)} and {len(translated)}')
+    if len(source) != len(translated):
+        raise UserError(f'expected one translation per source image, got {len(source)} and {len(translated)}')
     weights = None if masks is None else _mask_weights(masks, len(source))
+
     def histograms(x, start):
-        x = as_signed(x[start:start + chunk])
+        x = as_signed(x[start : start + chunk])
         size = cell or max(2, x.shape[2] // 16)
         f = EdgeHistograms(size)(x).flatten(2)
-        w = torch.ones(len(x), f.shape[2]) if weights is None else F.avg_pool2d(weights[start:start + chunk, None], size).flatten(1)
+        w = (
+            torch.ones(len(x), f.shape[2])
+            if weights is None
+            else F.avg_pool2d(weights[start : start + chunk, None], size).flatten(1)
+        )
         return f, w
+
     g = torch.cat([histograms(source, s)[0] for s in range(0, len(source), chunk)])
     flat, energy, found = g.flatten(1), g.square().sum(1), []
     for s in range(0, len(source), chunk):
         f, w = histograms(translated, s)
-        dots = (f * w[:, None]).flatten(1) @ flat.T # the norm of f is the same for all candidates
+        dots = (f * w[:, None]).flatten(1) @ flat.T  # the norm of f is the same for all candidates
         found.append((dots / (w @ energy.T).sqrt().clamp_min(1e-9)).argmax(1).numpy())
     return np.concatenate(found) == np.arange(len(source))
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #da6b331b
 def srgb_to_lab(
-    images, # uint8 (..., 3) sRGB
-) -> np.ndarray: # float32 (..., 3): lightness 0..100, a (green to red), b (blue to yellow)
+    images,  # uint8 (..., 3) sRGB
+) -> np.ndarray:  # float32 (..., 3): lightness 0..100, a (green to red), b (blue to yellow)
     "sRGB to CIELAB under daylight D65 (IEC 61966-2-1, CIE 15)."
     images = np.asarray(images)
-    if images.dtype != np.uint8: raise UserError(f'expected uint8 images, got {images.dtype}: convert with to_uint8')
+    if images.dtype != np.uint8:
+        raise UserError(f'expected uint8 images, got {images.dtype}: convert with to_uint8')
     c = np.arange(256) / 255
-    linear = np.where(c <= .04045, c / 12.92, ((c + .055) / 1.055) ** 2.4).astype(np.float32)[images]
-    to_xyz = np.array([[.4124564, .3575761, .1804375], [.2126729, .7151522, .0721750], [.0193339, .1191920, .9503041]])
-    xyz = linear @ (to_xyz / to_xyz.sum(1, keepdims=True)).T.astype(np.float32) # white is 1, 1, 1
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4).astype(np.float32)[images]
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    xyz = linear @ (to_xyz / to_xyz.sum(1, keepdims=True)).T.astype(np.float32)  # white is 1, 1, 1
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1).astype(np.float32)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1).astype(
+        np.float32
+    )
+
 
 def colour_change(
-    source, # (N, H, W, 3) uint8
-    translated, # (N, H, W, 3) uint8, in the same order
-    masks, # (N, H, W) foreground: bool, or weights in [0, 1], or uint8 0..255
-    chunk: int = 256, # images at a time
-) -> tuple[float, float]: # mean delta E 1976 of foreground and of background pixels
+    source,  # (N, H, W, 3) uint8
+    translated,  # (N, H, W, 3) uint8, in the same order
+    masks,  # (N, H, W) foreground: bool, or weights in [0, 1], or uint8 0..255
+    chunk: int = 256,  # images at a time
+) -> tuple[float, float]:  # mean delta E 1976 of foreground and of background pixels
     "Mean colour difference in CIELAB inside and outside the masks."
     weights = _mask_weights(masks, len(source)).numpy()
     if np.shape(source) != np.shape(translated) or weights.shape != np.shape(source)[:3]:
-        raise UserError(f'expected masks and images of the same number and size, got {np.shape(source)}, {np.shape(translated)} and masks {weights.shape}')
+        raise UserError(
+            f'expected masks and images of the same number and size, got {np.shape(source)}, {np.shape(translated)} and'
+            f' masks {weights.shape}'
+        )
     sums = np.zeros((2, 2))
     for i in range(0, len(source), chunk):
-        delta = np.linalg.norm(srgb_to_lab(source[i:i + chunk]) - srgb_to_lab(translated[i:i + chunk]), axis=-1)
-        weight = weights[i:i + chunk]
+        delta = np.linalg.norm(srgb_to_lab(source[i : i + chunk]) - srgb_to_lab(translated[i : i + chunk]), axis=-1)
+        weight = weights[i : i + chunk]
         sums += [[(delta * w).sum(dtype=np.float64), w.sum(dtype=np.float64)] for w in (weight, 1 - weight)]
     fore, back = sums[:, 0] / np.maximum(sums[:, 1], 1e-9)
     return float(fore), float(back)
@@ -175,89 +219,132 @@ def colour_change(
 # %% ../../nbs/33_metrics.evaluate.ipynb #7912719c
 @torch.no_grad()
 def translate_images(
-    translate, # (B, 3, H, W) in [-1, 1] -> the same shape
-    images, # (N, H, W, 3) uint8 array or memory map
-    batch_size: int = 64, # images at a time
-    device='cpu', # where `translate` wants its batch
-) -> np.ndarray: # (N, H, W, 3) uint8
+    translate,  # (B, 3, H, W) in [-1, 1] -> the same shape
+    images,  # (N, H, W, 3) uint8 array or memory map
+    batch_size: int = 64,  # images at a time
+    device='cpu',  # where `translate` wants its batch
+) -> np.ndarray:  # (N, H, W, 3) uint8
     "Translate stored images, batch by batch."
-    parts = [to_uint8(translate(as_signed(images[i:i + batch_size], device))) for i in range(0, len(images), batch_size)]
+    parts = [
+        to_uint8(translate(as_signed(images[i : i + batch_size], device))) for i in range(0, len(images), batch_size)
+    ]
     out = np.concatenate(parts)
-    if out.shape != np.shape(images): raise UserError(f'expected translations of the size of their sources {np.shape(images)}, got {out.shape}: does the generator crop or resize?')
+    if out.shape != np.shape(images):
+        raise UserError(
+            f'expected translations of the size of their sources {np.shape(images)}, got {out.shape}: does the'
+            ' generator crop or resize?'
+        )
     return out
 
+
 def evaluate_translation(
-    translate, # (B, 3, H, W) in [-1, 1] -> the same shape
-    source_images, # (N, H, W, 3) uint8
-    target_images, # (M, H, W, 3) uint8
-    masks=None, # (N, H, W) person in the source images; None: no colour figures, identity judged on whole images
-    extractor=None, # features of the distances; None: `random_features` calibrated on source and target
-    batch_size: int = 64, # images at a time
-    seed: int = 0, # of the stand-in extractor, the floor and the subsets
-    device='cpu', # where `translate` wants its batch
-) -> dict: # what `distribution_distance` gives, `source_retrieval_rank1`, colour changes
+    translate,  # (B, 3, H, W) in [-1, 1] -> the same shape
+    source_images,  # (N, H, W, 3) uint8
+    target_images,  # (M, H, W, 3) uint8
+    masks=None,  # (N, H, W) person in the source images; None: no colour figures, identity judged on whole images
+    extractor=None,  # features of the distances; None: `random_features` calibrated on source and target
+    batch_size: int = 64,  # images at a time
+    seed: int = 0,  # of the stand-in extractor, the floor and the subsets
+    device='cpu',  # where `translate` wants its batch
+) -> dict:  # what `distribution_distance` gives, `source_retrieval_rank1`, colour changes
     "Does the translation look like the target, and is everybody still themselves?"
     translated = translate_images(translate, source_images, batch_size, device)
     extractor = extractor or random_features([source_images, target_images], seed, device=device)
     out = distribution_distance(source_images, target_images, translated, extractor, seed)
     out['source_retrieval_rank1'] = float(source_retrieval(source_images, translated, masks).mean())
     out['source_retrieval_features'] = 'edges of the ' + ('whole image' if masks is None else 'person')
-    if masks is not None: out['foreground_colour_change'], out['background_colour_change'] = colour_change(source_images, translated, masks)
+    if masks is not None:
+        out['foreground_colour_change'], out['background_colour_change'] = colour_change(
+            source_images, translated, masks
+        )
     return out
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #f061e5d2
-SHARES = ('rank1', 'rank5', 'rank10', 'mAP', 'mAP_reranked', 'mINP', 'source_retrieval_rank1') # given as fractions, shown in percent
+SHARES = (
+    'rank1',
+    'rank5',
+    'rank10',
+    'mAP',
+    'mAP_reranked',
+    'mINP',
+    'source_retrieval_rank1',
+)  # given as fractions, shown in percent
+
 
 def result_row(
-    method: str, # name in the table
-    result: RankingResult, # of one run
-    seed: int = 0, # of that run
-    seconds: float = np.nan, # training time
-    steps: float = np.nan, # training steps
-    **more, # further numbers, e.g. `**evaluate_translation(...)`
-) -> dict: # one row for `results_table`
+    method: str,  # name in the table
+    result: RankingResult,  # of one run
+    seed: int = 0,  # of that run
+    seconds: float = np.nan,  # training time
+    steps: float = np.nan,  # training steps
+    **more,  # further numbers, e.g. `**evaluate_translation(...)`
+) -> dict:  # one row for `results_table`
     "The numbers of one run."
     return {'method': method, 'seed': seed, **result.summary(), 'seconds': seconds, 'steps': steps, **more}
 
+
 def results_table(
-    rows, # dicts with 'method', 'seed' and numbers (fractions for shares), for instance from `result_row`
-) -> pd.DataFrame: # a row per method in order of appearance; per number its mean and `<name>_sd`; `seeds` counts the runs
+    rows,  # dicts with 'method', 'seed' and numbers (fractions for shares), for instance from `result_row`
+) -> (
+    pd.DataFrame
+):  # a row per method in order of appearance; per number its mean and `<name>_sd`; `seeds` counts the runs
     "Mean and standard deviation over the seeds of each method, shares in percent."
     runs = pd.DataFrame(list(rows))
-    if 'method' not in runs or not len(runs): raise UserError('expected rows with a method name, got none: build them with result_row')
+    if 'method' not in runs or not len(runs):
+        raise UserError('expected rows with a method name, got none: build them with result_row')
     twice = runs.duplicated(['method', 'seed']) if 'seed' in runs else runs.duplicated('method')
-    if twice.any(): raise UserError(f'expected one row per method and seed, got two for {runs.method[twice].iloc[0]}: give every run its own seed')
+    if twice.any():
+        raise UserError(
+            f'expected one row per method and seed, got two for {runs.method[twice].iloc[0]}: give every run its own'
+            ' seed'
+        )
     numbers = [c for c in runs.select_dtypes('number') if c != 'seed']
     runs[[c for c in numbers if c in SHARES]] *= 100
     groups = runs.groupby('method', sort=False)
     out = {'seeds': groups.size()}
-    for c in numbers: out[c], out[c + '_sd'] = groups[c].mean(), groups[c].std()
+    for c in numbers:
+        out[c], out[c + '_sd'] = groups[c].mean(), groups[c].std()
     return pd.DataFrame(out)
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #6a16cab2
 def format_table(
-    table: pd.DataFrame, # from `results_table`
-    columns=None, # numbers to show; None: all that are not empty
-) -> pd.DataFrame: # text cells 'mean ± sd', or the mean alone for a single seed
+    table: pd.DataFrame,  # from `results_table`
+    columns=None,  # numbers to show; None: all that are not empty
+) -> pd.DataFrame:  # text cells 'mean ± sd', or the mean alone for a single seed
     "The table as people read it."
     columns = columns or [c for c in table if c != 'seeds' and not c.endswith('_sd') and table[c].notna().any()]
-    def cell(mean, sd, digits): return '' if np.isnan(mean) else f'{mean:.{digits}f}' + ('' if np.isnan(sd) else f' ± {sd:.{digits}f}')
-    def digits(c): return 0 if table[c].abs().max() >= 100 and c not in SHARES else 1 if table[c].abs().max() >= 1 or c in SHARES else 3
-    out = pd.DataFrame({c: [cell(m, s, digits(c)) for m, s in zip(table[c], table[c + '_sd'])] for c in columns}, index=table.index)
+
+    def cell(mean, sd, digits):
+        return '' if np.isnan(mean) else f'{mean:.{digits}f}' + ('' if np.isnan(sd) else f' ± {sd:.{digits}f}')
+
+    def digits(c):
+        return (
+            0
+            if table[c].abs().max() >= 100 and c not in SHARES
+            else 1
+            if table[c].abs().max() >= 1 or c in SHARES
+            else 3
+        )
+
+    out = pd.DataFrame(
+        {c: [cell(m, s, digits(c)) for m, s in zip(table[c], table[c + '_sd'])] for c in columns}, index=table.index
+    )
     return out.assign(seeds=table.seeds)
 
+
 def table_markdown(
-    table: pd.DataFrame, # from `results_table`
-    columns=None, # as in `format_table`
-) -> str: # a Markdown table
+    table: pd.DataFrame,  # from `results_table`
+    columns=None,  # as in `format_table`
+) -> str:  # a Markdown table
     "The table for a README."
     text = format_table(table, columns).reset_index()
     lines = [list(text.columns), ['---'] * len(text.columns), *text.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(v.replace('|', '\\|') for v in line) + ' |' for line in lines)
 
+
 def table_html(
-    table: pd.DataFrame, # from `results_table`
-    columns=None, # as in `format_table`
-) -> str: # an HTML table of class 'results'
+    table: pd.DataFrame,  # from `results_table`
+    columns=None,  # as in `format_table`
+) -> str:  # an HTML table of class 'results'
     "The table for a report."
     return format_table(table, columns).reset_index().to_html(index=False, border=0, classes='results')

@@ -8,7 +8,9 @@ __all__ = ['RESIZERS', 'FID_WEIGHTS', 'resize_signed', 'FeatureExtractor', 'as_s
            'folder_features']
 
 # %% ../../nbs/29_metrics.features.ipynb #3070ab55
-import hashlib, os, warnings
+import hashlib
+import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -27,266 +29,387 @@ from .distances import as_features, refuse_rows
 # %% ../../nbs/29_metrics.features.ipynb #f72265d5
 RESIZERS = {'bilinear': dict(mode='bilinear'), 'antialiased bicubic': dict(mode='bicubic', antialias=True)}
 
+
 def resize_signed(
-    x, # (B, 3, H, W) float in [-1, 1]
-    size, # (H, W) of the result
-    resize: str = 'antialiased bicubic', # or 'bilinear': four neighbours, no antialiasing (pytorch-fid)
-) -> torch.Tensor: # (B, 3, *size) in [-1, 1], not rounded
+    x,  # (B, 3, H, W) float in [-1, 1]
+    size,  # (H, W) of the result
+    resize: str = 'antialiased bicubic',  # or 'bilinear': four neighbours, no antialiasing (pytorch-fid)
+) -> torch.Tensor:  # (B, 3, *size) in [-1, 1], not rounded
     "Resize a batch by a named method."
-    if resize not in RESIZERS: raise UserError(f'expected a resizer out of {", ".join(map(repr, RESIZERS))}, got {resize!r}')
+    if resize not in RESIZERS:
+        raise UserError(f'expected a resizer out of {", ".join(map(repr, RESIZERS))}, got {resize!r}')
     return nn.functional.interpolate(x, size=tuple(size), align_corners=False, **RESIZERS[resize]).clamp(-1, 1)
 
 # %% ../../nbs/29_metrics.features.ipynb #c489f666
 class FeatureExtractor:
     "A frozen network with a name, called on images in batches."
-    def __init__(self,
-        net: nn.Module, # (B, 3, H, W) in [-1, 1] -> (B, D)
-        name: str, # what the features are, for tables and plots
-        distance_name: str | None = None, # None: 'Frechet distance, <name>'
-        device='cpu', # where it computes
-        size: tuple[int, int] | None = None, # (H, W) that all images are resized to; None: as they come
-        resize: str = 'antialiased bicubic', # name of the resizer, see `resize_signed`
+
+    def __init__(
+        self,
+        net: nn.Module,  # (B, 3, H, W) in [-1, 1] -> (B, D)
+        name: str,  # what the features are, for tables and plots
+        distance_name: str | None = None,  # None: 'Frechet distance, <name>'
+        device='cpu',  # where it computes
+        size: tuple[int, int] | None = None,  # (H, W) that all images are resized to; None: as they come
+        resize: str = 'antialiased bicubic',  # name of the resizer, see `resize_signed`
     ):
-        self.net, self.name, self.device, self.size = net.eval().requires_grad_(False).to(device), name, torch.device(device), size and tuple(size)
+        self.net, self.name, self.device, self.size = (
+            net.eval().requires_grad_(False).to(device),
+            name,
+            torch.device(device),
+            size and tuple(size),
+        )
         self.resize = resize if size else 'none'
         self.distance_name = distance_name or f'Frechet distance, {name}'
 
     @torch.inference_mode()
-    def __call__(self,
-        images, # uint8 (N, H, W, 3), a list of uint8 (H, W, 3), or float (N, 3, H, W) in [-1, 1]
-        batch_size: int = 64, # images at a time
-    ) -> np.ndarray: # (N, D) float32
+    def __call__(
+        self,
+        images,  # uint8 (N, H, W, 3), a list of uint8 (H, W, 3), or float (N, 3, H, W) in [-1, 1]
+        batch_size: int = 64,  # images at a time
+    ) -> np.ndarray:  # (N, D) float32
         "Features of all images."
-        if not len(images): raise UserError('expected at least one image, got none')
-        parts = [self.net(self.prepare(images[i:i + batch_size])).flatten(1).float().cpu() for i in range(0, len(images), batch_size)]
+        if not len(images):
+            raise UserError('expected at least one image, got none')
+        parts = [
+            self.net(self.prepare(images[i : i + batch_size])).flatten(1).float().cpu()
+            for i in range(0, len(images), batch_size)
+        ]
         return torch.cat(parts).numpy()
 
-    def prepare(self,
-        images, # one batch, as above
-    ) -> torch.Tensor: # float (B, 3, H, W) in [-1, 1] on the device
+    def prepare(
+        self,
+        images,  # one batch, as above
+    ) -> torch.Tensor:  # float (B, 3, H, W) in [-1, 1] on the device
         "What the network sees: scaled and resized."
         if isinstance(images, (list, tuple)):
             shapes = sorted({np.shape(x) for x in images})
-            if len(shapes) == 1: return self.prepare(np.stack(images))
-            if not self.size: raise UserError(f'expected images of one size, got {shapes[0]} and {shapes[-1]}: give the extractor a size')
+            if len(shapes) == 1:
+                return self.prepare(np.stack(images))
+            if not self.size:
+                raise UserError(
+                    f'expected images of one size, got {shapes[0]} and {shapes[-1]}: give the extractor a size'
+                )
             return torch.cat([self.prepare(x[None]) for x in images])
         x = as_signed(images, self.device)
         return resize_signed(x, self.size, self.resize) if self.size else x
 
     @cached_property
-    def identity(self) -> str: # of the code, only the layers' names and settings count: rename an extractor when its `forward` changes
+    def identity(
+        self,
+    ) -> str:  # of the code, only the layers' names and settings count: rename an extractor when its `forward` changes
         "Hash of all that decides a feature: layers, weights, calibration, resizing, kind of device."
         h = hashlib.sha256(repr((1, self.name, self.size, self.resize, self.device.type, self.net)).encode())
         for k, v in self.net.state_dict().items():
-            h.update(repr((k, v.dtype, v.shape)).encode()); h.update(v.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            h.update(repr((k, v.dtype, v.shape)).encode())
+            h.update(v.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return h.hexdigest()
 
-    def __repr__(self) -> str: return f'FeatureExtractor({self.name})'
+    def __repr__(self) -> str:
+        return f'FeatureExtractor({self.name})'
 
 # %% ../../nbs/29_metrics.features.ipynb #9e095620
 def as_signed(
-    images, # uint8 (B, H, W, 3), or float (B, 3, H, W) in [-1, 1]
-    device='cpu', # where the result lives
-) -> torch.Tensor: # float32 (B, 3, H, W) in [-1, 1]
+    images,  # uint8 (B, H, W, 3), or float (B, 3, H, W) in [-1, 1]
+    device='cpu',  # where the result lives
+) -> torch.Tensor:  # float32 (B, 3, H, W) in [-1, 1]
     "One batch of stored or ready images as a network wants it."
-    if isinstance(images, np.ndarray): images = torch.from_numpy(np.array(images)) # a copy: memory maps may be read-only
-    if images.ndim != 4: raise UserError(f'expected a batch of images with four axes, got shape {tuple(images.shape)}')
-    if images.dtype == torch.uint8 and images.shape[-1] == 3: return to_signed(images, device)
-    if images.is_floating_point() and images.shape[1] == 3 and images.min() >= -1.5 and images.max() <= 1.5: return images.to(device).float()
-    raise UserError(f'expected uint8 images (N, H, W, 3) or floats (N, 3, H, W) in [-1, 1], got {images.dtype} {tuple(images.shape)} '
-                    f'from {images.min().item():.3g} to {images.max().item():.3g}: convert with to_signed')
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.array(images))  # a copy: memory maps may be read-only
+    if images.ndim != 4:
+        raise UserError(f'expected a batch of images with four axes, got shape {tuple(images.shape)}')
+    if images.dtype == torch.uint8 and images.shape[-1] == 3:
+        return to_signed(images, device)
+    if images.is_floating_point() and images.shape[1] == 3 and images.min() >= -1.5 and images.max() <= 1.5:
+        return images.to(device).float()
+    raise UserError(
+        f'expected uint8 images (N, H, W, 3) or floats (N, 3, H, W) in [-1, 1], got {images.dtype}'
+        f' {tuple(images.shape)} from {images.min().item():.3g} to {images.max().item():.3g}: convert with to_signed'
+    )
 
 # %% ../../nbs/29_metrics.features.ipynb #a925ba6d
 FID_WEIGHTS = 'pt_inception-2015-12-05-6726825d.pth'
 
+
 def find_fid_weights(
-    weights=None, # file; None: torch hub's cache
-) -> Path | None: # where the weights are; None when they are in the cache neither
+    weights=None,  # file; None: torch hub's cache
+) -> Path | None:  # where the weights are; None when they are in the cache neither
     "The file with pytorch-fid's Inception weights. A file that was named but does not exist is an error; nothing is downloaded."
     if weights is None:
         cached = Path(torch.hub.get_dir()) / 'checkpoints' / FID_WEIGHTS
         return cached if cached.is_file() else None
-    if not Path(weights).is_file(): raise UserError(f'no Inception weights at {weights}: download {FID_WEIGHTS} from the releases of mseitzer/pytorch-fid and name that file')
+    if not Path(weights).is_file():
+        raise UserError(
+            f'no Inception weights at {weights}: download {FID_WEIGHTS} from the releases of mseitzer/pytorch-fid and'
+            ' name that file'
+        )
     return Path(weights)
+
 
 def _fid_inception() -> nn.Module:
     "pytorch-fid's InceptionV3 without weights (its own constructor would download them)."
     from pytorch_fid import inception as pf
     from torchvision.models import inception_v3
+
     net = inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False, transform_input=False)
-    blocks = {'Mixed_5b': pf.FIDInceptionA(192, 32), 'Mixed_5c': pf.FIDInceptionA(256, 64), 'Mixed_5d': pf.FIDInceptionA(288, 64),
-              'Mixed_6b': pf.FIDInceptionC(768, 128), 'Mixed_6c': pf.FIDInceptionC(768, 160), 'Mixed_6d': pf.FIDInceptionC(768, 160),
-              'Mixed_6e': pf.FIDInceptionC(768, 192), 'Mixed_7b': pf.FIDInceptionE_1(1280), 'Mixed_7c': pf.FIDInceptionE_2(2048)}
-    for name, block in blocks.items(): setattr(net, name, block)
+    blocks = {
+        'Mixed_5b': pf.FIDInceptionA(192, 32),
+        'Mixed_5c': pf.FIDInceptionA(256, 64),
+        'Mixed_5d': pf.FIDInceptionA(288, 64),
+        'Mixed_6b': pf.FIDInceptionC(768, 128),
+        'Mixed_6c': pf.FIDInceptionC(768, 160),
+        'Mixed_6d': pf.FIDInceptionC(768, 160),
+        'Mixed_6e': pf.FIDInceptionC(768, 192),
+        'Mixed_7b': pf.FIDInceptionE_1(1280),
+        'Mixed_7c': pf.FIDInceptionE_2(2048),
+    }
+    for name, block in blocks.items():
+        setattr(net, name, block)
     return net
+
 
 def _fold_batchnorm(net) -> nn.Module:
     "Multiply every BatchNorm of an Inception in evaluation mode into its convolution, in place."
     for m in net.eval().modules():
-        if hasattr(m, 'conv') and hasattr(m, 'bn'): m.conv, m.bn = nn.utils.fusion.fuse_conv_bn_eval(m.conv, m.bn), nn.Identity()
+        if hasattr(m, 'conv') and hasattr(m, 'bn'):
+            m.conv, m.bn = nn.utils.fusion.fuse_conv_bn_eval(m.conv, m.bn), nn.Identity()
     return net
 
 # %% ../../nbs/29_metrics.features.ipynb #746ed6ef
 def inception_features(
-    weights=None, # file with pytorch-fid's weights; None: torch hub's cache
-    device='cpu', # where it computes
-    resize: str = 'bilinear', # as pytorch-fid; or 'antialiased bicubic', as Parmar et al. recommend
-) -> FeatureExtractor: # 2048-d; `distance_name` is 'FID' or 'FID, antialiased bicubic' only if the file is the original
+    weights=None,  # file with pytorch-fid's weights; None: torch hub's cache
+    device='cpu',  # where it computes
+    resize: str = 'bilinear',  # as pytorch-fid; or 'antialiased bicubic', as Parmar et al. recommend
+) -> (
+    FeatureExtractor
+):  # 2048-d; `distance_name` is 'FID' or 'FID, antialiased bicubic' only if the file is the original
     "pytorch-fid's InceptionV3 with weights from disk."
     path = find_fid_weights(weights)
-    if path is None: raise UserError(f'no Inception weights in {Path(torch.hub.get_dir()) / "checkpoints"}: name the file {FID_WEIGHTS} (weights=..., --fid-weights), or use random_features')
-    if resize not in RESIZERS: raise UserError(f'expected a resizer out of {", ".join(map(repr, RESIZERS))}, got {resize!r}')
+    if path is None:
+        raise UserError(
+            f'no Inception weights in {Path(torch.hub.get_dir()) / "checkpoints"}: name the file {FID_WEIGHTS}'
+            ' (weights=..., --fid-weights), or use random_features'
+        )
+    if resize not in RESIZERS:
+        raise UserError(f'expected a resizer out of {", ".join(map(repr, RESIZERS))}, got {resize!r}')
     net = _fid_inception()
-    try: net.load_state_dict(torch.load(path, map_location='cpu', weights_only=True))
-    except Exception as e: raise UserError(f"expected the weights of pytorch-fid's InceptionV3 in {path}, got another file or a part of it ({type(e).__name__}): download {FID_WEIGHTS} again from the releases of mseitzer/pytorch-fid") from None
+    try:
+        net.load_state_dict(torch.load(path, map_location='cpu', weights_only=True))
+    except Exception as e:
+        raise UserError(
+            f"expected the weights of pytorch-fid's InceptionV3 in {path}, got another file or a part of it"
+            f" ({type(e).__name__}): download {FID_WEIGHTS} again from the releases of mseitzer/pytorch-fid"
+        ) from None
     layers = [m for n, m in _fold_batchnorm(net).named_children() if n not in ('AuxLogits', 'avgpool', 'dropout', 'fc')]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(memory_format=torch.channels_last)
     original = hashlib.sha256(path.read_bytes()).hexdigest().startswith(FID_WEIGHTS[-12:-4])
-    name = ('InceptionV3' if original else f'InceptionV3 with weights {path.name}') + ('' if resize == 'bilinear' else f', {resize}')
-    return FeatureExtractor(net, name, name.replace('InceptionV3', 'FID') if original else None, device, (299, 299), resize)
+    name = ('InceptionV3' if original else f'InceptionV3 with weights {path.name}') + (
+        '' if resize == 'bilinear' else f', {resize}'
+    )
+    return FeatureExtractor(
+        net, name, name.replace('InceptionV3', 'FID') if original else None, device, (299, 299), resize
+    )
 
 # %% ../../nbs/29_metrics.features.ipynb #469b775a
 def random_features(
-    calibration_images, # uint8 (N, H, W, 3), float (N, 3, H, W) in [-1, 1] or a folder; or a list of such sets: source and target
-    seed: int = 0, # of the weights and of the order of the images
-    stages: int = 2, # of the ResNet-18: 1 to 4 give 64, 128, 256, 512 features
-    max_images: int = 1024, # images used per set
-    batch_size: int = 64, # images per BatchNorm batch, all sets mixed
-    device='cpu', # where it computes
-    size: tuple[int, int] | None = None, # (H, W) that all images are resized to; None: as they come, all of one size
-    resize: str = 'antialiased bicubic', # name of the resizer, see `resize_signed`
-) -> FeatureExtractor: # named 'random ResNet-18 (stage 2)', with size and resizer if there is one
+    calibration_images,  # uint8 (N, H, W, 3), float (N, 3, H, W) in [-1, 1] or a folder; or a list of such sets: source and target
+    seed: int = 0,  # of the weights and of the order of the images
+    stages: int = 2,  # of the ResNet-18: 1 to 4 give 64, 128, 256, 512 features
+    max_images: int = 1024,  # images used per set
+    batch_size: int = 64,  # images per BatchNorm batch, all sets mixed
+    device='cpu',  # where it computes
+    size: tuple[int, int] | None = None,  # (H, W) that all images are resized to; None: as they come, all of one size
+    resize: str = 'antialiased bicubic',  # name of the resizer, see `resize_signed`
+) -> FeatureExtractor:  # named 'random ResNet-18 (stage 2)', with size and resizer if there is one
     "The first stages of a ResNet-18 with fixed random weights whose BatchNorm statistics are calibrated on the images at hand."
     from torchvision.models import resnet18
-    if stages not in (1, 2, 3, 4): raise UserError(f'expected 1 to 4 stages, got {stages}')
+
+    if stages not in (1, 2, 3, 4):
+        raise UserError(f'expected 1 to 4 stages, got {stages}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed))
         r = resnet18(weights=None)
-    net = nn.Sequential(r.conv1, r.bn1, r.relu, r.maxpool, *[r.layer1, r.layer2, r.layer3, r.layer4][:stages], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(
+        r.conv1,
+        r.bn1,
+        r.relu,
+        r.maxpool,
+        *[r.layer1, r.layer2, r.layer3, r.layer4][:stages],
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
     name = f'random ResNet-18 (stage {stages})' + (f', {size[0]}x{size[1]} {resize}' if size else '')
     extractor = FeatureExtractor(net, name, device=device, size=size, resize=resize)
     sets = calibration_images if isinstance(calibration_images, (list, tuple)) else [calibration_images]
     rng = np.random.default_rng(step_seed(seed))
     sets = [_some_prepared(s, max_images, rng, extractor) for s in sets]
-    if len({s.shape[1:] for s in sets}) > 1: raise UserError(f'expected images of one size, got {" and ".join(f"{s.shape[2]}x{s.shape[3]}" for s in sets)}: give size=(H, W)')
+    if len({s.shape[1:] for s in sets}) > 1:
+        raise UserError(
+            f'expected images of one size, got {" and ".join(f"{s.shape[2]}x{s.shape[3]}" for s in sets)}: give'
+            ' size=(H, W)'
+        )
     x = torch.cat(sets)
-    if len(x) < 16: raise UserError(f'expected at least 16 calibration images, got {len(x)}: pass images of both domains')
+    if len(x) < 16:
+        raise UserError(f'expected at least 16 calibration images, got {len(x)}: pass images of both domains')
     for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d): m.momentum = None # average over all batches
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = None  # average over all batches
     net.train()
     with torch.no_grad():
-        for part in np.array_split(rng.permutation(len(x)), max(1, round(len(x) / batch_size))): net(x[part])
+        for part in np.array_split(rng.permutation(len(x)), max(1, round(len(x) / batch_size))):
+            net(x[part])
     net.eval()
     return extractor
 
 # %% ../../nbs/29_metrics.features.ipynb #8e34e5e6
 def read_rgb(
-    path, # a picture in any format that Pillow reads
-) -> np.ndarray: # (H, W, 3) uint8, in its own size
+    path,  # a picture in any format that Pillow reads
+) -> np.ndarray:  # (H, W, 3) uint8, in its own size
     "Decode a picture. A file that is not one is a `UserError` that names it."
     try:
-        with Image.open(path) as image: return np.asarray(image.convert('RGB'))
-    except FileNotFoundError: raise UserError(f'expected an image at {path}, found nothing: check the path') from None
+        with Image.open(path) as image:
+            return np.asarray(image.convert('RGB'))
+    except FileNotFoundError:
+        raise UserError(f'expected an image at {path}, found nothing: check the path') from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise UserError(f'expected an image, could not read {path} ({str(e) or type(e).__name__}): replace or remove the file') from None
+        raise UserError(
+            f'expected an image, could not read {path} ({str(e) or type(e).__name__}): replace or remove the file'
+        ) from None
+
 
 def _decoded(paths, batch_size: int):
     "Lists of decoded images; the next list is decoded while the caller works on the last."
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        def start(i): return [pool.submit(read_rgb, p) for p in paths[i:i + batch_size]]
+
+        def start(i):
+            return [pool.submit(read_rgb, p) for p in paths[i : i + batch_size]]
+
         waiting = start(0)
         for i in range(batch_size, len(paths) + batch_size, batch_size):
             ready, waiting = waiting, start(i)
             yield [f.result() for f in ready]
 
+
 def _some_prepared(images, most: int, rng, extractor) -> torch.Tensor:
     "At most `most` images of a set or a folder, as the extractor's network sees them."
-    if isinstance(images, (str, Path)): images = list_images(images)
+    if isinstance(images, (str, Path)):
+        images = list_images(images)
     chosen = np.sort(rng.permutation(len(images))[:most])
-    if not isinstance(images, list): return extractor.prepare(images[chosen])
+    if not isinstance(images, list):
+        return extractor.prepare(images[chosen])
     return torch.cat([extractor.prepare(part) for part in _decoded([images[i] for i in chosen], 32)])
 
 # %% ../../nbs/29_metrics.features.ipynb #316cbcda
 def check_features(
-    features, # (N, D) array, memory map or tensor
-    name: str = 'features', # what to call them in an error
-    least: int = 2, # rows needed
-) -> np.ndarray: # float32 or float64, not copied if it was that already
+    features,  # (N, D) array, memory map or tensor
+    name: str = 'features',  # what to call them in an error
+    least: int = 2,  # rows needed
+) -> np.ndarray:  # float32 or float64, not copied if it was that already
     "An (N, D) array without NaN and with at least `least` rows, or a `UserError`."
     x = as_features(features, name, least).cpu()
-    if x.dtype not in (torch.float32, torch.float64): x = x.float()
-    if len(x): refuse_rows(~torch.cat([torch.isfinite(part).all(1) for part in x.split(4096)]), name)
+    if x.dtype not in (torch.float32, torch.float64):
+        x = x.float()
+    if len(x):
+        refuse_rows(~torch.cat([torch.isfinite(part).all(1) for part in x.split(4096)]), name)
     return x.numpy()
 
+
 def feature_statistics(
-    features, # (N, D) array or tensor, N at least 2
-    block: int = 4096, # rows held in float64 at once
-) -> tuple[np.ndarray, np.ndarray]: # mean (D,) and unbiased covariance (D, D), float64
+    features,  # (N, D) array or tensor, N at least 2
+    block: int = 4096,  # rows held in float64 at once
+) -> tuple[np.ndarray, np.ndarray]:  # mean (D,) and unbiased covariance (D, D), float64
     "Mean and covariance of a cloud of features, in float64 and bounded memory."
     x = check_features(features)
     mu, covariance = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
-    for i in range(0, len(x), block): mu += x[i:i + block].sum(0, dtype=np.float64)
+    for i in range(0, len(x), block):
+        mu += x[i : i + block].sum(0, dtype=np.float64)
     mu /= len(x)
     for i in range(0, len(x), block):
-        part = x[i:i + block] - mu
+        part = x[i : i + block] - mu
         covariance += part.T @ part
     return mu, covariance / (len(x) - 1)
 
 # %% ../../nbs/29_metrics.features.ipynb #27f43953
 class FolderFeatures(NamedTuple):
     "Features of a folder of images."
-    features: np.ndarray # (N, D) float32
-    statistics: tuple[np.ndarray, np.ndarray] | None # mean and covariance, float64; None when N <= D, where the features themselves are the shorter way
-    paths: list[Path] # N files
-    cached: bool # True: read from the cache
+
+    features: np.ndarray  # (N, D) float32
+    statistics: (
+        tuple[np.ndarray, np.ndarray] | None
+    )  # mean and covariance, float64; None when N <= D, where the features themselves are the shorter way
+    paths: list[Path]  # N files
+    cached: bool  # True: read from the cache
+
 
 def cache_folder() -> Path:
     "Where features are kept: `synthreid/features` in the user's cache (`XDG_CACHE_HOME`, or `~/.cache`)."
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'synthreid' / 'features'
 
+
 def _folder_key(paths, extractor) -> str:
     "Hash of the bytes of all files, in order, and of the extractor."
     h = hashlib.sha256(extractor.identity.encode())
+
     def digest(path):
-        try: return hashlib.sha256(Path(path).read_bytes()).digest()
-        except OSError as e: raise UserError(f'expected an image at {path}, could not read it ({e.strerror}): check the path') from None
+        try:
+            return hashlib.sha256(Path(path).read_bytes()).digest()
+        except OSError as e:
+            raise UserError(f'expected an image at {path}, could not read it ({e.strerror}): check the path') from None
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for d in pool.map(digest, paths): h.update(d)
+        for d in pool.map(digest, paths):
+            h.update(d)
     return h.hexdigest()[:40]
+
 
 def _read_cached(file, n: int):
     "Features and statistics, or None when the file is missing, damaged or not what it should be."
     try:
-        with np.load(file, allow_pickle=False) as z: stored = {k: z[k] for k in z.files} # reading to the end checks every checksum
+        with np.load(file, allow_pickle=False) as z:
+            stored = {k: z[k] for k in z.files}  # reading to the end checks every checksum
         x = stored['features']
-        if x.shape[0] != n or x.ndim != 2 or x.dtype != np.float32: return None
+        if x.shape[0] != n or x.ndim != 2 or x.dtype != np.float32:
+            return None
         return x, (stored['mean'], stored['covariance']) if n > x.shape[1] else None
-    except Exception: return None # whatever a damaged file may raise
+    except Exception:
+        return None  # whatever a damaged file may raise
 
 # %% ../../nbs/29_metrics.features.ipynb #d74df565
 def folder_features(
-    images, # folder, searched with its sub-folders; or a list of image files
-    extractor: FeatureExtractor, # what turns images into features
-    cache='auto', # folder of the cache; 'auto': `cache_folder()`; None: nothing is kept
-    batch_size: int = 32, # images at a time
-    progress: bool = True, # show a bar while images are decoded
-) -> FolderFeatures: # rows in the order of `paths`
+    images,  # folder, searched with its sub-folders; or a list of image files
+    extractor: FeatureExtractor,  # what turns images into features
+    cache='auto',  # folder of the cache; 'auto': `cache_folder()`; None: nothing is kept
+    batch_size: int = 32,  # images at a time
+    progress: bool = True,  # show a bar while images are decoded
+) -> FolderFeatures:  # rows in the order of `paths`
     "Features and their statistics of all images of a folder, of any sizes if the extractor resizes; computed once and then read from the cache."
     paths = [Path(p) for p in images] if isinstance(images, (list, tuple)) else list_images(images)
-    if not paths: raise UserError('expected at least one image, got an empty list')
-    file = None if cache is None else (cache_folder() if cache == 'auto' else Path(cache)) / f'{_folder_key(paths, extractor)}.npz'
-    if file is not None and (found := _read_cached(file, len(paths))): return FolderFeatures(*found, paths, True)
+    if not paths:
+        raise UserError('expected at least one image, got an empty list')
+    file = (
+        None
+        if cache is None
+        else (cache_folder() if cache == 'auto' else Path(cache)) / f'{_folder_key(paths, extractor)}.npz'
+    )
+    if file is not None and (found := _read_cached(file, len(paths))):
+        return FolderFeatures(*found, paths, True)
     features, done = None, 0
     with tqdm(total=len(paths), desc='features', unit='image', disable=not progress, leave=False) as bar:
         for part in _decoded(paths, batch_size):
             rows = extractor(part, batch_size)
-            if features is None: features = np.empty((len(paths), rows.shape[1]), np.float32)
-            features[done:done + len(rows)] = rows
-            done += len(rows); bar.update(len(rows))
+            if features is None:
+                features = np.empty((len(paths), rows.shape[1]), np.float32)
+            features[done : done + len(rows)] = rows
+            done += len(rows)
+            bar.update(len(rows))
     statistics = feature_statistics(features) if len(features) > features.shape[1] else None
     if file is not None:
         kept = dict(features=features) | (dict(mean=statistics[0], covariance=statistics[1]) if statistics else {})
         try:
-            with atomic_write(file) as tmp, open(tmp, 'wb') as f: np.savez(f, **kept)
-        except OSError as e: warnings.warn(f'features could not be kept in {file.parent} ({e}): choose another cache folder, or cache=None')
+            with atomic_write(file) as tmp, open(tmp, 'wb') as f:
+                np.savez(f, **kept)
+        except OSError as e:
+            warnings.warn(
+                f'features could not be kept in {file.parent} ({e}): choose another cache folder, or cache=None'
+            )
     return FolderFeatures(features, statistics, paths, False)

@@ -16,55 +16,87 @@ import torch
 from scipy.linalg import lapack
 
 from ..core import UserError, check_positive, step_seed
-from .features import (FeatureExtractor, FolderFeatures, as_signed, check_features, feature_statistics, find_fid_weights, folder_features, inception_features,
-                                        random_features)
+from synthreid.metrics.features import (
+    FeatureExtractor,
+    check_features,
+    feature_statistics,
+    folder_features,
+    random_features,
+)
 
 # %% ../../nbs/32_metrics.frechet.ipynb #f4f4db23
-_all_ = ['FeatureExtractor', 'FolderFeatures', 'as_signed', 'feature_statistics', 'find_fid_weights', 'folder_features', 'inception_features', 'random_features'] # one place to import from
+_all_ = [
+    'FeatureExtractor',
+    'FolderFeatures',
+    'as_signed',
+    'feature_statistics',
+    'find_fid_weights',
+    'folder_features',
+    'inception_features',
+    'random_features',
+]  # one place to import from
 
 # %% ../../nbs/32_metrics.frechet.ipynb #fe779597
 class _Gaussian(NamedTuple):
     "A cloud of features as its distance needs it."
-    mean: np.ndarray # (D,)
-    factor: np.ndarray # (D, r), times its transpose the covariance
-    trace: float # of the covariance
+
+    mean: np.ndarray  # (D,)
+    factor: np.ndarray  # (D, r), times its transpose the covariance
+    trace: float  # of the covariance
+
 
 def _factor(sigma) -> np.ndarray:
     "Pivoted Cholesky factor (D, rank) of a covariance, which may be singular."
     c, order, rank, _ = lapack.dpstrf(sigma, lower=1)
     out = np.zeros((len(sigma), rank))
     out[order - 1] = np.tril(c)[:, :rank]
-    if rank < len(sigma) and np.abs(out @ out.T - sigma).max() > 1e-6 * np.abs(sigma).max() + 1e-12: # an indefinite matrix ends early as well
-        raise UserError(f'expected a positive semi-definite covariance, got one with negative eigenvalues ({np.linalg.eigvalsh(sigma)[0]:.3g}): compute it with feature_statistics')
+    if (
+        rank < len(sigma) and np.abs(out @ out.T - sigma).max() > 1e-6 * np.abs(sigma).max() + 1e-12
+    ):  # an indefinite matrix ends early as well
+        raise UserError(
+            'expected a positive semi-definite covariance, got one with negative eigenvalues'
+            f' ({np.linalg.eigvalsh(sigma)[0]:.3g}): compute it with feature_statistics'
+        )
     return out
+
 
 def _between(a: _Gaussian, b: _Gaussian) -> float:
     "Frechet distance: roots of eigenvalues where rounding cannot move it by 1e-7 of itself, else singular values."
     m = a.factor.T @ b.factor
-    if m.shape[0] > m.shape[1]: m = m.T
+    if m.shape[0] > m.shape[1]:
+        m = m.T
     apart = np.sum((a.mean - b.mean) ** 2) + a.trace + b.trace
     squares = np.linalg.eigvalsh(m @ m.T)
     if len(squares) and squares[0] > 0:
         roots = np.sqrt(squares)
         distance = apart - 2 * roots.sum()
-        if 1e-15 * squares[-1] * np.sum(1 / roots) < 1e-7 * distance: return float(distance)
+        if 1e-15 * squares[-1] * np.sum(1 / roots) < 1e-7 * distance:
+            return float(distance)
     return float(apart - 2 * torch.linalg.svdvals(torch.from_numpy(m)).sum().item())
 
 # %% ../../nbs/32_metrics.frechet.ipynb #98b41f63
 def frechet_distance(
-    mu1, # (D,) mean of the first set
-    sigma1, # (D, D) covariance of the first set, symmetric and positive semi-definite; it may be singular
-    mu2, # (D,) mean of the second set
-    sigma2, # (D, D) covariance of the second set
-) -> float: # squared feature units; 0 for equal statistics, up to rounding
+    mu1,  # (D,) mean of the first set
+    sigma1,  # (D, D) covariance of the first set, symmetric and positive semi-definite; it may be singular
+    mu2,  # (D,) mean of the second set
+    sigma2,  # (D, D) covariance of the second set
+) -> float:  # squared feature units; 0 for equal statistics, up to rounding
     "Frechet distance between two Gaussians, exact also for singular covariances (no matrix square root, no nudge)."
-    mu1, sigma1, mu2, sigma2 = (np.asarray(a.detach().cpu().double() if isinstance(a, torch.Tensor) else a, np.float64) for a in (mu1, sigma1, mu2, sigma2))
+    mu1, sigma1, mu2, sigma2 = (
+        np.asarray(a.detach().cpu().double() if isinstance(a, torch.Tensor) else a, np.float64)
+        for a in (mu1, sigma1, mu2, sigma2)
+    )
     d = len(mu1) if mu1.ndim == 1 else -1
     if mu1.shape != (d,) or mu2.shape != (d,) or sigma1.shape != (d, d) or sigma2.shape != (d, d):
-        raise UserError(f'expected means (D,) and covariances (D, D), got {mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}: both sets need the same extractor')
-    if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)): raise UserError('expected finite statistics, got NaN or infinity: check the features')
+        raise UserError(
+            f'expected means (D,) and covariances (D, D), got {mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}:'
+            ' both sets need the same extractor'
+        )
+    if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
+        raise UserError('expected finite statistics, got NaN or infinity: check the features')
     for s in (sigma1, sigma2):
-        if np.abs(s - s.T).max(initial=0) > 1e-6 * np.abs(s).max(initial=0): raise UserError('expected symmetric covariances, got one that is not: compute it with feature_statistics')
+        if np.abs(s - s.T).max(initial=0) > 1e-6 * np.abs(s).max(initial=0):
+            raise UserError('expected symmetric covariances, got one that is not: compute it with feature_statistics')
     return _between(*(_Gaussian(m, _factor(s), np.trace(s)) for m, s in ((mu1, sigma1), (mu2, sigma2))))
 
 # %% ../../nbs/32_metrics.frechet.ipynb #fa352b39
@@ -76,16 +108,21 @@ def _gaussian(x, statistics=None) -> _Gaussian:
         return _Gaussian(mu, _factor(sigma), np.trace(sigma))
     mu = x.mean(0, dtype=np.float64)
     factor = (x - mu).T / np.sqrt(n - 1)
-    return _Gaussian(mu, factor, np.sum(factor ** 2))
+    return _Gaussian(mu, factor, np.sum(factor**2))
+
 
 def _same_width(x, y):
-    if x.shape[1] != y.shape[1]: raise UserError(f'expected features of one width, got {x.shape[1]} and {y.shape[1]}: both sets need the same extractor')
+    if x.shape[1] != y.shape[1]:
+        raise UserError(
+            f'expected features of one width, got {x.shape[1]} and {y.shape[1]}: both sets need the same extractor'
+        )
     return x, y
 
+
 def frechet_between(
-    x, # (N, D) features of the first set
-    y, # (M, D) features of the second set
-) -> float: # squared feature units
+    x,  # (N, D) features of the first set
+    y,  # (M, D) features of the second set
+) -> float:  # squared feature units
     "Frechet distance between two clouds of features; each is handled in the cheaper of two exact ways."
     x, y = _same_width(check_features(x), check_features(y))
     return _between(_gaussian(x), _gaussian(y))
@@ -93,67 +130,101 @@ def frechet_between(
 # %% ../../nbs/32_metrics.frechet.ipynb #f501afc8
 def _blocks(x, rows: int):
     "Float64 tensors of at most `rows` rows."
-    for i in range(0, len(x), rows): yield torch.from_numpy(x[i:i + rows].astype(np.float64))
+    for i in range(0, len(x), rows):
+        yield torch.from_numpy(x[i : i + rows].astype(np.float64))
+
 
 def kernel_distance(
-    x, # (N, D) features of the first set
-    y, # (M, D) features of the second set
-    chunk: int = 2048, # the kernel matrix is held in blocks of chunk x chunk
-) -> float: # squared maximum mean discrepancy; unbiased, so it scatters around 0 for equal distributions
+    x,  # (N, D) features of the first set
+    y,  # (M, D) features of the second set
+    chunk: int = 2048,  # the kernel matrix is held in blocks of chunk x chunk
+) -> float:  # squared maximum mean discrepancy; unbiased, so it scatters around 0 for equal distributions
     "Kernel distance (KID on Inception features): unbiased MMD with the kernel (x.y / D + 1)^3, whole sets."
     check_positive(chunk=chunk)
     x, y = _same_width(check_features(x), check_features(y))
     n, m, d = len(x), len(y), x.shape[1]
-    def cubed(products): return products.div_(d).add_(1).pow_(3).sum().item()
-    def total(a, b): return sum(cubed(p @ q.T) for p in _blocks(a, chunk) for q in _blocks(b, chunk))
-    def without_self(a): return total(a, a) - sum(cubed(p.square().sum(1)) for p in _blocks(a, chunk))
+
+    def cubed(products):
+        return products.div_(d).add_(1).pow_(3).sum().item()
+
+    def total(a, b):
+        return sum(cubed(p @ q.T) for p in _blocks(a, chunk) for q in _blocks(b, chunk))
+
+    def without_self(a):
+        return total(a, a) - sum(cubed(p.square().sum(1)) for p in _blocks(a, chunk))
+
     return without_self(x) / (n * (n - 1)) + without_self(y) / (m * (m - 1)) - 2 * total(x, y) / (n * m)
 
+
 def kernel_distance_subsets(
-    x, # (N, D) features of the first set
-    y, # (M, D) features of the second set
-    n_subsets: int = 10, # random subsets
-    subset_size: int | None = None, # images per subset and side; None: half of the smaller set, at most 1000
-    seed: int = 0, # of the subsets
-) -> tuple[float, float]: # mean and standard deviation over the subsets
+    x,  # (N, D) features of the first set
+    y,  # (M, D) features of the second set
+    n_subsets: int = 10,  # random subsets
+    subset_size: int | None = None,  # images per subset and side; None: half of the smaller set, at most 1000
+    seed: int = 0,  # of the subsets
+) -> tuple[float, float]:  # mean and standard deviation over the subsets
     "Kernel distance on random subsets, the usual way to give its spread."
     x, y = _same_width(check_features(x, least=4), check_features(y, least=4))
     check_positive(n_subsets=n_subsets, **({} if subset_size is None else {'subset_size': subset_size}))
     size, rng = subset_size or min(1000, len(x) // 2, len(y) // 2), np.random.RandomState(seed)
-    if not 2 <= size <= min(len(x), len(y)): raise UserError(f'expected subsets of 2 to {min(len(x), len(y))} images, got {size}: choose another subset_size')
+    if not 2 <= size <= min(len(x), len(y)):
+        raise UserError(
+            f'expected subsets of 2 to {min(len(x), len(y))} images, got {size}: choose another subset_size'
+        )
     draws = [[rng.choice(len(a), size, replace=False) for a in (x, y)] for _ in range(n_subsets)]
-    if len(x) * len(y) > n_subsets * size ** 2: values = [kernel_distance(x[i], y[j]) for i, j in draws]
-    else: values = _overlapping_subsets(x, y, *zip(*draws), size)
+    if len(x) * len(y) > n_subsets * size**2:
+        values = [kernel_distance(x[i], y[j]) for i, j in draws]
+    else:
+        values = _overlapping_subsets(x, y, *zip(*draws), size)
     return float(np.mean(values)), float(np.std(values))
+
 
 def _overlapping_subsets(x, y, in_x, in_y, size: int, chunk: int = 2048) -> list:
     "Kernel distances of many subsets from one pass over the kernel K of the whole sets: with a subset's indicator s, its sum is s'Ks."
-    x, y = torch.as_tensor(x), torch.as_tensor(y); d = x.shape[1]
-    def indicators(rows, n): return torch.zeros(len(rows), n, dtype=torch.float64).scatter_(1, torch.as_tensor(np.stack(rows)), 1)
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    d = x.shape[1]
+
+    def indicators(rows, n):
+        return torch.zeros(len(rows), n, dtype=torch.float64).scatter_(1, torch.as_tensor(np.stack(rows)), 1)
+
     sx, sy = indicators(in_x, len(x)), indicators(in_y, len(y))
-    def kernel(products): return products.div_(d).add_(1).pow_(3)
-    def sums(a, b, sa, sb): # of every subset; of a symmetric kernel half the blocks are enough
+
+    def kernel(products):
+        return products.div_(d).add_(1).pow_(3)
+
+    def sums(a, b, sa, sb):  # of every subset; of a symmetric kernel half the blocks are enough
         out = torch.zeros(len(sa), dtype=torch.float64)
         for i in range(0, len(a), chunk):
-            left = a[i:i + chunk].double()
+            left = a[i : i + chunk].double()
             for j in range(i if a is b else 0, len(b), chunk):
-                part = ((sa[:, i:i + chunk] @ kernel(left @ b[j:j + chunk].double().T)) * sb[:, j:j + chunk]).sum(1)
+                part = ((sa[:, i : i + chunk] @ kernel(left @ b[j : j + chunk].double().T)) * sb[:, j : j + chunk]).sum(
+                    1
+                )
                 out += part * (2 if a is b and j > i else 1)
         return out
-    def without_self(a, s): return (sums(a, a, s, s) - s @ torch.cat([kernel(p.double().square().sum(1)) for p in a.split(chunk)])) / (size * (size - 1))
-    return (without_self(x, sx) + without_self(y, sy) - 2 * sums(x, y, sx, sy) / size ** 2).tolist()
+
+    def without_self(a, s):
+        return (sums(a, a, s, s) - s @ torch.cat([kernel(p.double().square().sum(1)) for p in a.split(chunk)])) / (
+            size * (size - 1)
+        )
+
+    return (without_self(x, sx) + without_self(y, sy) - 2 * sums(x, y, sx, sy) / size**2).tolist()
 
 # %% ../../nbs/32_metrics.frechet.ipynb #0ee41492
-def _squared_distances(p, q): return p.square().sum(1, True).sub(2 * p @ q.T).add_(q.square().sum(1)).clamp_min_(0)
+def _squared_distances(p, q):
+    return p.square().sum(1, True).sub(2 * p @ q.T).add_(q.square().sum(1)).clamp_min_(0)
+
 
 def _radii(x, k: int, chunk: int, centre) -> torch.Tensor:
     "Squared distance of every row to its k-th neighbour, itself not counted."
     out = []
     for p in _blocks(x, chunk):
         near = torch.full((len(p), k + 1), torch.inf, dtype=torch.float64)
-        for q in _blocks(x, chunk): near = torch.cat([near, _squared_distances(p - centre, q - centre)], 1).topk(k + 1, largest=False).values
+        for q in _blocks(x, chunk):
+            near = torch.cat([near, _squared_distances(p - centre, q - centre)], 1).topk(k + 1, largest=False).values
         out.append(near[:, -1])
     return torch.cat(out)
+
 
 def _inside(x, y, reach, chunk: int, centre, strict: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     "For every row of `x`: in how many balls of `y` (squared radius `reach`) it lies; for every row of `y`: whether its ball holds any of `x`."
@@ -163,46 +234,60 @@ def _inside(x, y, reach, chunk: int, centre, strict: bool = False) -> tuple[torc
         for i, q in enumerate(_blocks(y, chunk)):
             here = slice(i * chunk, i * chunk + len(q))
             p0, q0 = p - centre, q - centre
-            d, slack = _squared_distances(p0, q0), 1e-12 * (p0.square().sum(1, True) + q0.square().sum(1)) # copies must not fall on either side by rounding
+            d, slack = (
+                _squared_distances(p0, q0),
+                1e-12 * (p0.square().sum(1, True) + q0.square().sum(1)),
+            )  # copies must not fall on either side by rounding
             inside = d < reach[here] - slack if strict else d <= reach[here] + slack
-            count += inside.sum(1); holds[here] |= inside.any(0)
+            count += inside.sum(1)
+            holds[here] |= inside.any(0)
         counts.append(count)
     return torch.cat(counts), holds
 
 # %% ../../nbs/32_metrics.frechet.ipynb #3fdc8f8f
 class PrecisionRecall(NamedTuple):
     "Improved precision and recall, fractions in [0, 1]."
-    precision: float # share of generated images that lie among the real ones
-    recall: float # share of real images that lie among the generated ones
+
+    precision: float  # share of generated images that lie among the real ones
+    recall: float  # share of real images that lie among the generated ones
 
     @property
-    def f_score(self) -> float: return 2 * self.precision * self.recall / max(1e-5, self.precision + self.recall)
+    def f_score(self) -> float:
+        return 2 * self.precision * self.recall / max(1e-5, self.precision + self.recall)
+
 
 def precision_recall(
-    x, # (N, D) features of the generated (translated) images
-    y, # (M, D) features of the real (target) images
-    k: int = 3, # neighbours that set the radius (3, Kynkaanniemi et al.)
-    chunk: int = 2048, # distances are held in blocks of chunk x chunk
-) -> PrecisionRecall: # exchange `x` and `y` and the two numbers change places
+    x,  # (N, D) features of the generated (translated) images
+    y,  # (M, D) features of the real (target) images
+    k: int = 3,  # neighbours that set the radius (3, Kynkaanniemi et al.)
+    chunk: int = 2048,  # distances are held in blocks of chunk x chunk
+) -> PrecisionRecall:  # exchange `x` and `y` and the two numbers change places
     "Improved precision and recall of generated against real images."
     check_positive(k=k, chunk=chunk)
     x, y = _same_width(check_features(x, least=k + 1), check_features(y, least=k + 1))
-    centre = torch.from_numpy(y.mean(0, dtype=np.float64)) # distances about it: less cancellation
-    def share(a, b): return (_inside(a, b, _radii(b, k, chunk, centre), chunk, centre)[0] > 0).double().mean().item()
+    centre = torch.from_numpy(y.mean(0, dtype=np.float64))  # distances about it: less cancellation
+
+    def share(a, b):
+        return (_inside(a, b, _radii(b, k, chunk, centre), chunk, centre)[0] > 0).double().mean().item()
+
     return PrecisionRecall(share(x, y), share(y, x))
 
 # %% ../../nbs/32_metrics.frechet.ipynb #a2f03ac1
 class DensityCoverage(NamedTuple):
     "Density and coverage."
-    density: float # mean number of real images' balls that a generated image lies in, over k; 1 is expected for equal sets
-    coverage: float # share of real images whose ball holds a generated image, in [0, 1]
+
+    density: (
+        float  # mean number of real images' balls that a generated image lies in, over k; 1 is expected for equal sets
+    )
+    coverage: float  # share of real images whose ball holds a generated image, in [0, 1]
+
 
 def density_coverage(
-    x, # (N, D) features of the generated (translated) images
-    y, # (M, D) features of the real (target) images
-    k: int = 5, # neighbours that set the radius (5, Naeem et al.)
-    chunk: int = 2048, # distances are held in blocks of chunk x chunk
-) -> DensityCoverage: # the roles of `x` and `y` are not alike
+    x,  # (N, D) features of the generated (translated) images
+    y,  # (M, D) features of the real (target) images
+    k: int = 5,  # neighbours that set the radius (5, Naeem et al.)
+    chunk: int = 2048,  # distances are held in blocks of chunk x chunk
+) -> DensityCoverage:  # the roles of `x` and `y` are not alike
     "Density and coverage of generated against real images; inside a ball means closer than its radius, as in prdc."
     check_positive(k=k, chunk=chunk)
     x, y = _same_width(check_features(x), check_features(y, least=k + 1))
@@ -212,41 +297,51 @@ def density_coverage(
 
 # %% ../../nbs/32_metrics.frechet.ipynb #437a9c6e
 def distribution_distance(
-    source, # images before translation: uint8 (N, H, W, 3) or float (N, 3, H, W) in [-1, 1]
-    target, # images of the target domain
-    translated, # the source images after translation
-    extractor, # `FeatureExtractor`, or any callable with a `name` that turns images into (N, D) features
-    seed: int = 0, # of the halves and of the subsets
-    n_subsets: int = 10, # subsets of the kernel distance
-) -> dict: # see the example below
+    source,  # images before translation: uint8 (N, H, W, 3) or float (N, 3, H, W) in [-1, 1]
+    target,  # images of the target domain
+    translated,  # the source images after translation
+    extractor,  # `FeatureExtractor`, or any callable with a `name` that turns images into (N, D) features
+    seed: int = 0,  # of the halves and of the subsets
+    n_subsets: int = 10,  # subsets of the kernel distance
+) -> dict:  # see the example below
     "Distance to the target before and after translation, beside the floor between two halves of the target."
     s, t, a = (np.asarray(extractor(x)) for x in (source, target, translated))
     first, second = np.array_split(np.random.default_rng(step_seed(seed)).permutation(len(t)), 2)
     pairs = {'before': (s, t), 'after': (a, t), 'floor': (t[first], t[second])}
-    out = {'features': extractor.name, 'distance': getattr(extractor, 'distance_name', f'Frechet distance, {extractor.name}')}
+    out = {
+        'features': extractor.name,
+        'distance': getattr(extractor, 'distance_name', f'Frechet distance, {extractor.name}'),
+    }
     out |= {k: frechet_between(*p) for k, p in pairs.items()}
-    for k, p in pairs.items(): out[f'kid_{k}'], out[f'kid_{k}_sd'] = kernel_distance_subsets(*p, n_subsets=n_subsets, seed=seed)
+    for k, p in pairs.items():
+        out[f'kid_{k}'], out[f'kid_{k}_sd'] = kernel_distance_subsets(*p, n_subsets=n_subsets, seed=seed)
     out |= precision_recall(a, t)._asdict() | density_coverage(a, t)._asdict()
     return out | {'n_source': len(s), 'n_translated': len(a), 'n_target': len(t)}
 
 # %% ../../nbs/32_metrics.frechet.ipynb #d2ba55db
 def compare_folders(
-    a, # folder or list of files: the generated (translated) images
-    b, # folder or list of files: the real (target) images
-    extractor: FeatureExtractor, # `inception_features(...)`, or `random_features([a, b], size=...)`
-    cache='auto', # folder of the feature cache; 'auto': in the user's cache; None: nothing is kept
-    batch_size: int = 32, # images at a time
-    seed: int = 0, # of the halves and of the subsets
-    n_subsets: int = 100, # subsets of the kernel distance (100, Binkowski et al.), each of half the smaller set and at most 1000
-    progress: bool = True, # show a bar while images are decoded
-    only_distance: bool = False, # stop after the Frechet distance: the other measures compare every image with every other
-) -> dict: # see the example below; `frechet` is the number, `distance` its name
+    a,  # folder or list of files: the generated (translated) images
+    b,  # folder or list of files: the real (target) images
+    extractor: FeatureExtractor,  # `inception_features(...)`, or `random_features([a, b], size=...)`
+    cache='auto',  # folder of the feature cache; 'auto': in the user's cache; None: nothing is kept
+    batch_size: int = 32,  # images at a time
+    seed: int = 0,  # of the halves and of the subsets
+    n_subsets: int = 100,  # subsets of the kernel distance (100, Binkowski et al.), each of half the smaller set and at most 1000
+    progress: bool = True,  # show a bar while images are decoded
+    only_distance: bool = False,  # stop after the Frechet distance: the other measures compare every image with every other
+) -> dict:  # see the example below; `frechet` is the number, `distance` its name
     "Frechet and kernel distance, precision, recall, density and coverage between two folders of images, and what they were measured with."
     first, second = (folder_features(f, extractor, cache, batch_size, progress) for f in (a, b))
     x, y = (check_features(f.features, f'folder {name}', least=6) for f, name in ((first, 'a'), (second, 'b')))
-    out = {'distance': extractor.distance_name, 'resizer': extractor.resize, 'n_a': len(x), 'n_b': len(y),
-           'frechet': _between(_gaussian(x, first.statistics), _gaussian(y, second.statistics))}
-    if only_distance: return out
+    out = {
+        'distance': extractor.distance_name,
+        'resizer': extractor.resize,
+        'n_a': len(x),
+        'n_b': len(y),
+        'frechet': _between(_gaussian(x, first.statistics), _gaussian(y, second.statistics)),
+    }
+    if only_distance:
+        return out
     one, other = np.array_split(np.random.default_rng(step_seed(seed)).permutation(len(y)), 2)
     out['floor'] = frechet_between(y[one], y[other])
     out['kid'], out['kid_sd'] = kernel_distance_subsets(x, y, n_subsets, seed=seed)

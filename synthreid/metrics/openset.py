@@ -8,7 +8,7 @@ __all__ = ['PAIR_PROTOCOLS', 'RocResult', 'roc_metrics', 'evaluate_roc', 'fastre
 
 # %% ../../nbs/34_metrics.openset.ipynb #12012544
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,41 +19,60 @@ from .distances import as_features, distance_rows
 from .ranking import PROTOCOLS, _check_labels, _Labels
 
 # %% ../../nbs/34_metrics.openset.ipynb #366737e5
-PAIR_PROTOCOLS = ('market1501', 'all_images', 'no_cameras', 'leave_one_out') # see `PROTOCOLS` in `metrics.ranking`
+PAIR_PROTOCOLS = ('market1501', 'all_images', 'no_cameras', 'leave_one_out')  # see `PROTOCOLS` in `metrics.ranking`
 
-def _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, n_query: int, n_gallery: int, protocol: str) -> _Labels:
+
+def _check_pairs(
+    query_pids, gallery_pids, query_camids, gallery_camids, n_query: int, n_gallery: int, protocol: str
+) -> _Labels:
     "Labels of the right lengths under a protocol that makes sense for pairs."
-    if protocol not in PAIR_PROTOCOLS: raise UserError(f'expected protocol to be one of {", ".join(PAIR_PROTOCOLS)}, got {protocol!r}')
+    if protocol not in PAIR_PROTOCOLS:
+        raise UserError(f'expected protocol to be one of {", ".join(PAIR_PROTOCOLS)}, got {protocol!r}')
     labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, n_query, n_gallery, protocol)
-    if protocol == 'market1501' and (labels.q == -1).any(): raise UserError(f'expected a person in every query, got {np.sum(labels.q == -1)} marked as junk (pid -1): leave them out, or use the protocol all_images')
+    if protocol == 'market1501' and (labels.q == -1).any():
+        raise UserError(
+            f'expected a person in every query, got {np.sum(labels.q == -1)} marked as junk (pid -1): leave them out,'
+            ' or use the protocol all_images'
+        )
     return labels
+
 
 def _matrix(distances) -> np.ndarray:
     "A finite distance matrix in a float type."
-    if isinstance(distances, torch.Tensor): distances = distances.detach().cpu().double().numpy()
+    if isinstance(distances, torch.Tensor):
+        distances = distances.detach().cpu().double().numpy()
     distances = np.asarray(distances)
-    if distances.ndim != 2: raise UserError(f'expected distances (queries, gallery), got shape {distances.shape}')
-    if not np.isfinite(distances).all(): raise UserError(f'expected finite distances, got {np.sum(~np.isfinite(distances))} NaN or infinite ones: check the features they come from')
+    if distances.ndim != 2:
+        raise UserError(f'expected distances (queries, gallery), got shape {distances.shape}')
+    if not np.isfinite(distances).all():
+        raise UserError(
+            f'expected finite distances, got {np.sum(~np.isfinite(distances))} NaN or infinite ones: check the features'
+            ' they come from'
+        )
     return distances if distances.dtype.kind == 'f' else distances.astype(float)
+
 
 def _one_by_one(distances: np.ndarray):
     "A matrix as the blocks `distance_rows` gives: rows that may be overwritten."
     return ((i, row[None].copy()) for i, row in enumerate(distances))
+
 
 def _walk(blocks, labels: _Labels):
     "Per query: its number, the genuine gallery images, their distances, and the row with all that is no impostor at infinity."
     removed = labels.removed()
     for start, rows in blocks:
         for i, row in enumerate(rows, start):
-            same = labels.members[labels.first[i]:labels.last[i]]
+            same = labels.members[labels.first[i] : labels.last[i]]
             right = same[~labels.ignored(np.full(len(same), i), same)]
             genuine = row[right]
-            row[same] = np.inf; row[removed] = np.inf
+            row[same] = np.inf
+            row[removed] = np.inf
             yield i, right, genuine, row
 
 # %% ../../nbs/34_metrics.openset.ipynb #7b2f08f4
 class _Smallest:
     "All distances below the `k`-th smallest of what was seen, with their pairs; `bound` is that `k`-th smallest."
+
     def __init__(self, k: int, longest_row: int, dtype):
         size = k + max(k // 4, longest_row)
         self.k, self.n, self.bound = k, 0, np.array(np.inf, dtype)
@@ -69,149 +88,201 @@ class _Smallest:
         self.n += len(near)
 
     def prune(self):
-        if self.n < self.k: return
-        values = self.distances[:self.n]
+        if self.n < self.k:
+            return
+        values = self.distances[: self.n]
         self.bound = np.partition(values, self.k - 1)[self.k - 1]
         keep = np.flatnonzero(values < self.bound)
         self.n = len(keep)
-        self.distances[:self.n], self.pairs[:self.n] = values[keep], self.pairs[keep]
+        self.distances[: self.n], self.pairs[: self.n] = values[keep], self.pairs[keep]
 
     def sorted(self) -> tuple:
         self.prune()
-        order = np.argsort(self.distances[:self.n], kind='stable')
+        order = np.argsort(self.distances[: self.n], kind='stable')
         return self.distances[order], self.pairs[order]
 
 # %% ../../nbs/34_metrics.openset.ipynb #3ed1d92c
 @dataclass(eq=False)
 class RocResult:
     "Genuine and closest impostor pairs, and the rates that follow; a pair is accepted when its distance is smaller than the threshold."
-    genuine: np.ndarray # (P,) distances of all genuine pairs, ascending
-    genuine_pairs: np.ndarray # (P, 2) int32: query, gallery image of each
-    impostor: np.ndarray # (K,) distances of the closest impostor pairs, ascending: all that are smaller than `limit`
-    impostor_pairs: np.ndarray # (K, 2) int32: query, gallery image of each
-    n_impostor: int # impostor pairs in all
-    limit: float # rates are exact for thresholds up to here
-    max_fpr: float # largest false-positive rate that can be asked for
-    query_pids: np.ndarray # (Q,) person per query
-    gallery_pids: np.ndarray # (G,) person per gallery image
-    protocol: str = 'market1501' # what took no part, one of `PAIR_PROTOCOLS`
-    metric: str = '' # distance, '' when a ready matrix was given
+
+    genuine: np.ndarray  # (P,) distances of all genuine pairs, ascending
+    genuine_pairs: np.ndarray  # (P, 2) int32: query, gallery image of each
+    impostor: np.ndarray  # (K,) distances of the closest impostor pairs, ascending: all that are smaller than `limit`
+    impostor_pairs: np.ndarray  # (K, 2) int32: query, gallery image of each
+    n_impostor: int  # impostor pairs in all
+    limit: float  # rates are exact for thresholds up to here
+    max_fpr: float  # largest false-positive rate that can be asked for
+    query_pids: np.ndarray  # (Q,) person per query
+    gallery_pids: np.ndarray  # (G,) person per gallery image
+    protocol: str = 'market1501'  # what took no part, one of `PAIR_PROTOCOLS`
+    metric: str = ''  # distance, '' when a ready matrix was given
 
     @property
-    def n_genuine(self) -> int: return len(self.genuine)
+    def n_genuine(self) -> int:
+        return len(self.genuine)
 
     def threshold_at(self, fpr: float) -> float:
         "Largest threshold that accepts at most the share `fpr` of the impostor pairs."
-        if not 0 <= fpr <= self.max_fpr: raise UserError(f'expected a false-positive rate from 0 to {self.max_fpr:.3g}, got {fpr:.3g}: compute the ROC again with a larger max_fpr')
+        if not 0 <= fpr <= self.max_fpr:
+            raise UserError(
+                f'expected a false-positive rate from 0 to {self.max_fpr:.3g}, got {fpr:.3g}: compute the ROC again'
+                ' with a larger max_fpr'
+            )
         accepted = int(fpr * self.n_impostor + 1e-6)
         return float(self.impostor[accepted] if accepted < len(self.impostor) else self.limit)
 
-    def rates_at(self, threshold: float) -> tuple[float, float]: # both in [0, 1]
+    def rates_at(self, threshold: float) -> tuple[float, float]:  # both in [0, 1]
         "False-positive and true-positive rate when pairs closer than `threshold` are accepted."
-        if threshold > self.limit: raise UserError(f'expected a threshold up to {self.limit:.4g}, got {threshold:.4g}: it accepts more than {self.max_fpr:.3g} of the impostor pairs; compute the ROC again with a larger max_fpr')
-        return np.searchsorted(self.impostor, threshold) / self.n_impostor, np.searchsorted(self.genuine, threshold) / self.n_genuine
+        if threshold > self.limit:
+            raise UserError(
+                f'expected a threshold up to {self.limit:.4g}, got {threshold:.4g}: it accepts more than'
+                f' {self.max_fpr:.3g} of the impostor pairs; compute the ROC again with a larger max_fpr'
+            )
+        return (
+            np.searchsorted(self.impostor, threshold) / self.n_impostor,
+            np.searchsorted(self.genuine, threshold) / self.n_genuine,
+        )
 
     def tpr_at(self, fpr: float) -> float:
         "Share of genuine pairs accepted while at most `fpr` of the impostor pairs are."
         return float(self.rates_at(self.threshold_at(fpr))[1])
 
-    def curve(self, points: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # false-positive rates, true-positive rates, thresholds
+    def curve(
+        self, points: int = 200
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # false-positive rates, true-positive rates, thresholds
         "The ROC from a single accepted impostor pair to `max_fpr`, evenly spaced on a log axis."
         wanted = np.geomspace(min(1 / self.n_impostor, self.max_fpr), self.max_fpr, points)
         thresholds = np.array([self.threshold_at(f) for f in np.minimum(wanted, self.max_fpr)])
         fpr, tpr = np.array([self.rates_at(t) for t in thresholds]).T
         return fpr, tpr, thresholds
 
-    def summary(self) -> dict: # {'tpr@1e-04': ...}
+    def summary(self) -> dict:  # {'tpr@1e-04': ...}
         "TPR at FPR 1e-4, 1e-3 and 1e-2, as far as `max_fpr` reaches and there are enough impostor pairs."
-        return {f'tpr@{f:.0e}': self.tpr_at(f) for f in (1e-4, 1e-3, 1e-2) if f <= self.max_fpr and f * self.n_impostor >= 1}
+        return {
+            f'tpr@{f:.0e}': self.tpr_at(f) for f in (1e-4, 1e-3, 1e-2) if f <= self.max_fpr and f * self.n_impostor >= 1
+        }
 
     def __repr__(self) -> str:
         rates = ', '.join(f'{k} {100 * v:.1f}' for k, v in self.summary().items())
-        return (f'RocResult({rates or "no rate can be given"}; {self.n_genuine:,} genuine and {self.n_impostor:,} impostor pairs; '
-                f'{self.protocol}: {PROTOCOLS[self.protocol]}{", " + self.metric if self.metric else ""})')
+        return (
+            f'RocResult({rates or "no rate can be given"}; {self.n_genuine:,} genuine and {self.n_impostor:,} impostor'
+            f' pairs; {self.protocol}: {PROTOCOLS[self.protocol]}{", " + self.metric if self.metric else ""})'
+        )
 
 # %% ../../nbs/34_metrics.openset.ipynb #1ce56731
 def _count_impostors(q, g, protocol: str) -> int:
     "Pairs of two people, from the labels alone."
-    if protocol == 'market1501': g = g[g != -1]
+    if protocol == 'market1501':
+        g = g[g != -1]
     ids, n = np.unique(g, return_counts=True)
     at = np.searchsorted(ids, q).clip(max=max(len(ids) - 1, 0))
     return len(q) * len(g) - (int(n[at][ids[at] == q].sum()) if len(ids) else 0)
 
+
 def _collect_roc(blocks, labels: _Labels, max_fpr: float, dtype, metric: str = '') -> RocResult:
     "One walk over the rows of distances."
-    if not 0 < max_fpr <= 1: raise UserError(f'expected max_fpr above 0 and at most 1, got {max_fpr}')
+    if not 0 < max_fpr <= 1:
+        raise UserError(f'expected max_fpr above 0 and at most 1, got {max_fpr}')
     n_impostor = _count_impostors(labels.q, labels.g, labels.protocol)
-    if not n_impostor: raise UserError('expected impostor pairs, got none: query and gallery show a single person')
+    if not n_impostor:
+        raise UserError('expected impostor pairs, got none: query and gallery show a single person')
     closest = _Smallest(int(max_fpr * n_impostor + 1e-6) + 1, len(labels.g), dtype)
     values, pairs = [], []
     for i, right, genuine, row in _walk(blocks, labels):
-        values.append(genuine); pairs.append(np.stack([np.full_like(right, i), right], 1).astype(np.int32))
+        values.append(genuine)
+        pairs.append(np.stack([np.full_like(right, i), right], 1).astype(np.int32))
         closest.add(i, row)
     values, pairs = np.concatenate(values), np.concatenate(pairs)
     order = np.argsort(values, kind='stable')
     impostor, impostor_pairs = closest.sorted()
-    return RocResult(values[order], pairs[order], impostor, impostor_pairs, n_impostor, float(closest.bound), max_fpr, labels.q, labels.g, labels.protocol, metric)
+    return RocResult(
+        values[order],
+        pairs[order],
+        impostor,
+        impostor_pairs,
+        n_impostor,
+        float(closest.bound),
+        max_fpr,
+        labels.q,
+        labels.g,
+        labels.protocol,
+        metric,
+    )
 
 # %% ../../nbs/34_metrics.openset.ipynb #37bb1c29
 def roc_metrics(
-    distances, # (Q, G) array or tensor, finite, small = alike
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    max_fpr: float = .01, # largest false-positive rate that will be asked for; 1: keep every pair
-    protocol: str = 'market1501', # one of `PAIR_PROTOCOLS`
-) -> RocResult: # exact up to `max_fpr`
+    distances,  # (Q, G) array or tensor, finite, small = alike
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    max_fpr: float = 0.01,  # largest false-positive rate that will be asked for; 1: keep every pair
+    protocol: str = 'market1501',  # one of `PAIR_PROTOCOLS`
+) -> RocResult:  # exact up to `max_fpr`
     "ROC of a distance matrix."
     distances = _matrix(distances)
     labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, *distances.shape, protocol)
     return _collect_roc(_one_by_one(distances), labels, max_fpr, distances.dtype)
 
+
 def evaluate_roc(
-    query_features, # (Q, D) array or tensor, any float type
-    gallery_features, # (G, D) array, memory map or tensor
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-    max_fpr: float = .01, # largest false-positive rate that will be asked for; memory grows with it (12 bytes per pair kept)
-    protocol: str = 'market1501', # one of `PAIR_PROTOCOLS`
-    block: int = 4096, # gallery images per matrix product; changes speed, not the result
-    device=None, # where the products are computed; None: where the query features are
-) -> RocResult: # identical to `roc_metrics(distance_matrix(...), ...)`
+    query_features,  # (Q, D) array or tensor, any float type
+    gallery_features,  # (G, D) array, memory map or tensor
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    max_fpr: float = 0.01,  # largest false-positive rate that will be asked for; memory grows with it (12 bytes per pair kept)
+    protocol: str = 'market1501',  # one of `PAIR_PROTOCOLS`
+    block: int = 4096,  # gallery images per matrix product; changes speed, not the result
+    device=None,  # where the products are computed; None: where the query features are
+) -> RocResult:  # identical to `roc_metrics(distance_matrix(...), ...)`
     "ROC from features without ever holding the full distance matrix."
-    labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol)
-    query_features, gallery_features = as_features(query_features, 'query features'), as_features(gallery_features, 'gallery features')
+    labels = _check_pairs(
+        query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol
+    )
+    query_features, gallery_features = (
+        as_features(query_features, 'query features'),
+        as_features(gallery_features, 'gallery features'),
+    )
     wide = np.float64 if torch.float64 in (query_features.dtype, gallery_features.dtype) else np.float32
-    rows = max(1, min(256, 2 ** 25 // len(gallery_features))) # at most 128 MB of distances at a time
-    return _collect_roc(distance_rows(query_features, gallery_features, metric, block, rows, device), labels, max_fpr, wide, metric)
+    rows = max(1, min(256, 2**25 // len(gallery_features)))  # at most 128 MB of distances at a time
+    return _collect_roc(
+        distance_rows(query_features, gallery_features, metric, block, rows, device), labels, max_fpr, wide, metric
+    )
 
 # %% ../../nbs/34_metrics.openset.ipynb #670d42f1
 def fastreid_tpr(
-    distances, # (Q, G) array or tensor, finite, small = alike
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    fpr=(1e-4, 1e-3, 1e-2), # shares of genuine pairs *rejected*
-    protocol: str = 'all_images', # one of `PAIR_PROTOCOLS`; fast-reid knows no other
-) -> np.ndarray: # per rate, the share of impostor pairs rejected, in [0, 1]
+    distances,  # (Q, G) array or tensor, finite, small = alike
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    fpr=(1e-4, 1e-3, 1e-2),  # shares of genuine pairs *rejected*
+    protocol: str = 'all_images',  # one of `PAIR_PROTOCOLS`; fast-reid knows no other
+) -> np.ndarray:  # per rate, the share of impostor pairs rejected, in [0, 1]
     "The ROC numbers of fast-reid, where pairs of different people are the positives."
     distances = _matrix(distances)
     labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, *distances.shape, protocol)
-    def rows(): return _walk(_one_by_one(distances), labels)
+
+    def rows():
+        return _walk(_one_by_one(distances), labels)
+
     values, many = np.unique(np.concatenate([genuine for _, _, genuine, _ in rows()]), return_counts=True)
     closer, not_farther, n = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64), 0
     for *_, row in rows():
-        row = np.sort(row[row < np.inf]); n += len(row)
-        closer += np.searchsorted(row, values); not_farther += np.searchsorted(row, values, 'right')
-    rejected = np.cumsum(many[::-1])[::-1] # genuine pairs at this distance or beyond
+        row = np.sort(row[row < np.inf])
+        n += len(row)
+        closer += np.searchsorted(row, values)
+        not_farther += np.searchsorted(row, values, 'right')
+    rejected = np.cumsum(many[::-1])[::-1]  # genuine pairs at this distance or beyond
     tied, between = not_farther - closer, closer[1:] - not_farther[:-1]
-    straight = np.r_[False, (between == 0) & (np.diff(many) == 0) & (np.diff(tied) == 0)] # scikit-learn drops the inside of a straight piece
-    straight[-1] &= not_farther[-1] < n # never the first point of all
+    straight = np.r_[
+        False, (between == 0) & (np.diff(many) == 0) & (np.diff(tied) == 0)
+    ]  # scikit-learn drops the inside of a straight piece
+    straight[-1] &= not_farther[-1] < n  # never the first point of all
     levels = np.r_[0, rejected[~straight][::-1] / many.sum()]
     shares = np.r_[0, (n - closer[~straight])[::-1] / n]
     return shares[[np.argmin(np.abs(levels - f)) for f in np.atleast_1d(fpr)]]
@@ -221,21 +292,23 @@ def _units(roc: RocResult) -> tuple[np.ndarray, np.ndarray]:
     "Independent units (people; each distractor by itself) per query and gallery image, numbered from 0; -1: junk."
     q, g = roc.query_pids, roc.gallery_pids
     ids, codes = np.unique(np.r_[q, g], return_inverse=True)
-    query, gallery = codes[:len(q)], codes[len(q):].copy()
+    query, gallery = codes[: len(q)], codes[len(q) :].copy()
     distractor = (g == 0) & ~np.isin(g, q)
     gallery[distractor] = len(ids) + np.arange(distractor.sum())
-    if roc.protocol == 'market1501': gallery[g == -1] = -1
+    if roc.protocol == 'market1501':
+        gallery[g == -1] = -1
     used, codes = np.unique(np.r_[query, gallery[gallery >= 0]], return_inverse=True)
-    gallery[gallery >= 0] = codes[len(q):]
-    return codes[:len(q)], gallery
+    gallery[gallery >= 0] = codes[len(q) :]
+    return codes[: len(q)], gallery
+
 
 def _interval(accepted: np.ndarray, pairs: np.ndarray, k: int, n: int, z: float) -> tuple[float, float]:
     "Confidence interval of the rate k / n from the accepted pairs and all pairs in which each unit takes part."
     units = int(np.sum(pairs > 0))
-    if k in (0, n): # no error seen in `units` people: the rule of three
-        width = 1 - np.exp(-z ** 2 / units)
-        return (0., width) if k == 0 else (1 - width, 1.)
-    some = pairs < n # leaving out the only person with pairs leaves nothing
+    if k in (0, n):  # no error seen in `units` people: the rule of three
+        width = 1 - np.exp(-(z**2) / units)
+        return (0.0, width) if k == 0 else (1 - width, 1.0)
+    some = pairs < n  # leaving out the only person with pairs leaves nothing
     rate, left_out = k / n, (k - accepted[some]) / (n - pairs[some])
     error = np.sqrt((units - 1) / units * ((left_out - rate) ** 2).sum()) / (rate * (1 - rate))
     low, high = 1 / (1 + np.exp(-(np.log(rate / (1 - rate)) + np.array([-z, z]) * error)))
@@ -245,96 +318,172 @@ def _interval(accepted: np.ndarray, pairs: np.ndarray, k: int, n: int, z: float)
 @dataclass(eq=False)
 class Calibration:
     "A distance threshold and what it costs; two images show the same person when their distance is smaller than it."
-    threshold: float # in the units of the distance
-    wanted: float # false-match rate asked for
-    false_match: float # share of impostor pairs accepted, at most `wanted`
-    false_match_interval: tuple[float, float] # where the rate for other people like these lies
-    true_match: float # share of genuine pairs accepted
-    true_match_interval: tuple[float, float]
-    n_accepted: int # impostor pairs accepted: the errors the rate was read from
-    n_people: int # independent units behind the intervals
-    confidence: float # of both intervals
-    metric: str = '' # distance, '' when a ready matrix was given
-    protocol: str = '' # what took no part
 
-    def same(self, distances) -> np.ndarray: # bool, in the shape of `distances`
+    threshold: float  # in the units of the distance
+    wanted: float  # false-match rate asked for
+    false_match: float  # share of impostor pairs accepted, at most `wanted`
+    false_match_interval: tuple[float, float]  # where the rate for other people like these lies
+    true_match: float  # share of genuine pairs accepted
+    true_match_interval: tuple[float, float]
+    n_accepted: int  # impostor pairs accepted: the errors the rate was read from
+    n_people: int  # independent units behind the intervals
+    confidence: float  # of both intervals
+    metric: str = ''  # distance, '' when a ready matrix was given
+    protocol: str = ''  # what took no part
+
+    def same(self, distances) -> np.ndarray:  # bool, in the shape of `distances`
         "Which distances mean the same person."
         return np.asarray(distances) < self.threshold
 
     def __repr__(self) -> str:
         (a, b), (c, d) = self.false_match_interval, self.true_match_interval
-        return (f'Calibration(same person below {self.metric + " " if self.metric else ""}distance {self.threshold:.4g}: false matches {self.false_match:.2g} ({a:.3g} to {b:.3g}), '
-                f'true matches {self.true_match:.3f} ({c:.3f} to {d:.3f}), {self.confidence:.0%} intervals over {self.n_people:,} people; {self.protocol})')
+        return (
+            f'Calibration(same person below {self.metric + " " if self.metric else ""}distance {self.threshold:.4g}:'
+            f' false matches {self.false_match:.2g} ({a:.3g} to {b:.3g}), true matches {self.true_match:.3f} ({c:.3f}'
+            f' to {d:.3f}), {self.confidence:.0%} intervals over {self.n_people:,} people; {self.protocol})'
+        )
 
 # %% ../../nbs/34_metrics.openset.ipynb #1d7cd5f0
 def calibrate(
-    roc: RocResult, # from `evaluate_roc` or `roc_metrics`, with `max_fpr` of at least `false_match`
-    false_match: float = 1e-3, # wanted share of impostor pairs accepted
-    confidence: float = .95, # of the intervals
-) -> Calibration: # warns below 30 accepted impostor pairs
+    roc: RocResult,  # from `evaluate_roc` or `roc_metrics`, with `max_fpr` of at least `false_match`
+    false_match: float = 1e-3,  # wanted share of impostor pairs accepted
+    confidence: float = 0.95,  # of the intervals
+) -> Calibration:  # warns below 30 accepted impostor pairs
     "Largest distance threshold whose false-match rate does not exceed the one wanted; intervals over people, not pairs."
-    if not 0 < false_match < 1: raise UserError(f'expected a false-match rate between 0 and 1, got {false_match}')
-    if not .5 <= confidence < 1: raise UserError(f'expected a confidence from 0.5 to below 1, got {confidence}')
+    if not 0 < false_match < 1:
+        raise UserError(f'expected a false-match rate between 0 and 1, got {false_match}')
+    if not 0.5 <= confidence < 1:
+        raise UserError(f'expected a confidence from 0.5 to below 1, got {confidence}')
     if false_match * roc.n_impostor < 1:
-        raise UserError(f'expected at least {1 / false_match:,.0f} impostor pairs to speak of a false-match rate of {false_match:.2g}, got {roc.n_impostor:,}: label more people, or ask for a larger rate')
+        raise UserError(
+            f'expected at least {1 / false_match:,.0f} impostor pairs to speak of a false-match rate of'
+            f' {false_match:.2g}, got {roc.n_impostor:,}: label more people, or ask for a larger rate'
+        )
     threshold = roc.threshold_at(false_match)
     n, p = (int(np.searchsorted(d, threshold)) for d in (roc.impostor, roc.genuine))
-    if n < 30: warnings.warn(f'the false-match rate {false_match:.2g} rests on {n} accepted impostor pairs; below 30 it is little more than a guess', stacklevel=2)
-    q, g = _units(roc); units = max(q.max(), g.max()) + 1
-    def count(x): return np.bincount(x[x >= 0], minlength=units)
+    if n < 30:
+        warnings.warn(
+            f'the false-match rate {false_match:.2g} rests on {n} accepted impostor pairs; below 30 it is little more'
+            ' than a guess',
+            stacklevel=2,
+        )
+    q, g = _units(roc)
+    units = max(q.max(), g.max()) + 1
+
+    def count(x):
+        return np.bincount(x[x >= 0], minlength=units)
+
     n_query, n_gallery, (query, gallery) = count(q), count(g), roc.impostor_pairs[:n].T
     impostors = n_query * (n_gallery.sum() - n_gallery) + n_gallery * (n_query.sum() - n_query)
     genuine = q[roc.genuine_pairs[:, 0]]
     z = np.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
-    return Calibration(threshold, false_match, n / roc.n_impostor, _interval(count(q[query]) + count(g[gallery]), impostors, n, roc.n_impostor, z),
-                       p / roc.n_genuine, _interval(count(genuine[:p]), count(genuine), p, roc.n_genuine, z), n, int(np.sum(impostors > 0)), confidence, roc.metric, f'{roc.protocol}: {PROTOCOLS[roc.protocol]}')
+    return Calibration(
+        threshold,
+        false_match,
+        n / roc.n_impostor,
+        _interval(count(q[query]) + count(g[gallery]), impostors, n, roc.n_impostor, z),
+        p / roc.n_genuine,
+        _interval(count(genuine[:p]), count(genuine), p, roc.n_genuine, z),
+        n,
+        int(np.sum(impostors > 0)),
+        confidence,
+        roc.metric,
+        f'{roc.protocol}: {PROTOCOLS[roc.protocol]}',
+    )
 
 # %% ../../nbs/34_metrics.openset.ipynb #6fdd3772
 def _among(roc: RocResult, query_keep: np.ndarray, gallery_keep: np.ndarray) -> RocResult:
     "The ROC of some of the images: the pairs inside, numbered anew."
     new_query, new_gallery = np.cumsum(query_keep) - 1, np.cumsum(gallery_keep) - 1
+
     def inside(distances, pairs):
         keep = query_keep[pairs[:, 0]] & gallery_keep[pairs[:, 1]]
         return distances[keep], np.stack([new_query[pairs[keep, 0]], new_gallery[pairs[keep, 1]]], 1).astype(np.int32)
+
     q, g = roc.query_pids[query_keep], roc.gallery_pids[gallery_keep]
     impostor, n = inside(roc.impostor, roc.impostor_pairs), _count_impostors(q, g, roc.protocol)
     complete = roc.limit == np.inf
-    return RocResult(*inside(roc.genuine, roc.genuine_pairs), *impostor, n, roc.limit, 1. if complete else len(impostor[0]) / max(n, 1), q, g, roc.protocol, roc.metric)
+    return RocResult(
+        *inside(roc.genuine, roc.genuine_pairs),
+        *impostor,
+        n,
+        roc.limit,
+        1.0 if complete else len(impostor[0]) / max(n, 1),
+        q,
+        g,
+        roc.protocol,
+        roc.metric,
+    )
+
 
 def reliability(
-    roc: RocResult, # with `max_fpr` of at least twice the largest rate wanted, so that it suffices for every half
-    wanted=(1e-3, 3e-3, 1e-2), # false-match rates asked for
-    splits: int = 20, # random halves
-    seed: int = 0, # of the halves
-) -> pd.DataFrame: # a row per split and rate: split, wanted, threshold, false_match and true_match (of the *other* people)
+    roc: RocResult,  # with `max_fpr` of at least twice the largest rate wanted, so that it suffices for every half
+    wanted=(1e-3, 3e-3, 1e-2),  # false-match rates asked for
+    splits: int = 20,  # random halves
+    seed: int = 0,  # of the halves
+) -> (
+    pd.DataFrame
+):  # a row per split and rate: split, wanted, threshold, false_match and true_match (of the *other* people)
     "Calibrate on half of the people, count errors on the other half."
     rng, (q, g), rows = np.random.default_rng(seed), _units(roc), []
     units = max(q.max(), g.max()) + 1
     for split in range(splits):
         first = rng.permutation(units) < units / 2
         half, other = (_among(roc, keep[q], keep[g] & (g >= 0)) for keep in (first, ~first))
-        if not (half.n_genuine and other.n_genuine): raise UserError(f'expected genuine pairs in both halves of the {units} people, got none in one of them: more people are needed')
-        if min(wanted) * half.n_impostor < 1: raise UserError(f'expected at least {1 / min(wanted):,.0f} impostor pairs in half of the people, got {half.n_impostor:,}: label more people, or ask for larger rates')
+        if not (half.n_genuine and other.n_genuine):
+            raise UserError(
+                f'expected genuine pairs in both halves of the {units} people, got none in one of them: more people are'
+                ' needed'
+            )
+        if min(wanted) * half.n_impostor < 1:
+            raise UserError(
+                f'expected at least {1 / min(wanted):,.0f} impostor pairs in half of the people, got'
+                f' {half.n_impostor:,}: label more people, or ask for larger rates'
+            )
         for w in wanted:
             threshold = half.threshold_at(w)
-            rows.append(dict(zip(('split', 'wanted', 'threshold', 'false_match', 'true_match'), (split, w, threshold, *other.rates_at(threshold)))))
+            rows.append(
+                dict(
+                    zip(
+                        ('split', 'wanted', 'threshold', 'false_match', 'true_match'),
+                        (split, w, threshold, *other.rates_at(threshold)),
+                    )
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/34_metrics.openset.ipynb #f37180e4
 def plot_reliability(
-    table: pd.DataFrame, # from `reliability`
-    ax=None, # matplotlib axes to draw into; None: a new figure
-): # the axes
+    table: pd.DataFrame,  # from `reliability`
+    ax=None,  # matplotlib axes to draw into; None: a new figure
+):  # the axes
     "Wanted against achieved false-match rate on other people, a dot per split, the median as a line."
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(4, 3.2), layout='constrained')[1]
-    floor = table.wanted.min() / 10 # a split without any error is drawn at the lower edge
+
+    if ax is None:
+        ax = plt.subplots(figsize=(4, 3.2), layout='constrained')[1]
+    floor = table.wanted.min() / 10  # a split without any error is drawn at the lower edge
     ends = np.array([floor, table[['wanted', 'false_match']].max().max() * 1.5])
     ax.plot(ends, ends, ':', color='.4', label='as wanted')
-    ax.plot(table.wanted * 1.06 ** (table.split % 5 - 2), table.false_match.clip(lower=floor), 'o', color='#56B4E9', alpha=.5, markersize=4, label='one split')
+    ax.plot(
+        table.wanted * 1.06 ** (table.split % 5 - 2),
+        table.false_match.clip(lower=floor),
+        'o',
+        color='#56B4E9',
+        alpha=0.5,
+        markersize=4,
+        label='one split',
+    )
     middle = table.groupby('wanted').false_match.median()
     ax.plot(middle.index, middle.clip(lower=floor), '-s', color='#0072B2', label='median')
-    ax.set(xscale='log', yscale='log', xlim=(table.wanted.min() / 1.5, table.wanted.max() * 1.5), ylim=(floor * .8, ends[1]), xlabel='false-match rate wanted', ylabel='achieved on other people')
+    ax.set(
+        xscale='log',
+        yscale='log',
+        xlim=(table.wanted.min() / 1.5, table.wanted.max() * 1.5),
+        ylim=(floor * 0.8, ends[1]),
+        xlabel='false-match rate wanted',
+        ylabel='achieved on other people',
+    )
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -342,26 +491,30 @@ def plot_reliability(
 @dataclass(eq=False)
 class OpenSetResult:
     "What each search returns; a candidate is returned when its distance is smaller than the threshold."
-    match_rank: np.ndarray # (Q,) place of the nearest right match, 0 = first; -1: the person is absent
-    match_distance: np.ndarray # (Q,) its distance; infinite: the person is absent
-    nearest: np.ndarray # (Q,) distance of the first candidate, whoever it is; infinite: no candidate at all
-    n_gallery: int # gallery images that took part
-    protocol: str = '' # what took no part
-    metric: str = '' # distance, '' when a ready matrix was given
+
+    match_rank: np.ndarray  # (Q,) place of the nearest right match, 0 = first; -1: the person is absent
+    match_distance: np.ndarray  # (Q,) its distance; infinite: the person is absent
+    nearest: np.ndarray  # (Q,) distance of the first candidate, whoever it is; infinite: no candidate at all
+    n_gallery: int  # gallery images that took part
+    protocol: str = ''  # what took no part
+    metric: str = ''  # distance, '' when a ready matrix was given
 
     @property
-    def mated(self) -> np.ndarray: return self.match_rank >= 0 # (Q,) bool
+    def mated(self) -> np.ndarray:
+        return self.match_rank >= 0  # (Q,) bool
 
     @property
-    def n_absent(self) -> int: return int(np.sum(~self.mated))
+    def n_absent(self) -> int:
+        return int(np.sum(~self.mated))
 
     def threshold_at(self, fpir: float) -> float:
         "Largest threshold at which at most the share `fpir` of the searches for absent people return anybody."
-        if not 0 <= fpir <= 1: raise UserError(f'expected a false-positive identification rate from 0 to 1, got {fpir}')
+        if not 0 <= fpir <= 1:
+            raise UserError(f'expected a false-positive identification rate from 0 to 1, got {fpir}')
         alarms, absent = int(fpir * self.n_absent + 1e-6), np.sort(self.nearest[~self.mated])
         return float(absent[alarms]) if alarms < len(absent) else np.inf
 
-    def rates_at(self, threshold: float, rank: int = 1) -> tuple[float, float]: # both in [0, 1]
+    def rates_at(self, threshold: float, rank: int = 1) -> tuple[float, float]:  # both in [0, 1]
         "FPIR, and DIR among the first `rank` candidates, when candidates closer than `threshold` are returned."
         found = (self.match_rank[self.mated] < rank) & (self.match_distance[self.mated] < threshold)
         return float(np.mean(self.nearest[~self.mated] < threshold)), float(found.mean())
@@ -370,19 +523,25 @@ class OpenSetResult:
         "Detection and identification rate while at most `fpir` of the searches for absent people return anybody."
         return self.rates_at(self.threshold_at(fpir), rank)[1]
 
-    def curve(self, rank: int = 1) -> tuple[np.ndarray, np.ndarray]: # (n_absent + 1,) each
+    def curve(self, rank: int = 1) -> tuple[np.ndarray, np.ndarray]:  # (n_absent + 1,) each
         "FPIR and DIR for every threshold that matters."
         fpir = np.arange(self.n_absent + 1) / self.n_absent
         return fpir, np.array([self.dir_at(f, rank) for f in fpir])
 
-    def summary(self) -> dict: # {'dir@1e-02': ...}
+    def summary(self) -> dict:  # {'dir@1e-02': ...}
         "Rank-1 DIR at FPIR 0.01 and 0.1, as far as there are enough absent people, and without a threshold (rank1)."
-        return {**{f'dir@{f:.0e}': self.dir_at(f) for f in (.01, .1) if f * self.n_absent >= 1}, 'rank1': self.dir_at(1)}
+        return {
+            **{f'dir@{f:.0e}': self.dir_at(f) for f in (0.01, 0.1) if f * self.n_absent >= 1},
+            'rank1': self.dir_at(1),
+        }
 
     def __repr__(self) -> str:
         rates = ', '.join(f'{k} {100 * v:.1f}' for k, v in self.summary().items())
-        return (f'OpenSetResult({rates}; {self.mated.sum():,} searches for people in the gallery, {self.n_absent:,} for absent people, '
-                f'{self.n_gallery:,} gallery images; {self.protocol}{", " + self.metric if self.metric else ""})')
+        return (
+            f'OpenSetResult({rates}; {self.mated.sum():,} searches for people in the gallery, {self.n_absent:,} for'
+            f' absent people, {self.n_gallery:,} gallery images;'
+            f' {self.protocol}{", " + self.metric if self.metric else ""})'
+        )
 
 # %% ../../nbs/34_metrics.openset.ipynb #606f1fd5
 def _collect_open_set(blocks, labels: _Labels, metric: str = '') -> OpenSetResult:
@@ -391,49 +550,69 @@ def _collect_open_set(blocks, labels: _Labels, metric: str = '') -> OpenSetResul
     rank, distance, nearest = np.full(n, -1, np.int64), np.full(n, np.inf), np.full(n, np.inf)
     for i, right, genuine, row in _walk(blocks, labels):
         nearest[i] = row.min()
-        if not len(right): continue
-        first = right[np.argmin(genuine)] # the earlier one on equal distance: `right` is in gallery order
-        distance[i] = genuine.min(); nearest[i] = min(nearest[i], distance[i])
-        rank[i] = np.count_nonzero(row[:first] <= genuine.min()) + np.count_nonzero(row[first + 1:] < genuine.min())
-    if (rank >= 0).all(): raise UserError('expected some searches for people who are absent, got only people in the gallery: remove some of them from the gallery')
-    return OpenSetResult(rank, distance, nearest, len(labels.g) - len(labels.removed()), f'{labels.protocol}: {PROTOCOLS[labels.protocol]}', metric)
+        if not len(right):
+            continue
+        first = right[np.argmin(genuine)]  # the earlier one on equal distance: `right` is in gallery order
+        distance[i] = genuine.min()
+        nearest[i] = min(nearest[i], distance[i])
+        rank[i] = np.count_nonzero(row[:first] <= genuine.min()) + np.count_nonzero(row[first + 1 :] < genuine.min())
+    if (rank >= 0).all():
+        raise UserError(
+            'expected some searches for people who are absent, got only people in the gallery: remove some of them from'
+            ' the gallery'
+        )
+    return OpenSetResult(
+        rank,
+        distance,
+        nearest,
+        len(labels.g) - len(labels.removed()),
+        f'{labels.protocol}: {PROTOCOLS[labels.protocol]}',
+        metric,
+    )
+
 
 def open_set_metrics(
-    distances, # (Q, G) array or tensor, finite, small = alike
-    query_pids, # (Q,) person per query; some of them not in the gallery
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    protocol: str = 'market1501', # one of `PAIR_PROTOCOLS`
-) -> OpenSetResult: # with per-query values in the order of the queries
+    distances,  # (Q, G) array or tensor, finite, small = alike
+    query_pids,  # (Q,) person per query; some of them not in the gallery
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    protocol: str = 'market1501',  # one of `PAIR_PROTOCOLS`
+) -> OpenSetResult:  # with per-query values in the order of the queries
     "Open-set identification from a distance matrix."
     distances = _matrix(distances)
     labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, *distances.shape, protocol)
     return _collect_open_set(_one_by_one(distances), labels)
 
+
 def evaluate_open_set(
-    query_features, # (Q, D) array or tensor, any float type
-    gallery_features, # (G, D) array, memory map or tensor
-    query_pids, # (Q,) person per query; some of them not in the gallery
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-    protocol: str = 'market1501', # one of `PAIR_PROTOCOLS`
-    block: int = 4096, # gallery images per matrix product; changes speed, not the result
-    device=None, # where the products are computed; None: where the query features are
-) -> OpenSetResult: # identical to `open_set_metrics(distance_matrix(...), ...)`
+    query_features,  # (Q, D) array or tensor, any float type
+    gallery_features,  # (G, D) array, memory map or tensor
+    query_pids,  # (Q,) person per query; some of them not in the gallery
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    protocol: str = 'market1501',  # one of `PAIR_PROTOCOLS`
+    block: int = 4096,  # gallery images per matrix product; changes speed, not the result
+    device=None,  # where the products are computed; None: where the query features are
+) -> OpenSetResult:  # identical to `open_set_metrics(distance_matrix(...), ...)`
     "Open-set identification from features without ever holding the full distance matrix."
-    labels = _check_pairs(query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol)
-    return _collect_open_set(distance_rows(query_features, gallery_features, metric, block, device=device), labels, metric)
+    labels = _check_pairs(
+        query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol
+    )
+    return _collect_open_set(
+        distance_rows(query_features, gallery_features, metric, block, device=device), labels, metric
+    )
 
 # %% ../../nbs/34_metrics.openset.ipynb #dd8b988c
 def cut_lists(
-    order, # (Q, k) gallery indices, nearest first, for instance from `top_k`
-    distances, # (Q, k) their distances
-    threshold: float, # for instance `Calibration.threshold` or `OpenSetResult.threshold_at(...)`
-) -> np.ndarray: # (Q, k) int64, -1 in place of all that are not closer than the threshold
+    order,  # (Q, k) gallery indices, nearest first, for instance from `top_k`
+    distances,  # (Q, k) their distances
+    threshold: float,  # for instance `Calibration.threshold` or `OpenSetResult.threshold_at(...)`
+) -> np.ndarray:  # (Q, k) int64, -1 in place of all that are not closer than the threshold
     "End each ranked list where 'same person' ends; a list of -1 alone means: nobody."
     order, distances = np.asarray(order), np.asarray(distances)
-    if order.shape != distances.shape: raise UserError(f'expected a distance for every listed image, got shapes {order.shape} and {distances.shape}')
+    if order.shape != distances.shape:
+        raise UserError(f'expected a distance for every listed image, got shapes {order.shape} and {distances.shape}')
     return np.where(distances < threshold, order, -1).astype(np.int64)

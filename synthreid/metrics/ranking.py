@@ -15,59 +15,84 @@ import numpy as np
 import torch
 
 from ..core import UserError, check_positive
-from .distances import METRICS, _check_pair, _features, _gallery_block, distance_matrix, distance_rows, top_k
+from synthreid.metrics.distances import (
+    _check_pair,
+    _features,
+    _gallery_block,
+    distance_matrix,
+    distance_rows,
+    top_k,
+)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #3aa7f74b
-_all_ = ['METRICS', 'distance_matrix', 'distance_rows', 'top_k'] # found here, too
+_all_ = ['METRICS', 'distance_matrix', 'distance_rows', 'top_k']  # found here, too
 
 # %% ../../nbs/30_metrics.ranking.ipynb #bbd4ceb8
 def average_precision(
-    ranks, # (P,) places of the right matches in the filtered list, 0 = first, ascending
-) -> float: # in [0, 1]
+    ranks,  # (P,) places of the right matches in the filtered list, 0 = first, ascending
+) -> float:  # in [0, 1]
     "Mean over the right matches of the precision at their place (no interpolation)."
-    if not len(ranks): raise UserError('expected the place of at least one right match, got none: a query without one has no average precision')
+    if not len(ranks):
+        raise UserError(
+            'expected the place of at least one right match, got none: a query without one has no average precision'
+        )
     return float(np.mean(np.arange(1, len(ranks) + 1) / (np.asarray(ranks) + 1)))
 
+
 def inverse_negative_penalty(
-    ranks, # as in `average_precision`
-) -> float: # in [0, 1]
+    ranks,  # as in `average_precision`
+) -> float:  # in [0, 1]
     "Number of right matches over the place of the last one: the work of finding everybody."
     return len(ranks) / (int(ranks[-1]) + 1)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #6b41a274
-PROTOCOLS = { # name: what it does, in one sentence
-    'all_images': 'the same person on the same camera is ignored, every other gallery image takes part (torchreid, fast-reid)',
-    'market1501': 'junk (pid -1) removed, distractors (pid 0) kept as wrong, the same person on the same camera is ignored',
+PROTOCOLS = {  # name: what it does, in one sentence
+    'all_images': (
+        'the same person on the same camera is ignored, every other gallery image takes part (torchreid, fast-reid)'
+    ),
+    'market1501': (
+        'junk (pid -1) removed, distractors (pid 0) kept as wrong, the same person on the same camera is ignored'
+    ),
     'cross_camera': "every gallery image of the query's camera is ignored, whoever it shows",
     'no_cameras': 'nothing is ignored; query and gallery are different images',
     'leave_one_out': 'query and gallery are the same images, and only the query itself is ignored',
-    'cuhk03_old': 'CMC with one gallery image per person, drawn at random (expectation of the draw), mAP with all of them; the same person on the same camera is ignored',
+    'cuhk03_old': (
+        'CMC with one gallery image per person, drawn at random (expectation of the draw), mAP with all of them; the'
+        ' same person on the same camera is ignored'
+    ),
     'cuhk03_new': 'as all_images; the rule published with the new split of CUHK03',
-    'dgnet': 'junk (pid -1) removed, trapezoidal average precision, means over all queries; the same person on the same camera is ignored (Market-1501 toolkit, DG-Net)',
+    'dgnet': (
+        'junk (pid -1) removed, trapezoidal average precision, means over all queries; the same person on the same'
+        ' camera is ignored (Market-1501 toolkit, DG-Net)'
+    ),
 }
 _WITHOUT_CAMERAS, _WITHOUT_JUNK = ('no_cameras', 'leave_one_out'), ('market1501', 'dgnet')
 
+
 def _check_protocol(protocol: str) -> str:
-    if protocol not in PROTOCOLS: raise UserError(f'expected protocol to be one of {", ".join(PROTOCOLS)}, got {protocol!r}')
+    if protocol not in PROTOCOLS:
+        raise UserError(f'expected protocol to be one of {", ".join(PROTOCOLS)}, got {protocol!r}')
     return protocol
 
 # %% ../../nbs/30_metrics.ranking.ipynb #77c42a78
 @dataclass(eq=False)
 class _Labels:
     "Labels of query and gallery, the gallery images of everybody asked for, grouped, and the number of right matches."
-    q: np.ndarray # (Q,) persons, int64
-    g: np.ndarray # (G,) persons, int64
-    qc: np.ndarray | None # (Q,) cameras, None where the protocol needs none
-    gc: np.ndarray | None # (G,) cameras
-    protocol: str # one of `PROTOCOLS`
-    members: np.ndarray # (M,) gallery indices of the people in the query, by person, then by index
-    first: np.ndarray # (Q,) where a query's person begins in `members`
-    last: np.ndarray # (Q,) where it ends
-    n_right: np.ndarray # (Q,) right matches under the protocol
+
+    q: np.ndarray  # (Q,) persons, int64
+    g: np.ndarray  # (G,) persons, int64
+    qc: np.ndarray | None  # (Q,) cameras, None where the protocol needs none
+    gc: np.ndarray | None  # (G,) cameras
+    protocol: str  # one of `PROTOCOLS`
+    members: np.ndarray  # (M,) gallery indices of the people in the query, by person, then by index
+    first: np.ndarray  # (Q,) where a query's person begins in `members`
+    last: np.ndarray  # (Q,) where it ends
+    n_right: np.ndarray  # (Q,) right matches under the protocol
 
     def ignored(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         "Is gallery image `j`, which shows the person in query `i`, ignored?"
-        if self.protocol in _WITHOUT_CAMERAS: return i == j if self.protocol == 'leave_one_out' else np.zeros(len(i), bool)
+        if self.protocol in _WITHOUT_CAMERAS:
+            return i == j if self.protocol == 'leave_one_out' else np.zeros(len(i), bool)
         return self.qc[i] == self.gc[j]
 
     def removed(self) -> np.ndarray:
@@ -77,74 +102,133 @@ class _Labels:
 # %% ../../nbs/30_metrics.ranking.ipynb #152867df
 def _whole_numbers(values, name: str, n: int) -> np.ndarray:
     "Labels as int64 of the right length."
-    if isinstance(values, torch.Tensor): values = (values.double() if values.is_floating_point() else values).detach().cpu()
+    if isinstance(values, torch.Tensor):
+        values = (values.double() if values.is_floating_point() else values).detach().cpu()
     values = np.asarray(values)
-    if values.shape != (n,): raise UserError(f'expected {name} of shape ({n},), one number per image, got {values.shape}: check the order of the arguments')
-    whole = values.dtype.kind in 'iub' or values.dtype.kind == 'f' and np.isfinite(values).all() and (values == np.round(values)).all()
-    if not whole or values.dtype.kind in 'uf' and (np.abs(values) >= 2**63).any(): raise UserError(f'expected whole numbers in {name}, got {values.dtype}, for instance {values[0]!r}: number the people and cameras')
+    if values.shape != (n,):
+        raise UserError(
+            f'expected {name} of shape ({n},), one number per image, got {values.shape}: check the order of the'
+            ' arguments'
+        )
+    whole = (
+        values.dtype.kind in 'iub'
+        or values.dtype.kind == 'f'
+        and np.isfinite(values).all()
+        and (values == np.round(values)).all()
+    )
+    if not whole or values.dtype.kind in 'uf' and (np.abs(values) >= 2**63).any():
+        raise UserError(
+            f'expected whole numbers in {name}, got {values.dtype}, for instance {values[0]!r}: number the people and'
+            ' cameras'
+        )
     return values.astype(np.int64, copy=False)
+
 
 def _count_right(q, g, qc, gc, protocol: str) -> tuple:
     "Gallery images of the people asked for, by person; each query's range in them; its right matches."
     asked = np.unique(q)
-    members = np.concatenate([s + np.flatnonzero(np.isin(g[s:s + 2**20], asked)) for s in range(0, len(g), 2**20)])
+    members = np.concatenate([s + np.flatnonzero(np.isin(g[s : s + 2**20], asked)) for s in range(0, len(g), 2**20)])
     members = members[np.argsort(g[members], kind='stable')]
     first, last = (np.searchsorted(g[members], q, side) for side in ('left', 'right'))
-    if protocol in _WITHOUT_JUNK: last = np.where(q == -1, first, last)
-    if protocol in _WITHOUT_CAMERAS: return members, first, last, last - first - (protocol == 'leave_one_out')
-    cameras = np.unique(np.concatenate([qc, gc[members]])); n = len(cameras)
+    if protocol in _WITHOUT_JUNK:
+        last = np.where(q == -1, first, last)
+    if protocol in _WITHOUT_CAMERAS:
+        return members, first, last, last - first - (protocol == 'leave_one_out')
+    cameras = np.unique(np.concatenate([qc, gc[members]]))
+    n = len(cameras)
     seen = np.sort(np.searchsorted(g[members], g[members]) * n + np.searchsorted(cameras, gc[members]))
     wanted = first * n + np.searchsorted(cameras, qc)
     same_camera = np.searchsorted(seen, wanted, 'right') - np.searchsorted(seen, wanted)
     return members, first, last, np.maximum(last - first - same_camera, 0)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #630cec0d
-def _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, n_query: int, n_gallery: int, protocol: str = 'all_images') -> _Labels:
+def _check_labels(
+    query_pids, gallery_pids, query_camids, gallery_camids, n_query: int, n_gallery: int, protocol: str = 'all_images'
+) -> _Labels:
     "Labels of the right lengths with which at least one query has a right match."
     _check_protocol(protocol)
-    if not n_query or not n_gallery: raise UserError(f'expected at least one query and one gallery image, got {n_query} and {n_gallery}')
-    q, g, qc, gc = _whole_numbers(query_pids, 'query_pids', n_query), _whole_numbers(gallery_pids, 'gallery_pids', n_gallery), None, None
+    if not n_query or not n_gallery:
+        raise UserError(f'expected at least one query and one gallery image, got {n_query} and {n_gallery}')
+    q, g, qc, gc = (
+        _whole_numbers(query_pids, 'query_pids', n_query),
+        _whole_numbers(gallery_pids, 'gallery_pids', n_gallery),
+        None,
+        None,
+    )
     if protocol not in _WITHOUT_CAMERAS:
         for name, values in (('query_camids', query_camids), ('gallery_camids', gallery_camids)):
-            if values is None: raise UserError(f'expected {name}, got None: the protocol {protocol} ignores images on the camera of the query, so it needs camera numbers (no_cameras needs none)')
-        qc, gc = _whole_numbers(query_camids, 'query_camids', n_query), _whole_numbers(gallery_camids, 'gallery_camids', n_gallery)
+            if values is None:
+                raise UserError(
+                    f'expected {name}, got None: the protocol {protocol} ignores images on the camera of the query, so'
+                    ' it needs camera numbers (no_cameras needs none)'
+                )
+        qc, gc = (
+            _whole_numbers(query_camids, 'query_camids', n_query),
+            _whole_numbers(gallery_camids, 'gallery_camids', n_gallery),
+        )
     if protocol == 'leave_one_out' and not (len(q) == len(g) and (q == g).all()):
-        raise UserError(f'expected query and gallery to be the same images in the same order under leave_one_out, got {n_query} and {n_gallery} with other pids: pass one set twice, or use no_cameras')
+        raise UserError(
+            f'expected query and gallery to be the same images in the same order under leave_one_out, got {n_query} and'
+            f' {n_gallery} with other pids: pass one set twice, or use no_cameras'
+        )
     found = _count_right(q, g, qc, gc, protocol)
-    if not found[3].any(): raise UserError('no query can be scored: ' + _why_nobody(q, g, qc, gc, protocol))
+    if not found[3].any():
+        raise UserError('no query can be scored: ' + _why_nobody(q, g, qc, gc, protocol))
     return _Labels(q, g, qc, gc, protocol, *found)
+
 
 def _why_nobody(q, g, qc, gc, protocol: str) -> str:
     "Why no query has a right match."
-    if protocol in _WITHOUT_JUNK: q, g = q[q != -1], g[g != -1]
-    if not len(q) or not len(g): return f'every image of the {"gallery" if len(q) else "query"} is junk (pid -1), which {protocol} removes'
+    if protocol in _WITHOUT_JUNK:
+        q, g = q[q != -1], g[g != -1]
+    if not len(q) or not len(g):
+        return f'every image of the {"gallery" if len(q) else "query"} is junk (pid -1), which {protocol} removes'
     if not np.isin(q, g).any():
-        return (f'none of the {len(np.unique(q))} people in the query (pids {np.unique(q)[:3].tolist()}...) is among the {len(np.unique(g))} in the gallery '
-                f'(pids {np.unique(g)[:3].tolist()}...): do both use the same numbering?')
-    if protocol == 'leave_one_out': return 'everybody has a single image'
-    return (f'everybody is in the gallery only on the camera of the query ({len(np.unique(np.r_[qc, gc]))} camera number(s) in all), and matches on the same camera are ignored: '
-            'check how camera numbers are read, or name a protocol that ignores nothing (no_cameras)')
+        return (
+            f'none of the {len(np.unique(q))} people in the query (pids {np.unique(q)[:3].tolist()}...) is among the'
+            f' {len(np.unique(g))} in the gallery (pids {np.unique(g)[:3].tolist()}...): do both use the same'
+            ' numbering?'
+        )
+    if protocol == 'leave_one_out':
+        return 'everybody has a single image'
+    return (
+        f'everybody is in the gallery only on the camera of the query ({len(np.unique(np.r_[qc, gc]))} camera number(s)'
+        ' in all), and matches on the same camera are ignored: check how camera numbers are read, or name a protocol'
+        ' that ignores nothing (no_cameras)'
+    )
 
 # %% ../../nbs/30_metrics.ranking.ipynb #713728c9
 def _below(x: torch.Tensor, limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "How many values of each row are below each limit of the row, and how many are not above it: (R, P) int64 each."
-    if x.device.type != 'cpu': return _below_by_torch(x, limits)
-    rows, values, lower, upper = x.numpy(), limits.numpy(), np.empty(limits.shape, np.int64), np.empty(limits.shape, np.int64)
-    def work(start): # numpy lets other threads run while it sorts
-        for i, row in enumerate(np.sort(rows[start:start + 32], axis=1), start): lower[i], upper[i] = row.searchsorted(values[i]), row.searchsorted(values[i], 'right')
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, range(0, len(rows), 32)))
+    if x.device.type != 'cpu':
+        return _below_by_torch(x, limits)
+    rows, values, lower, upper = (
+        x.numpy(),
+        limits.numpy(),
+        np.empty(limits.shape, np.int64),
+        np.empty(limits.shape, np.int64),
+    )
+
+    def work(start):  # numpy lets other threads run while it sorts
+        for i, row in enumerate(np.sort(rows[start : start + 32], axis=1), start):
+            lower[i], upper[i] = row.searchsorted(values[i]), row.searchsorted(values[i], 'right')
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(work, range(0, len(rows), 32)))
     return torch.from_numpy(lower), torch.from_numpy(upper)
+
 
 def _below_by_torch(x: torch.Tensor, limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "`_below` on the device of `x`."
     ordered, limits = x.sort(dim=1).values, limits.contiguous()
     return torch.searchsorted(ordered, limits), torch.searchsorted(ordered, limits, right=True)
 
+
 def count_before(
-    distances: torch.Tensor, # (R, B) queries against a block of the gallery, no NaN; ignored images at infinity
-    limits: torch.Tensor, # (R, P) distances of the right matches, finite
-    columns: torch.Tensor, # (R, P) int64 columns of the right matches; negative: before this block, B or more: behind it
-) -> torch.Tensor: # (R, P) int64, on the device of the distances
+    distances: torch.Tensor,  # (R, B) queries against a block of the gallery, no NaN; ignored images at infinity
+    limits: torch.Tensor,  # (R, P) distances of the right matches, finite
+    columns: torch.Tensor,  # (R, P) int64 columns of the right matches; negative: before this block, B or more: behind it
+) -> torch.Tensor:  # (R, P) int64, on the device of the distances
     "How many images of the block come before each right match: closer, or as close and earlier in the gallery."
     lower, upper = _below(distances, limits)
     counts = torch.where(columns >= distances.shape[1], upper, lower)
@@ -152,66 +236,94 @@ def count_before(
     tied = inside & (upper - lower > 1)
     for rows in tied.any(1).nonzero()[:, 0].split(max(1, 2**22 // max(1, distances.shape[1]))):
         order = distances[rows].argsort(dim=1, stable=True)
-        places = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        counts[rows] = torch.where(tied[rows], places.gather(1, columns[rows].clamp(0, order.shape[1] - 1)), counts[rows])
+        places = torch.empty_like(order).scatter_(
+            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
+        counts[rows] = torch.where(
+            tied[rows], places.gather(1, columns[rows].clamp(0, order.shape[1] - 1)), counts[rows]
+        )
     return counts
 
 # %% ../../nbs/30_metrics.ranking.ipynb #87b203f7
 @dataclass(eq=False)
 class _Chunk:
     "Some queries, their right matches and what they ignore."
-    rows: np.ndarray # (R,) queries
-    n: np.ndarray # (R,) right matches, at least 1
-    columns: np.ndarray # (R, P) gallery indices of the right matches, ascending, -1 behind the last
-    junk: tuple # (rows of the chunk, gallery indices) to ignore
-    limits: torch.Tensor | None = None # (R, P) distances of the right matches
-    before: torch.Tensor | int = 0 # (R, P) images counted before them so far
+
+    rows: np.ndarray  # (R,) queries
+    n: np.ndarray  # (R,) right matches, at least 1
+    columns: np.ndarray  # (R, P) gallery indices of the right matches, ascending, -1 behind the last
+    junk: tuple  # (rows of the chunk, gallery indices) to ignore
+    limits: torch.Tensor | None = None  # (R, P) distances of the right matches
+    before: torch.Tensor | int = 0  # (R, P) images counted before them so far
+
 
 def _ragged(starts: np.ndarray, sizes: np.ndarray) -> tuple:
     "Rows and positions of ranges of different lengths, and the place inside each range."
     slots = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.repeat(np.arange(len(sizes)), sizes), np.repeat(starts, sizes) + slots, slots
 
+
 def _chunk(labels: _Labels, rows: np.ndarray) -> _Chunk:
     "Look up the right matches and the junk of some queries."
     row, at, _ = _ragged(labels.first[rows], (labels.last - labels.first)[rows])
-    column = labels.members[at]; ignored = labels.ignored(rows[row], column)
-    n = labels.n_right[rows]; out = np.full((len(rows), n.max()), -1)
+    column = labels.members[at]
+    ignored = labels.ignored(rows[row], column)
+    n = labels.n_right[rows]
+    out = np.full((len(rows), n.max()), -1)
     out[row[~ignored], _ragged(n, n)[2]] = column[~ignored]
     return _Chunk(rows, n, out, (row[ignored], column[ignored]))
+
 
 def _groups(labels: _Labels, most: int = 2**22):
     "Lists of chunks that walk through the gallery together, with at most about `most` right matches (padded)."
     size = labels.last - labels.first
-    order = np.lexsort((labels.first, size)); order = order[labels.n_right[order] > 0]
+    order = np.lexsort((labels.first, size))
+    order = order[labels.n_right[order] > 0]
     group, filled, start = [], 0, 0
     while start < len(order):
-        rows = order[start:start + 256]
-        while len(rows) > 1 and len(rows) * size[rows[-1]] > most: rows = rows[:len(rows) // 2]
-        if group and filled + len(rows) * size[rows[-1]] > most: yield group; group, filled = [], 0
-        group.append(_chunk(labels, rows)); filled += len(rows) * size[rows[-1]]; start += len(rows)
-    if group: yield group
+        rows = order[start : start + 256]
+        while len(rows) > 1 and len(rows) * size[rows[-1]] > most:
+            rows = rows[: len(rows) // 2]
+        if group and filled + len(rows) * size[rows[-1]] > most:
+            yield group
+            group, filled = [], 0
+        group.append(_chunk(labels, rows))
+        filled += len(rows) * size[rows[-1]]
+        start += len(rows)
+    if group:
+        yield group
 
 # %% ../../nbs/30_metrics.ranking.ipynb #d03f781d
 def _ignore(tile: torch.Tensor, s: int, chunk: _Chunk, labels: _Labels, removed: np.ndarray) -> None:
     "Send to infinity what the protocol ignores in gallery images `s`, `s` + 1, ..."
-    def there(x): return torch.from_numpy(np.ascontiguousarray(x)).to(tile.device)
+
+    def there(x):
+        return torch.from_numpy(np.ascontiguousarray(x)).to(tile.device)
+
     end = s + tile.shape[1]
-    hidden = removed[np.searchsorted(removed, s):np.searchsorted(removed, end)]
-    if len(hidden): tile.index_fill_(1, there(hidden - s), torch.inf)
-    if labels.protocol == 'cross_camera': tile.masked_fill_(there(labels.qc[chunk.rows])[:, None] == there(labels.gc[s:end]), torch.inf)
+    hidden = removed[np.searchsorted(removed, s) : np.searchsorted(removed, end)]
+    if len(hidden):
+        tile.index_fill_(1, there(hidden - s), torch.inf)
+    if labels.protocol == 'cross_camera':
+        tile.masked_fill_(there(labels.qc[chunk.rows])[:, None] == there(labels.gc[s:end]), torch.inf)
     here = (chunk.junk[1] >= s) & (chunk.junk[1] < end)
-    if here.any(): tile[there(chunk.junk[0][here]), there(chunk.junk[1][here] - s)] = torch.inf
+    if here.any():
+        tile[there(chunk.junk[0][here]), there(chunk.junk[1][here] - s)] = torch.inf
+
 
 def _limits(load, chunk: _Chunk, block: int) -> torch.Tensor:
     "Distances of the right matches, from products with just these gallery images."
     wanted, out = np.unique(chunk.columns[chunk.columns >= 0]), 0
     for s in range(0, len(wanted), block):
-        part = wanted[s:s + block]; tile = load(part)(chunk.rows)
-        at = np.searchsorted(part, chunk.columns); found = at < len(part); found[found] = part[at[found]] == chunk.columns[found]
+        part = wanted[s : s + block]
+        tile = load(part)(chunk.rows)
+        at = np.searchsorted(part, chunk.columns)
+        found = at < len(part)
+        found[found] = part[at[found]] == chunk.columns[found]
         at, found = (torch.from_numpy(a).to(tile.device) for a in (np.where(found, at, 0), found))
         out = out + torch.where(found, tile.gather(1, at), 0)
     return out
+
 
 def _put_own(tile: torch.Tensor, s: int, chunk: _Chunk) -> None:
     "Write the distances of the right matches into their places, so that a match never counts itself by a rounding."
@@ -219,39 +331,45 @@ def _put_own(tile: torch.Tensor, s: int, chunk: _Chunk) -> None:
     at, row, slot = (torch.from_numpy(a).to(tile.device) for a in (chunk.columns[row, slot] - s, row, slot))
     tile[row, at] = chunk.limits[row, slot]
 
+
 def _places(load, labels: _Labels, block: int):
     "Yields chunks of queries with the places of their right matches, (R, P) ascending; `load` is as in `_gallery_block`."
     n_gallery, removed = len(labels.g), labels.removed()
     for group in _groups(labels):
         if n_gallery > block:
-            for c in group: c.limits = _limits(load, c, block)
+            for c in group:
+                c.limits = _limits(load, c, block)
         for s in range(0, n_gallery, block):
             distances = load(slice(s, min(s + block, n_gallery)))
             for c in group:
                 tile = distances(c.rows)
                 columns = torch.from_numpy(c.columns).to(tile.device) - s
-                if c.limits is None: c.limits = tile.gather(1, columns.clamp_min(0)) # one block holds everything
-                else: _put_own(tile, s, c)
+                if c.limits is None:
+                    c.limits = tile.gather(1, columns.clamp_min(0))  # one block holds everything
+                else:
+                    _put_own(tile, s, c)
                 _ignore(tile, s, c, labels, removed)
                 c.before = c.before + count_before(tile, c.limits, columns)
         for c in group:
-            before = c.before.cpu().numpy(); before[c.columns < 0] = np.iinfo(np.int64).max
+            before = c.before.cpu().numpy()
+            before[c.columns < 0] = np.iinfo(np.int64).max
             yield c.rows, c.n, np.sort(before, axis=1)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #7c9fd49d
 @dataclass(eq=False)
 class RankingResult:
     "What the sorted lists are worth; all places are counted in lists without ignored images."
-    cmc: np.ndarray # (max_rank,) share of valid queries with a right match among the first 1, 2, ...
-    mAP: float # mean average precision over the valid queries, in [0, 1]
-    mINP: float # mean inverse negative penalty over the valid queries, in [0, 1]
-    ap: np.ndarray # (Q,) average precision per query, NaN without a right match
-    inp: np.ndarray # (Q,) inverse negative penalty per query, NaN without a right match
-    first_match: np.ndarray # (Q,) place of the first right match, 0 = first, -1 without one
-    n_valid: int # queries with at least one right match: the others are in no mean (as zeros under dgnet)
-    protocol: str = '' # its name and what it ignores, see `PROTOCOLS`
-    metric: str = '' # distance, '' when a ready matrix was given
-    n_gallery: int = 0 # gallery images that took part
+
+    cmc: np.ndarray  # (max_rank,) share of valid queries with a right match among the first 1, 2, ...
+    mAP: float  # mean average precision over the valid queries, in [0, 1]
+    mINP: float  # mean inverse negative penalty over the valid queries, in [0, 1]
+    ap: np.ndarray  # (Q,) average precision per query, NaN without a right match
+    inp: np.ndarray  # (Q,) inverse negative penalty per query, NaN without a right match
+    first_match: np.ndarray  # (Q,) place of the first right match, 0 = first, -1 without one
+    n_valid: int  # queries with at least one right match: the others are in no mean (as zeros under dgnet)
+    protocol: str = ''  # its name and what it ignores, see `PROTOCOLS`
+    metric: str = ''  # distance, '' when a ready matrix was given
+    n_gallery: int = 0  # gallery images that took part
 
     def rank(self, k: int) -> float:
         "CMC at rank `k` (1 = first place), in [0, 1]; beyond the curve's end its last value."
@@ -259,12 +377,20 @@ class RankingResult:
 
     def summary(self) -> dict:
         "The numbers of a results table, as fractions."
-        return {'rank1': self.rank(1), 'rank5': self.rank(5), 'rank10': self.rank(10), 'mAP': self.mAP, 'mINP': self.mINP}
+        return {
+            'rank1': self.rank(1),
+            'rank5': self.rank(5),
+            'rank10': self.rank(10),
+            'mAP': self.mAP,
+            'mINP': self.mINP,
+        }
 
     def __repr__(self) -> str:
         numbers = ', '.join(f'{k} {100 * v:.1f}' for k, v in self.summary().items())
-        return (f'RankingResult({numbers}; {self.n_valid} of {len(self.ap)} queries have a match among '
-                f'{self.n_gallery} gallery images; {self.protocol}{", " + self.metric if self.metric else ""})')
+        return (
+            f'RankingResult({numbers}; {self.n_valid} of {len(self.ap)} queries have a match among '
+            f'{self.n_gallery} gallery images; {self.protocol}{", " + self.metric if self.metric else ""})'
+        )
 
 # %% ../../nbs/30_metrics.ranking.ipynb #b8cb7430
 def _summarise(places, labels: _Labels, max_rank: int, metric: str = '') -> RankingResult:
@@ -272,153 +398,200 @@ def _summarise(places, labels: _Labels, max_rank: int, metric: str = '') -> Rank
     ap, inp, first = np.full(len(labels.q), np.nan), np.full(len(labels.q), np.nan), np.full(len(labels.q), -1)
     for rows, n, ranks in places:
         flat, starts = ranks[np.arange(ranks.shape[1]) < n[:, None]], np.cumsum(n) - n
-        found = _ragged(n, n)[2] + 1 # right matches so far
+        found = _ragged(n, n)[2] + 1  # right matches so far
         precision = found / (flat + 1)
-        if labels.protocol == 'dgnet': precision = (precision + np.where(flat > 0, (found - 1) / np.maximum(flat, 1), 1)) / 2
-        ap[rows], inp[rows], first[rows] = np.add.reduceat(precision, starts) / n, n / (ranks[np.arange(len(n)), n - 1] + 1), flat[starts]
+        if labels.protocol == 'dgnet':
+            precision = (precision + np.where(flat > 0, (found - 1) / np.maximum(flat, 1), 1)) / 2
+        ap[rows], inp[rows], first[rows] = (
+            np.add.reduceat(precision, starts) / n,
+            n / (ranks[np.arange(len(n)), n - 1] + 1),
+            flat[starts],
+        )
     valid = first >= 0
     over = len(valid) if labels.protocol == 'dgnet' else valid.sum()
     hits = np.bincount(first[valid], minlength=max_rank)[:max_rank]
-    return RankingResult(np.cumsum(hits) / over, float(ap[valid].sum() / over), float(inp[valid].sum() / over), ap, inp, first, int(valid.sum()),
-                         f'{labels.protocol}: {PROTOCOLS[labels.protocol]}', metric, len(labels.g) - len(labels.removed()))
+    return RankingResult(
+        np.cumsum(hits) / over,
+        float(ap[valid].sum() / over),
+        float(inp[valid].sum() / over),
+        ap,
+        inp,
+        first,
+        int(valid.sum()),
+        f'{labels.protocol}: {PROTOCOLS[labels.protocol]}',
+        metric,
+        len(labels.g) - len(labels.removed()),
+    )
 
 # %% ../../nbs/30_metrics.ranking.ipynb #a784cf12
 def single_shot_cmc(
-    row: np.ndarray, # (G,) distances of one query; ignored images at infinity
-    pid: int, # person in the query
-    pids: np.ndarray, # (G,) person per gallery image
-    max_rank: int, # length of the curve
-) -> np.ndarray: # (max_rank,) probability that the right match is among the first 1, 2, ...
+    row: np.ndarray,  # (G,) distances of one query; ignored images at infinity
+    pid: int,  # person in the query
+    pids: np.ndarray,  # (G,) person per gallery image
+    max_rank: int,  # length of the curve
+) -> np.ndarray:  # (max_rank,) probability that the right match is among the first 1, 2, ...
     "Expected CMC of one query when one gallery image per person is drawn at random."
-    order = np.argsort(row, kind='stable'); order = order[np.isfinite(row[order])]
+    order = np.argsort(row, kind='stable')
+    order = order[np.isfinite(row[order])]
     people, who = np.unique(pids[order], return_inverse=True)
     right = np.flatnonzero(pids[order] == pid)
     share = np.array([np.bincount(who[:p], minlength=len(people)) for p in right]) / np.bincount(who)
     share[:, np.searchsorted(people, pid)] = 0
-    ahead = np.zeros((len(right), max_rank)); ahead[:, 0] = 1 # probability of 0, 1, ... people ahead
+    ahead = np.zeros((len(right), max_rank))
+    ahead[:, 0] = 1  # probability of 0, 1, ... people ahead
     for s in share.T[share.any(0), :, None]:
         moved = ahead[:, :-1] * s
-        ahead *= 1 - s; ahead[:, 1:] += moved
+        ahead *= 1 - s
+        ahead[:, 1:] += moved
     return ahead.cumsum(1).mean(0)
+
 
 def _single_shot(distances, labels: _Labels, max_rank: int) -> np.ndarray:
     "Mean over the valid queries of `single_shot_cmc`, from an iterator like `distance_rows`."
     total = np.zeros(max_rank)
     for start, rows in distances:
         for i, row in enumerate(rows, start):
-            if not labels.n_right[i]: continue
-            same = labels.members[labels.first[i]:labels.last[i]]
+            if not labels.n_right[i]:
+                continue
+            same = labels.members[labels.first[i] : labels.last[i]]
             row[same[labels.ignored(np.full(len(same), i), same)]] = np.inf
             total += single_shot_cmc(row, labels.q[i], labels.g, max_rank)
     return total / np.count_nonzero(labels.n_right)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #154efb5a
 def draw_single_shot(
-    distances, # (Q, G) array or tensor, finite, small = alike
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids, # (Q,) camera per query
-    gallery_camids, # (G,) camera per gallery image
-    repeats: int = 100, # draws per query (100, the CUHK03 toolkit)
-    seed: int = 0, # of the draws
-    max_rank: int = 50, # length of the curves
-) -> np.ndarray: # (repeats, max_rank): one CMC over all queries per draw; their mean estimates `rank_metrics(..., protocol='cuhk03_old').cmc`
+    distances,  # (Q, G) array or tensor, finite, small = alike
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids,  # (Q,) camera per query
+    gallery_camids,  # (G,) camera per gallery image
+    repeats: int = 100,  # draws per query (100, the CUHK03 toolkit)
+    seed: int = 0,  # of the draws
+    max_rank: int = 50,  # length of the curves
+) -> np.ndarray:  # (repeats, max_rank): one CMC over all queries per draw; their mean estimates `rank_metrics(..., protocol='cuhk03_old').cmc`
     "CMC of the old CUHK03 protocol by drawing, query by query, one gallery image per person."
     check_positive(repeats=repeats, max_rank=max_rank)
     x = distances.detach().cpu() if isinstance(distances, torch.Tensor) else np.asarray(distances)
     labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, *x.shape, 'cuhk03_old')
     rng, hits = np.random.default_rng(seed), np.zeros((repeats, max_rank))
     for i in np.flatnonzero(labels.n_right):
-        row = _as_float(x[i:i + 1]).numpy()[0]
+        row = _as_float(x[i : i + 1]).numpy()[0]
         kept = np.flatnonzero((labels.g != labels.q[i]) | (labels.gc != labels.qc[i]))
         kept = kept[np.argsort(row[kept], kind='stable')]
-        who = np.unique(labels.g[kept], return_inverse=True)[1]; own = who[labels.g[kept] == labels.q[i]][0]
-        lottery = rng.random((repeats, len(kept))).argsort(1) # the first image of everybody in a random order is drawn
-        drawn = np.stack([order[np.unique(who[order], return_index=True)[1]] for order in lottery]) # (repeats, people): places
+        who = np.unique(labels.g[kept], return_inverse=True)[1]
+        own = who[labels.g[kept] == labels.q[i]][0]
+        lottery = rng.random((repeats, len(kept))).argsort(1)  # the first image of everybody in a random order is drawn
+        drawn = np.stack(
+            [order[np.unique(who[order], return_index=True)[1]] for order in lottery]
+        )  # (repeats, people): places
         ahead = (drawn < drawn[:, own, None]).sum(1)
         found = ahead < max_rank
         hits[np.flatnonzero(found), ahead[found]] += 1
     return hits.cumsum(1) / np.count_nonzero(labels.n_right)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #00159350
-_BLOCK = 16384 # gallery images at a time
+_BLOCK = 16384  # gallery images at a time
+
 
 def rank_metrics(
-    distances, # (Q, G) array or tensor, finite, small = alike
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    max_rank: int = 50, # length of the CMC curve; beyond a shorter gallery it stays at its last value
-    protocol: str = 'all_images', # one of `PROTOCOLS`
-) -> RankingResult: # with the per-query values in the order of the queries
+    distances,  # (Q, G) array or tensor, finite, small = alike
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    max_rank: int = 50,  # length of the CMC curve; beyond a shorter gallery it stays at its last value
+    protocol: str = 'all_images',  # one of `PROTOCOLS`
+) -> RankingResult:  # with the per-query values in the order of the queries
     "CMC, mAP and mINP of a distance matrix under a protocol; ties keep gallery order."
     x = distances.detach() if isinstance(distances, torch.Tensor) else np.asarray(distances)
-    if not isinstance(x, torch.Tensor) and x.dtype.kind not in 'fiub': raise UserError(f'expected numbers as distances, got {x.dtype}')
-    if x.ndim != 2: raise UserError(f'expected distances (queries, gallery), got shape {tuple(x.shape)}')
+    if not isinstance(x, torch.Tensor) and x.dtype.kind not in 'fiub':
+        raise UserError(f'expected numbers as distances, got {x.dtype}')
+    if x.ndim != 2:
+        raise UserError(f'expected distances (queries, gallery), got shape {tuple(x.shape)}')
     check_positive(max_rank=max_rank)
     labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, *x.shape, protocol)
-    def load(columns): return lambda rows: _as_float(x[rows][:, columns])
+
+    def load(columns):
+        return lambda rows: _as_float(x[rows][:, columns])
+
     slabs = [(s, slice(s, s + 64)) for s in range(0, len(x), 64)]
     doubtful = [x[here] for _, here in slabs if not torch.isfinite(_as_float(x[here]).sum())]
-    if bad := sum(int((~torch.isfinite(torch.as_tensor(rows))).sum()) for rows in doubtful): raise UserError(f'expected finite distances, got {bad} NaN or infinite ones: check the features they come from')
+    if bad := sum(int((~torch.isfinite(torch.as_tensor(rows))).sum()) for rows in doubtful):
+        raise UserError(f'expected finite distances, got {bad} NaN or infinite ones: check the features they come from')
     result = _summarise(_places(load, labels, _BLOCK), labels, max_rank)
-    if protocol == 'cuhk03_old': result.cmc = _single_shot(((s, _as_float(x[here]).cpu().numpy().copy()) for s, here in slabs), labels, max_rank)
+    if protocol == 'cuhk03_old':
+        result.cmc = _single_shot(((s, _as_float(x[here]).cpu().numpy().copy()) for s, here in slabs), labels, max_rank)
     return result
+
 
 def _as_float(x) -> torch.Tensor:
     "Distances as float32, or float64 where float32 would round them."
-    if isinstance(x, np.ndarray) and (not x.dtype.isnative or any(step < 0 for step in x.strides)): x = np.ascontiguousarray(x, x.dtype.newbyteorder('='))
+    if isinstance(x, np.ndarray) and (not x.dtype.isnative or any(step < 0 for step in x.strides)):
+        x = np.ascontiguousarray(x, x.dtype.newbyteorder('='))
     x = torch.as_tensor(x)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16, torch.float32) else x.double()
 
 # %% ../../nbs/30_metrics.ranking.ipynb #2a41a5db
 def drop_junk(
-    pids, # (N,) person per image
-    *arrays, # anything else with N rows: camera numbers, features, images
-    junk: int = -1, # the pid that marks junk; distractors (0) stay
-) -> tuple: # `pids` and `arrays` without the junk rows, in the same order
+    pids,  # (N,) person per image
+    *arrays,  # anything else with N rows: camera numbers, features, images
+    junk: int = -1,  # the pid that marks junk; distractors (0) stay
+) -> tuple:  # `pids` and `arrays` without the junk rows, in the same order
     "Remove the images marked as junk, as the Market-1501 protocol does with its gallery."
     keep = np.flatnonzero(np.asarray(pids) != junk)
     for a in arrays:
-        if len(a) != len(pids): raise UserError(f'expected {len(pids)} rows in every array, got {len(a)}: pids and arrays belong to the same images')
-    return tuple(np.asarray(a)[keep] if not isinstance(a, torch.Tensor) else a[torch.from_numpy(keep)] for a in (pids, *arrays))
+        if len(a) != len(pids):
+            raise UserError(
+                f'expected {len(pids)} rows in every array, got {len(a)}: pids and arrays belong to the same images'
+            )
+    return tuple(
+        np.asarray(a)[keep] if not isinstance(a, torch.Tensor) else a[torch.from_numpy(keep)] for a in (pids, *arrays)
+    )
 
 # %% ../../nbs/30_metrics.ranking.ipynb #bfe172e3
 def evaluate_ranking(
-    query_features, # (Q, D) array or tensor, any float type
-    gallery_features, # (G, D) array, memory map or tensor
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-    max_rank: int = 50, # length of the CMC curve
-    block: int = _BLOCK, # gallery images per matrix product, fewer above 2,048 dimensions; changes speed, not the result
-    device=None, # where distances are computed and counted; None: where the query features are
-    protocol: str = 'all_images', # one of `PROTOCOLS`
-    multi_query: bool = False, # True: first pool the queries of a person on a camera, see `pool_queries`; per-query values are then of these
-) -> RankingResult: # identical to `rank_metrics(distance_matrix(...), ...)`
+    query_features,  # (Q, D) array or tensor, any float type
+    gallery_features,  # (G, D) array, memory map or tensor
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    max_rank: int = 50,  # length of the CMC curve
+    block: int = _BLOCK,  # gallery images per matrix product, fewer above 2,048 dimensions; changes speed, not the result
+    device=None,  # where distances are computed and counted; None: where the query features are
+    protocol: str = 'all_images',  # one of `PROTOCOLS`
+    multi_query: bool = False,  # True: first pool the queries of a person on a camera, see `pool_queries`; per-query values are then of these
+) -> RankingResult:  # identical to `rank_metrics(distance_matrix(...), ...)`
     "CMC, mAP and mINP from features without ever holding the full distance matrix."
     check_positive(block=block, max_rank=max_rank)
-    if multi_query: query_features, query_pids, query_camids = _pool(query_features, query_pids, query_camids, protocol)
-    labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol)
+    if multi_query:
+        query_features, query_pids, query_camids = _pool(query_features, query_pids, query_camids, protocol)
+    labels = _check_labels(
+        query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol
+    )
     q, q_norms, g, g_norms = _check_pair(query_features, gallery_features, metric)
     device, wide = device or q.device, torch.promote_types(q_norms.dtype, g_norms.dtype)
+
     def load(columns):
         distances = _gallery_block(g, g_norms, columns, device, wide, metric)
         return lambda rows: distances(q[rows], q_norms[rows])
-    result = _summarise(_places(load, labels, min(block, max(64, 2**25 // g.shape[1] // 64 * 64))), labels, max_rank, metric)
-    if protocol == 'cuhk03_old': result.cmc = _single_shot(distance_rows(q, g, metric, device=device), labels, max_rank)
-    if multi_query: result.protocol += MULTI_QUERY
+
+    result = _summarise(
+        _places(load, labels, min(block, max(64, 2**25 // g.shape[1] // 64 * 64))), labels, max_rank, metric
+    )
+    if protocol == 'cuhk03_old':
+        result.cmc = _single_shot(distance_rows(q, g, metric, device=device), labels, max_rank)
+    if multi_query:
+        result.protocol += MULTI_QUERY
     return result
 
 # %% ../../nbs/30_metrics.ranking.ipynb #f65e244e
 def pool_queries(
-    features, # (N, D) array or tensor, any float type
-    pids, # (N,) person per image
-    camids, # (N,) camera per image
-) -> tuple: # (M, D) tensor of means (float32 at least), (M,) pids, (M,) camids, by person, then camera
+    features,  # (N, D) array or tensor, any float type
+    pids,  # (N,) person per image
+    camids,  # (N,) camera per image
+) -> tuple:  # (M, D) tensor of means (float32 at least), (M,) pids, (M,) camids, by person, then camera
     "Multi-query: the mean of the features of the same person on the same camera."
     x, _ = _features(features, 'features')
     labels = np.stack([_whole_numbers(pids, 'pids', len(x)), _whole_numbers(camids, 'camids', len(x))], 1)
@@ -428,30 +601,40 @@ def pool_queries(
     total = torch.zeros(len(found), x.shape[1], dtype=wide, device=x.device).index_add_(0, group, x.to(wide))
     return total / counts[:, None], found[:, 0], found[:, 1]
 
+
 MULTI_QUERY = ', multi-query (mean of the features of a person on a camera)'
+
 
 def _pool(features, pids, camids, protocol: str) -> tuple:
     "`pool_queries` where the protocol has cameras and other queries than gallery images."
-    if camids is None or protocol == 'leave_one_out': raise UserError(f'expected queries with camera numbers that are no gallery images, got {"none" if camids is None else protocol}: multi-query pools the pictures of a person on a camera')
+    if camids is None or protocol == 'leave_one_out':
+        raise UserError(
+            'expected queries with camera numbers that are no gallery images, got'
+            f' {"none" if camids is None else protocol}: multi-query pools the pictures of a person on a camera'
+        )
     return pool_queries(features, pids, camids)
 
 # %% ../../nbs/30_metrics.ranking.ipynb #7ed5af67
 def label_matches(
-    order, # (Q, k) gallery indices, for instance from `top_k`
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    protocol: str = 'market1501', # one of `PROTOCOLS`: what it ignores is junk here
-) -> np.ndarray: # (Q, k) int8: 1 right, 0 wrong, -1 junk (ignored by the protocol, or the -1 that fills a short list)
+    order,  # (Q, k) gallery indices, for instance from `top_k`
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    protocol: str = 'market1501',  # one of `PROTOCOLS`: what it ignores is junk here
+) -> np.ndarray:  # (Q, k) int8: 1 right, 0 wrong, -1 junk (ignored by the protocol, or the -1 that fills a short list)
     "Say of each listed image whether it is right, wrong or junk."
     order = np.asarray(order)
-    if order.ndim != 2 or len(order) != len(query_pids): raise UserError(f'expected lists (queries, k) for {len(query_pids)} queries, got shape {order.shape}')
-    p = np.asarray(gallery_pids)[order]; right = p == np.asarray(query_pids)[:, None]
-    ignored = order < 0 # shorter lists are filled with -1
-    if _check_protocol(protocol) == 'leave_one_out': ignored |= order == np.arange(len(order))[:, None]
+    if order.ndim != 2 or len(order) != len(query_pids):
+        raise UserError(f'expected lists (queries, k) for {len(query_pids)} queries, got shape {order.shape}')
+    p = np.asarray(gallery_pids)[order]
+    right = p == np.asarray(query_pids)[:, None]
+    ignored = order < 0  # shorter lists are filled with -1
+    if _check_protocol(protocol) == 'leave_one_out':
+        ignored |= order == np.arange(len(order))[:, None]
     elif protocol != 'no_cameras':
         same_camera = np.asarray(gallery_camids)[order] == np.asarray(query_camids)[:, None]
         ignored |= same_camera if protocol == 'cross_camera' else same_camera & right
-    if protocol in _WITHOUT_JUNK: ignored |= p == -1
+    if protocol in _WITHOUT_JUNK:
+        ignored |= p == -1
     return np.where(ignored, -1, right).astype(np.int8)

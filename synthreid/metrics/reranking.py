@@ -14,36 +14,63 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from ..core import UserError, check_positive
+from ..core import UserError
 from .distances import _features, top_k
-from .ranking import MULTI_QUERY, RankingResult, _WITHOUT_JUNK, _check_labels, _pool, drop_junk, rank_metrics
+from synthreid.metrics.ranking import (
+    _WITHOUT_JUNK,
+    MULTI_QUERY,
+    RankingResult,
+    _check_labels,
+    _pool,
+    drop_junk,
+    rank_metrics,
+)
 
 # %% ../../nbs/31_metrics.reranking.ipynb #4175e7c1
-RERANK_METRICS = ('cosine', 'euclidean', 'squared_euclidean') # the last two are the same here, see `k_reciprocal_distance`
+RERANK_METRICS = (
+    'cosine',
+    'euclidean',
+    'squared_euclidean',
+)  # the last two are the same here, see `k_reciprocal_distance`
+
 
 def _prepare(features: list, names: list, metric: str, device=None) -> torch.Tensor:
     "Rows whose squared Euclidean distances are what `metric` asks for, up to a factor: float32, centred, all images in one tensor."
-    if metric not in RERANK_METRICS: raise UserError(f'expected metric to be one of {", ".join(RERANK_METRICS)}, got {metric!r}')
+    if metric not in RERANK_METRICS:
+        raise UserError(f'expected metric to be one of {", ".join(RERANK_METRICS)}, got {metric!r}')
     parts = []
     for f, name in zip(features, names):
         x, norms = _features(f, name)
-        if not len(x): raise UserError(f'expected at least one row of {name}, got none')
+        if not len(x):
+            raise UserError(f'expected at least one row of {name}, got none')
         if metric == 'cosine' and (norms == 0).any():
-            raise UserError(f'expected {name} with a direction, got only zeros in row {int((norms == 0).nonzero()[0, 0])}: the cosine distance is not defined there')
-        if parts and x.shape[1] != parts[0].shape[1]: raise UserError(f'expected query and gallery features of one width, got {parts[0].shape[1]} and {x.shape[1]}: were they made by the same network?')
+            raise UserError(
+                f'expected {name} with a direction, got only zeros in row {int((norms == 0).nonzero()[0, 0])}: the'
+                ' cosine distance is not defined there'
+            )
+        if parts and x.shape[1] != parts[0].shape[1]:
+            raise UserError(
+                f'expected query and gallery features of one width, got {parts[0].shape[1]} and {x.shape[1]}: were they'
+                ' made by the same network?'
+            )
         parts.append(x.to(device or (parts[0].device if parts else x.device), torch.float32))
     x = torch.cat(parts)
-    if metric == 'cosine': x /= x.norm(dim=1, keepdim=True)
+    if metric == 'cosine':
+        x /= x.norm(dim=1, keepdim=True)
     return x.sub_(x.mean(0))
 
 # %% ../../nbs/31_metrics.reranking.ipynb #fd1ca1ff
 def _smallest(d: torch.Tensor, first: int, k: int) -> torch.Tensor:
     "Keys (distance bits << 32 | column + first) of the `k` smallest per row of `d` (R, C), C a multiple of 64; unordered."
     count, columns = d.shape[1], torch.arange(d.shape[1], device=d.device)
-    size = 2 ** min(6, max(0, round(math.log2(count / k) / 2))) # of a group: balances finding groups and looking into them
+    size = 2 ** min(
+        6, max(0, round(math.log2(count / k) / 2))
+    )  # of a group: balances finding groups and looking into them
     if count // size > k:
         best = d.unflatten(1, (-1, size)).amin(2)
-        groups = ((best.view(torch.int32).long() << 32) | columns[:best.shape[1]]).topk(k, largest=False, sorted=False)[1]
+        groups = ((best.view(torch.int32).long() << 32) | columns[: best.shape[1]]).topk(
+            k, largest=False, sorted=False
+        )[1]
         columns = (groups[:, :, None] * size + columns[:size]).flatten(1)
         d = d.gather(1, columns)
     keys = (d.view(torch.int32).long() << 32) | (columns + first)
@@ -52,44 +79,67 @@ def _smallest(d: torch.Tensor, first: int, k: int) -> torch.Tensor:
 # %% ../../nbs/31_metrics.reranking.ipynb #9ebf29a5
 class _Neighbours(NamedTuple):
     "Nearest images of every image, oneself first, in squared Euclidean distance of the prepared features."
-    index: torch.Tensor # (N, K) int64, nearest first
-    distance: torch.Tensor # (N, K) float32
-    farthest: torch.Tensor # (N,) float32 distance to the farthest image
+
+    index: torch.Tensor  # (N, K) int64, nearest first
+    distance: torch.Tensor  # (N, K) float32
+    farthest: torch.Tensor  # (N,) float32 distance to the farthest image
+
 
 def _neighbours(x: torch.Tensor, k: int, block: int | None = None, keep: torch.Tensor | None = None) -> _Neighbours:
     "The `k` nearest of all N rows; `keep` (Q, N - Q) takes up the distances of the first Q rows to the others."
-    n = len(x); padded = -(-n // 64) * 64; k = min(k, n) - 1 # oneself is added at the end
-    x = torch.nn.functional.pad(x, (0, 0, 0, padded - n)); norms = x.square().sum(1)
+    n = len(x)
+    padded = -(-n // 64) * 64
+    k = min(k, n) - 1  # oneself is added at the end
+    x = torch.nn.functional.pad(x, (0, 0, 0, padded - n))
+    norms = x.square().sum(1)
     rows = -(-(block or min(2**27 // padded, padded // 8)) // 64) * 64 or 64
-    best = torch.full((padded, k), torch.iinfo(torch.int64).max, device=x.device); farthest = x.new_zeros(padded)
+    best = torch.full((padded, k), torch.iinfo(torch.int64).max, device=x.device)
+    farthest = x.new_zeros(padded)
     for s in range(0, padded, rows):
         e = min(s + rows, padded)
         d = (x[s:e] @ x[s:].T).mul_(-2).add_(norms[s:e, None]).add_(norms[s:]).clamp_min_(0)
-        d[:, n - s:] = 0; d[max(0, n - s):] = 0; d.fill_diagonal_(0)
+        d[:, n - s :] = 0
+        d[max(0, n - s) :] = 0
+        d.fill_diagonal_(0)
         farthest[s:e] = farthest[s:e].maximum(d.amax(1))
-        if e < padded: farthest[e:] = farthest[e:].maximum(d[:, e - s:].amax(0))
-        if keep is not None and s < len(keep): keep[s:e] = d[:len(keep) - s, len(keep) - s:n - s]
-        if not k: continue
-        d[:, n - s:] = math.inf; d[max(0, n - s):] = math.inf; d.diagonal().fill_(math.inf)
+        if e < padded:
+            farthest[e:] = farthest[e:].maximum(d[:, e - s :].amax(0))
+        if keep is not None and s < len(keep):
+            keep[s:e] = d[: len(keep) - s, len(keep) - s : n - s]
+        if not k:
+            continue
+        d[:, n - s :] = math.inf
+        d[max(0, n - s) :] = math.inf
+        d.diagonal().fill_(math.inf)
         best[s:e] = torch.cat([best[s:e], _smallest(d, s, k)], 1).topk(k, largest=False)[0]
-        if e < padded: best[e:] = torch.cat([best[e:], _smallest(d[:, e - s:].T, s, k)], 1).topk(k, largest=False)[0]
+        if e < padded:
+            best[e:] = torch.cat([best[e:], _smallest(d[:, e - s :].T, s, k)], 1).topk(k, largest=False)[0]
     best, oneself = best[:n], torch.arange(n, device=x.device)[:, None]
     distance = (best >> 32).int().view(torch.float32)
-    return _Neighbours(torch.cat([oneself, best & 0xffffffff], 1), torch.cat([x.new_zeros(n, 1), distance], 1), farthest[:n])
+    return _Neighbours(
+        torch.cat([oneself, best & 0xFFFFFFFF], 1), torch.cat([x.new_zeros(n, 1), distance], 1), farthest[:n]
+    )
 
 # %% ../../nbs/31_metrics.reranking.ipynb #25c00848
 def _mutual(index: torch.Tensor, k: int, block: int = 4096) -> torch.Tensor:
     "(N, k) bool: whether the image of each row is among the first `k` of its neighbour's list, too."
-    index = index[:, :k]; rows = torch.arange(len(index), device=index.device)
-    return torch.cat([(index[part] == i[:, None, None]).any(2) for part, i in zip(index.split(block), rows.split(block))])
+    index = index[:, :k]
+    rows = torch.arange(len(index), device=index.device)
+    return torch.cat(
+        [(index[part] == i[:, None, None]).any(2) for part, i in zip(index.split(block), rows.split(block))]
+    )
 
-def _members(index: torch.Tensor, mutual: torch.Tensor, friends: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+
+def _members(
+    index: torch.Tensor, mutual: torch.Tensor, friends: torch.Tensor, start: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Pairs (image, member of its widened set), sorted, for the block of images whose `mutual` is given; `friends` is N where there is none."
     n = len(index)
     row, place = mutual.nonzero(as_tuple=True)
     core = index[start + row, place]
-    inside = torch.zeros(len(mutual), n + 1, dtype=torch.bool, device=index.device); inside[row, core] = True
-    theirs = friends[core] # (P, half)
+    inside = torch.zeros(len(mutual), n + 1, dtype=torch.bool, device=index.device)
+    inside[row, core] = True
+    theirs = friends[core]  # (P, half)
     known, cells = theirs < n, theirs + (row * (n + 1))[:, None]
     welcome = 3 * inside.view(-1)[cells].sum(1) > 2 * known.sum(1)
     cells = torch.cat([row * (n + 1) + core, cells[known & welcome[:, None]]]).unique()
@@ -98,31 +148,36 @@ def _members(index: torch.Tensor, mutual: torch.Tensor, friends: torch.Tensor, s
 # %% ../../nbs/31_metrics.reranking.ipynb #7521274e
 class _Rows(NamedTuple):
     "A sparse matrix, row after row; within a row by column."
-    start: torch.Tensor # (N + 1,) int64: row i is start[i] .. start[i + 1]
-    column: torch.Tensor # (E,) int64
-    value: torch.Tensor # (E,) float32, positive
+
+    start: torch.Tensor  # (N + 1,) int64: row i is start[i] .. start[i + 1]
+    column: torch.Tensor  # (E,) int64
+    value: torch.Tensor  # (E,) float32, positive
+
 
 def _rows(row: torch.Tensor, column: torch.Tensor, value: torch.Tensor, n: int) -> _Rows:
     "Sorted entries to `_Rows`."
     return _Rows(torch.nn.functional.pad(torch.bincount(row, minlength=n).cumsum(0), (1, 0)), column, value)
+
 
 def _ranges(start: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "The numbers start[i] .. start[i] + count[i] of all i in a row, and to which i each belongs."
     owner = torch.repeat_interleave(count)
     return owner, torch.arange(len(owner), device=start.device) + (start - count.cumsum(0) + count)[owner]
 
+
 def _encode(x: torch.Tensor, near: _Neighbours, k1: int) -> _Rows:
     "Weights of the members of every image's widened reciprocal set, each row summing to 1."
     n, parts = len(x), []
-    mutual, half = _mutual(near.index, k1 + 1), round(k1 / 2) + 1 # a half is rounded to even, as np.around does
+    mutual, half = _mutual(near.index, k1 + 1), round(k1 / 2) + 1  # a half is rounded to even, as np.around does
     friends = near.index[:, :half].masked_fill(~_mutual(near.index, half), n)
     block = min(2048, max(16, 2**24 // n))
     for s in range(0, n, block):
-        row, column = _members(near.index, mutual[s:s + block], friends, s)
+        row, column = _members(near.index, mutual[s : s + block], friends, s)
         listed = near.index[row] == column[:, None]
         d = (near.distance[row] * listed).sum(1)
-        missing = (~listed.any(1)).nonzero()[:, 0] # friends of friends beyond the list
-        for m in missing.split(2048): d[m] = (x[row[m]] - x[column[m]]).square().sum(1)
+        missing = (~listed.any(1)).nonzero()[:, 0]  # friends of friends beyond the list
+        for m in missing.split(2048):
+            d[m] = (x[row[m]] - x[column[m]]).square().sum(1)
         weight = (-(d / near.farthest[row].clamp_min(1e-30)).square()).exp()
         parts.append((row, column, weight / x.new_zeros(n).index_add_(0, row, weight)[row]))
     return _rows(*map(torch.cat, zip(*parts)), n)
@@ -133,105 +188,145 @@ def _average(rows: _Rows, index: torch.Tensor, k2: int, block: int = 2048) -> _R
     n, count, parts = len(index), rows.start.diff(), []
     index = index[:, :k2]
     for s in range(0, n, block):
-        near = index[s:s + block].flatten()
+        near = index[s : s + block].flatten()
         owner, entry = _ranges(rows.start[near], count[near])
-        cells, to = (owner.div(index.shape[1], rounding_mode='floor') * n + rows.column[entry]).unique(return_inverse=True)
+        cells, to = (owner.div(index.shape[1], rounding_mode='floor') * n + rows.column[entry]).unique(
+            return_inverse=True
+        )
         value = rows.value.new_zeros(len(cells)).index_add_(0, to, rows.value[entry]) / index.shape[1]
         parts.append((s + cells // n, cells % n, value))
     return _rows(*map(torch.cat, zip(*parts)), n)
 
 # %% ../../nbs/31_metrics.reranking.ipynb #65e09df9
-def _shared(rows: _Rows, n_rows: int, first: int): # yields (start, (R, N - first) sums of minima)
+def _shared(rows: _Rows, n_rows: int, first: int):  # yields (start, (R, N - first) sums of minima)
     "What the first `n_rows` rows share with every row from `first` on, a few rows at a time."
-    n = len(rows.start) - 1; width, offset = n - first, rows.start[first]
-    columns, order = rows.column[offset:].sort(stable=True) # the same entries by column
+    n = len(rows.start) - 1
+    width, offset = n - first, rows.start[first]
+    columns, order = rows.column[offset:].sort(stable=True)  # the same entries by column
     row, value = torch.repeat_interleave(rows.start[first:].diff())[order], rows.value[offset:][order]
-    count = torch.bincount(columns, minlength=n); start = count.cumsum(0) - count
-    block = min(512, max(16, 2**22 // width)); bounds = rows.start[:n_rows + 1].tolist()
+    count = torch.bincount(columns, minlength=n)
+    start = count.cumsum(0) - count
+    block = min(512, max(16, 2**22 // width))
+    bounds = rows.start[: n_rows + 1].tolist()
     for s in range(0, n_rows, block):
         e = min(s + block, n_rows)
         mine = slice(bounds[s], bounds[e])
         entry, theirs = _ranges(start[rows.column[mine]], count[rows.column[mine]])
-        cell = (torch.repeat_interleave(rows.start[s:e + 1].diff()) * width)[entry] + row[theirs]
+        cell = (torch.repeat_interleave(rows.start[s : e + 1].diff()) * width)[entry] + row[theirs]
         low = torch.minimum(rows.value[mine][entry], value[theirs])
         yield s, rows.value.new_zeros((e - s) * width).scatter_add_(0, cell, low).view(e - s, width)
 
 # %% ../../nbs/31_metrics.reranking.ipynb #9387ecf7
 def _check_settings(k1, k2, lambda_value, block):
     for name, k in {'k1': k1, 'k2': k2, 'block': block or 1}.items():
-        if not isinstance(k, (int, np.integer)) or k < 1: raise UserError(f'expected {name} to be a whole number of at least 1, got {k!r}' + (': k2=1 switches the averaging off' if name == 'k2' else ''))
-    if not isinstance(lambda_value, (int, float)) or not 0 <= lambda_value <= 1: raise UserError(f'expected lambda_value in [0, 1] (0: Jaccard distance alone, 1: plain distance alone), got {lambda_value}')
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise UserError(
+                f'expected {name} to be a whole number of at least 1, got {k!r}'
+                + (': k2=1 switches the averaging off' if name == 'k2' else '')
+            )
+    if not isinstance(lambda_value, (int, float)) or not 0 <= lambda_value <= 1:
+        raise UserError(
+            f'expected lambda_value in [0, 1] (0: Jaccard distance alone, 1: plain distance alone), got {lambda_value}'
+        )
+
 
 @torch.no_grad()
 def k_reciprocal_distance(
-    query_features, # (Q, D) array or tensor, any float type
-    gallery_features, # (G, D) array, memory map or tensor
-    k1: int = 20, # neighbours that may be reciprocal, besides oneself (20, Zhong et al.)
-    k2: int = 6, # images averaged in the local query expansion, oneself included; 1: none (6, Zhong et al.)
-    lambda_value: float = .3, # share of the plain distance (0.3, Zhong et al.)
-    metric: str = 'cosine', # 'cosine', or 'euclidean' = 'squared_euclidean': torchreid's, which is squared before it is squared again
-    block: int | None = None, # rows of distances at a time; None: at most 512 MB of them; changes memory, not the result
-    device=None, # where everything is computed; None: where the query features are
-) -> np.ndarray: # (Q, G) float32 in [0, 1], small = alike
+    query_features,  # (Q, D) array or tensor, any float type
+    gallery_features,  # (G, D) array, memory map or tensor
+    k1: int = 20,  # neighbours that may be reciprocal, besides oneself (20, Zhong et al.)
+    k2: int = 6,  # images averaged in the local query expansion, oneself included; 1: none (6, Zhong et al.)
+    lambda_value: float = 0.3,  # share of the plain distance (0.3, Zhong et al.)
+    metric: str = 'cosine',  # 'cosine', or 'euclidean' = 'squared_euclidean': torchreid's, which is squared before it is squared again
+    block: (
+        int | None
+    ) = None,  # rows of distances at a time; None: at most 512 MB of them; changes memory, not the result
+    device=None,  # where everything is computed; None: where the query features are
+) -> np.ndarray:  # (Q, G) float32 in [0, 1], small = alike
     "Distances re-ranked by reciprocal neighbours; equal to torchreid's `re_ranking` to 2e-6, without any N x N matrix."
     _check_settings(k1, k2, lambda_value, block)
     x = _prepare([query_features, gallery_features], ['query features', 'gallery features'], metric, device)
-    n_query = len(query_features); out = torch.empty(n_query, len(x) - n_query)
+    n_query = len(query_features)
+    out = torch.empty(n_query, len(x) - n_query)
     near = _neighbours(x, max(k1 + 1, k2), block, keep=out)
-    rows = _encode(x, near, k1); del x
-    if k2 > 1: rows = _average(rows, near.index, k2)
+    rows = _encode(x, near, k1)
+    del x
+    if k2 > 1:
+        rows = _average(rows, near.index, k2)
     for s, shared in _shared(rows, n_query, n_query):
-        d = out[s:s + len(shared)].to(shared.device).div_(near.farthest[s:s + len(shared), None].clamp_min(1e-30)).square_()
-        out[s:s + len(shared)] = d.mul_(lambda_value).add_((1 - shared / (2 - shared)).clamp_min_(0), alpha=1 - lambda_value)
+        d = (
+            out[s : s + len(shared)]
+            .to(shared.device)
+            .div_(near.farthest[s : s + len(shared), None].clamp_min(1e-30))
+            .square_()
+        )
+        out[s : s + len(shared)] = d.mul_(lambda_value).add_(
+            (1 - shared / (2 - shared)).clamp_min_(0), alpha=1 - lambda_value
+        )
     return out.numpy()
 
 # %% ../../nbs/31_metrics.reranking.ipynb #93abe415
 def evaluate_reranked(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array or tensor; other images than the queries
-    query_pids, # (Q,) person per query
-    gallery_pids, # (G,) person per gallery image
-    query_camids=None, # (Q,) camera per query; None where the protocol needs none
-    gallery_camids=None, # (G,) camera per gallery image
-    k1: int = 20, # the next six: as in `k_reciprocal_distance`
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array or tensor; other images than the queries
+    query_pids,  # (Q,) person per query
+    gallery_pids,  # (G,) person per gallery image
+    query_camids=None,  # (Q,) camera per query; None where the protocol needs none
+    gallery_camids=None,  # (G,) camera per gallery image
+    k1: int = 20,  # the next six: as in `k_reciprocal_distance`
     k2: int = 6,
-    lambda_value: float = .3,
+    lambda_value: float = 0.3,
     metric: str = 'cosine',
     block: int | None = None,
     device=None,
-    max_rank: int = 50, # length of the CMC curve
-    protocol: str = 'all_images', # one of `PROTOCOLS`; junk it removes is removed before the neighbours are searched
-    multi_query: bool = False, # True: first pool the queries of a person on a camera
-) -> RankingResult: # its `metric` names the re-ranking
+    max_rank: int = 50,  # length of the CMC curve
+    protocol: str = 'all_images',  # one of `PROTOCOLS`; junk it removes is removed before the neighbours are searched
+    multi_query: bool = False,  # True: first pool the queries of a person on a camera
+) -> RankingResult:  # its `metric` names the re-ranking
     "CMC, mAP and mINP after re-ranking; holds the (Q, G) re-ranked distances and little else."
-    if protocol == 'leave_one_out': raise UserError('expected a protocol in which query and gallery are different images, got leave_one_out: every image would be its own nearest neighbour')
-    if multi_query: query_features, query_pids, query_camids = _pool(query_features, query_pids, query_camids, protocol)
-    labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol)
+    if protocol == 'leave_one_out':
+        raise UserError(
+            'expected a protocol in which query and gallery are different images, got leave_one_out: every image would'
+            ' be its own nearest neighbour'
+        )
+    if multi_query:
+        query_features, query_pids, query_camids = _pool(query_features, query_pids, query_camids, protocol)
+    labels = _check_labels(
+        query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol
+    )
     pids, camids = labels.g, labels.gc
-    if protocol in _WITHOUT_JUNK: pids, camids, gallery_features = drop_junk(pids, camids, gallery_features)
+    if protocol in _WITHOUT_JUNK:
+        pids, camids, gallery_features = drop_junk(pids, camids, gallery_features)
     distances = k_reciprocal_distance(query_features, gallery_features, k1, k2, lambda_value, metric, block, device)
     result = rank_metrics(distances, labels.q, pids, labels.qc, camids, max_rank, protocol)
-    return replace(result, protocol=result.protocol + (MULTI_QUERY if multi_query else ''), metric=f'{metric}, re-ranked k1={k1} k2={k2} lambda={lambda_value:g}')
+    return replace(
+        result,
+        protocol=result.protocol + (MULTI_QUERY if multi_query else ''),
+        metric=f'{metric}, re-ranked k1={k1} k2={k2} lambda={lambda_value:g}',
+    )
 
 # %% ../../nbs/31_metrics.reranking.ipynb #388fd685
 @torch.no_grad()
 def jaccard_distance(
-    features, # (N, D) array or tensor, any float type
-    k1: int = 30, # neighbours that may be reciprocal (30, SpCL and Cluster-Contrast)
-    k2: int = 6, # images averaged, oneself included; 1: none (6, as above)
-    metric: str = 'cosine', # as in `k_reciprocal_distance`
-    block: int | None = None, # rows of distances at a time; None: at most 512 MB of them
-    device=None, # where everything is computed; None: where the features are
-) -> csr_matrix: # (N, N) float32 with the distances below 1, in [0, 1); a missing entry is a distance of exactly 1
+    features,  # (N, D) array or tensor, any float type
+    k1: int = 30,  # neighbours that may be reciprocal (30, SpCL and Cluster-Contrast)
+    k2: int = 6,  # images averaged, oneself included; 1: none (6, as above)
+    metric: str = 'cosine',  # as in `k_reciprocal_distance`
+    block: int | None = None,  # rows of distances at a time; None: at most 512 MB of them
+    device=None,  # where everything is computed; None: where the features are
+) -> csr_matrix:  # (N, N) float32 with the distances below 1, in [0, 1); a missing entry is a distance of exactly 1
     "Jaccard distance of the reciprocal neighbourhoods, all images to all: what DBSCAN is given in self-training."
     _check_settings(k1, k2, 0, block)
     x = _prepare([features], ['features'], metric, device)
     near = _neighbours(x, max(k1 + 1, k2), block)
-    rows = _encode(x, near, k1); del x
-    if k2 > 1: rows = _average(rows, near.index, k2)
+    rows = _encode(x, near, k1)
+    del x
+    if k2 > 1:
+        rows = _average(rows, near.index, k2)
     n, parts = len(near.index), []
     for s, shared in _shared(rows, n, 0):
-        row, column = shared.nonzero(as_tuple=True); shared = shared[row, column]
+        row, column = shared.nonzero(as_tuple=True)
+        shared = shared[row, column]
         distance = (1 - shared / (2 - shared)).clamp_min_(0).masked_fill_(row + s == column, 0)
         parts.append([t.cpu() for t in (row + s, column, distance)])
     rows = _rows(*map(torch.cat, zip(*parts)), n)
@@ -239,17 +334,23 @@ def jaccard_distance(
 
 # %% ../../nbs/31_metrics.reranking.ipynb #88b2a86c
 def expand_queries(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array or tensor; the queries themselves or the gallery twice: expands those
-    k: int = 5, # results believed; about the number of pictures of a person, not more
-    alpha: float = 3., # weight = cosine similarity ** alpha (3, Radenović et al.); 0: plain average
-    block: int = 4096, # gallery images per matrix product
-    device=None, # where products are computed; None: where the query features are
-) -> torch.Tensor: # (Q, D) float32 of unit length, on the CPU
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array or tensor; the queries themselves or the gallery twice: expands those
+    k: int = 5,  # results believed; about the number of pictures of a person, not more
+    alpha: float = 3.0,  # weight = cosine similarity ** alpha (3, Radenović et al.); 0: plain average
+    block: int = 4096,  # gallery images per matrix product
+    device=None,  # where products are computed; None: where the query features are
+) -> torch.Tensor:  # (Q, D) float32 of unit length, on the CPU
     "Queries replaced by the weighted mean of themselves (weight 1) and their `k` nearest gallery images; cosine metric."
-    if not isinstance(alpha, (int, float)) or not alpha >= 0: raise UserError(f'expected alpha of at least 0, got {alpha}: a negative power would trust the doubtful most')
+    if not isinstance(alpha, (int, float)) or not alpha >= 0:
+        raise UserError(f'expected alpha of at least 0, got {alpha}: a negative power would trust the doubtful most')
     order, distance = top_k(query_features, gallery_features, k, 'cosine', block, device=device)
     weight = torch.from_numpy((1 - distance).clip(0) ** alpha).float()
-    def unit(f): return torch.nn.functional.normalize(f.float(), dim=-1)
+
+    def unit(f):
+        return torch.nn.functional.normalize(f.float(), dim=-1)
+
     queries, gallery = (torch.as_tensor(f).detach().cpu() for f in (query_features, gallery_features))
-    return torch.stack([unit(unit(query) + w @ unit(gallery[o])) for query, o, w in zip(queries, torch.from_numpy(order), weight)])
+    return torch.stack(
+        [unit(unit(query) + w @ unit(gallery[o])) for query, o, w in zip(queries, torch.from_numpy(order), weight)]
+    )

@@ -11,46 +11,49 @@ import zipfile
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..core import UserError, atomic_write, check_positive
 from .distances import METRICS, as_features, top_k
 
 # %% ../../nbs/35_metrics.search.ipynb #40261ed2
 def search_exact(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array, memory map or tensor
-    k: int = 10, # length of the lists; a shorter gallery gives shorter lists
-    metric: str = 'cosine', # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
-    chunk: int = 131072, # gallery images read at a time
-    device=None, # where the products are computed; None: where the query features are
-    progress: bool = False, # True: show a bar
-) -> tuple[np.ndarray, np.ndarray]: # (Q, k) gallery indices, nearest first, and their distances
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array, memory map or tensor
+    k: int = 10,  # length of the lists; a shorter gallery gives shorter lists
+    metric: str = 'cosine',  # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
+    chunk: int = 131072,  # gallery images read at a time
+    device=None,  # where the products are computed; None: where the query features are
+    progress: bool = False,  # True: show a bar
+) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) gallery indices, nearest first, and their distances
     "The `k` nearest gallery images of each query, exact; reads the gallery once; equal distances in gallery order."
     check_positive(chunk=chunk, k=k)
     order, near = np.zeros((len(query_features), 0), np.int64), None
     for s in _bar(range(0, len(gallery_features), chunk), 'search', progress):
-        new_order, new = top_k(query_features, gallery_features[s:s + chunk], k, metric, device=device)
+        new_order, new = top_k(query_features, gallery_features[s : s + chunk], k, metric, device=device)
         near = new if near is None else np.concatenate([near, new], 1)
         order = np.concatenate([order, new_order + s], 1)
         best = np.argsort(near, axis=1, kind='stable')[:, :k]
         order, near = np.take_along_axis(order, best, 1), np.take_along_axis(near, best, 1)
-    if near is None: raise UserError('expected gallery images, got none')
+    if near is None:
+        raise UserError('expected gallery images, got none')
     return order, near
+
 
 def _bar(items, what: str, show: bool):
     "The items, with a progress bar when wanted."
-    if not show: return items
+    if not show:
+        return items
     from tqdm.auto import tqdm
+
     return tqdm(items, desc=what, unit='chunk', leave=False)
 
 # %% ../../nbs/35_metrics.search.ipynb #7f73112b
 def index_parameters(
-    n: int, # gallery images
-    dim: int, # width of the features
-) -> dict: # nlist: cells; m: bytes per vector; nprobe: cells looked into
+    n: int,  # gallery images
+    dim: int,  # width of the features
+) -> dict:  # nlist: cells; m: bytes per vector; nprobe: cells looked into
     "Sizes of an IVF-PQ index that suit a gallery."
-    nlist = max(1, int(min(4 * n ** .5, n / 39)))
+    nlist = max(1, int(min(4 * n**0.5, n / 39)))
     most = max(1, dim // (8 if dim >= 256 else 4))
     m = max(d for d in range(1, most + 1) if dim % d == 0)
     return dict(nlist=nlist, m=m, nprobe=max(1, nlist // 16))
@@ -58,15 +61,25 @@ def index_parameters(
 # %% ../../nbs/35_metrics.search.ipynb #a8bddeba
 def _faiss():
     "The optional package, or how to get it."
-    try: import faiss
-    except ImportError: raise UserError("expected the package faiss for a search index, it is not installed: pip install 'synthreid[search]' (search_exact works without it)") from None
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "expected the package faiss for a search index, it is not installed: pip install 'synthreid[search]'"
+            " (search_exact works without it)"
+        ) from None
     return faiss
+
 
 def _vectors(features, where, metric: str) -> np.ndarray:
     "Some rows as float32, of length 1 for cosine; refuses what is not finite."
     x = np.ascontiguousarray(as_features(features)[where].cpu().float().numpy())
-    if not np.isfinite(x).all(): raise UserError('expected finite features, got NaN or infinity: did training diverge, or is there an empty image?')
+    if not np.isfinite(x).all():
+        raise UserError(
+            'expected finite features, got NaN or infinity: did training diverge, or is there an empty image?'
+        )
     return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) if metric == 'cosine' else x
+
 
 def _to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
     "Squared Euclidean distances to the metric's."
@@ -77,18 +90,25 @@ def _to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
 def _trained_ivfpq(features, metric: str, nlist, m, seed: int):
     "An empty index whose cells and codes are learnt from a seeded sample."
     n, dim = features.shape
-    if n < 10_000: raise UserError(f"expected at least 10,000 images to train an 'ivfpq' index, got {n:,}: use kind='flat'")
+    if n < 10_000:
+        raise UserError(f"expected at least 10,000 images to train an 'ivfpq' index, got {n:,}: use kind='flat'")
     sizes = index_parameters(n, dim)
     nlist, m = nlist or sizes['nlist'], m or sizes['m']
-    if dim % m: raise UserError(f'expected m to divide the width of the features, got m={m} and width {dim}')
-    if m * 32 < dim: raise UserError(f'expected a width that can be cut into groups of at most 32 dimensions, got {dim} in {m} groups: append zero columns up to a multiple of 8')
+    if dim % m:
+        raise UserError(f'expected m to divide the width of the features, got m={m} and width {dim}')
+    if m * 32 < dim:
+        raise UserError(
+            f'expected a width that can be cut into groups of at most 32 dimensions, got {dim} in {m} groups: append'
+            ' zero columns up to a multiple of 8'
+        )
     faiss = _faiss()
-    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, nlist, m, 8) # 8 bits: one byte per group
+    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, nlist, m, 8)  # 8 bits: one byte per group
     index.cp.seed = index.pq.cp.seed = seed
     sample = np.sort(np.random.default_rng(seed).choice(n, min(n, max(64 * nlist, 65_536)), replace=False))
     index.train(_vectors(features, sample, metric))
     index.nprobe = max(1, nlist // 16)
     return index
+
 
 def _refined(x: np.ndarray, order: np.ndarray, features, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
     "Squared distances and indices of the best `k` candidates, computed exactly; equal distances in gallery order."
@@ -97,11 +117,12 @@ def _refined(x: np.ndarray, order: np.ndarray, features, metric: str, k: int) ->
         row = np.sort(row[row >= 0])
         squared = np.square(_vectors(features, row, metric) - x[i]).sum(1)
         first = np.argsort(squared, kind='stable')[:k]
-        values[i, :len(first)], best[i, :len(first)] = squared[first], row[first]
+        values[i, : len(first)], best[i, : len(first)] = squared[first], row[first]
     return values, best
 
 # %% ../../nbs/35_metrics.search.ipynb #87611adb
 FORMAT = 'synthreid search index 1'
+
 
 def _write_index(path, index, ids, **about):
     "One file with index, ids and what they are, complete or not at all."
@@ -109,88 +130,131 @@ def _write_index(path, index, ids, **about):
     with atomic_write(path) as tmp, zipfile.ZipFile(tmp, 'w') as file:
         file.writestr('about.json', json.dumps({'format': FORMAT, 'count': index.ntotal, 'dim': index.d, **about}))
         if ids is not None:
-            with file.open('ids.npy', 'w', force_zip64=True) as f: np.save(f, ids, allow_pickle=False)
-        with file.open('index.faiss', 'w', force_zip64=True) as f: faiss.write_index(index, faiss.PyCallbackIOWriter(f.write))
+            with file.open('ids.npy', 'w', force_zip64=True) as f:
+                np.save(f, ids, allow_pickle=False)
+        with file.open('index.faiss', 'w', force_zip64=True) as f:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(f.write))
 
-def _read_index(path) -> tuple: # faiss index, ids or None, what the file says of itself
+
+def _read_index(path) -> tuple:  # faiss index, ids or None, what the file says of itself
     "The parts of an index file; a damaged, foreign or contradictory one is refused."
     faiss, ids = _faiss(), None
     try:
         with zipfile.ZipFile(path) as file:
-            damaged = file.testzip() # all checksums, before faiss sees a byte
-            if damaged: raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
+            damaged = file.testzip()  # all checksums, before faiss sees a byte
+            if damaged:
+                raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
             about = json.loads(file.read('about.json'))
-            if about['format'] != FORMAT: raise ValueError(f'format {about["format"]!r} instead of {FORMAT!r}')
+            if about['format'] != FORMAT:
+                raise ValueError(f'format {about["format"]!r} instead of {FORMAT!r}')
             if 'ids.npy' in file.namelist():
-                with file.open('ids.npy') as f: ids = np.load(f, allow_pickle=False)
-            with file.open('index.faiss') as f: index = faiss.read_index(faiss.PyCallbackIOReader(f.read))
-        found = {'count': index.ntotal, 'dim': index.d, 'kind': 'flat' if isinstance(index, faiss.IndexFlat) else 'ivfpq'}
-        wrong = [f'{name} {about[name]} announced, {value} found' for name, value in found.items() if about[name] != value]
-        if ids is not None and len(ids) != index.ntotal: wrong.append(f'{len(ids)} ids for {index.ntotal} images')
-        if about['metric'] not in METRICS or index.metric_type != faiss.METRIC_L2: wrong.append(f'unknown metric {about["metric"]!r}')
-        if wrong: raise ValueError('; '.join(wrong))
-    except FileNotFoundError: raise UserError(f'expected a search index at {path}, there is no such file') from None
+                with file.open('ids.npy') as f:
+                    ids = np.load(f, allow_pickle=False)
+            with file.open('index.faiss') as f:
+                index = faiss.read_index(faiss.PyCallbackIOReader(f.read))
+        found = {
+            'count': index.ntotal,
+            'dim': index.d,
+            'kind': 'flat' if isinstance(index, faiss.IndexFlat) else 'ivfpq',
+        }
+        wrong = [
+            f'{name} {about[name]} announced, {value} found' for name, value in found.items() if about[name] != value
+        ]
+        if ids is not None and len(ids) != index.ntotal:
+            wrong.append(f'{len(ids)} ids for {index.ntotal} images')
+        if about['metric'] not in METRICS or index.metric_type != faiss.METRIC_L2:
+            wrong.append(f'unknown metric {about["metric"]!r}')
+        if wrong:
+            raise ValueError('; '.join(wrong))
+    except FileNotFoundError:
+        raise UserError(f'expected a search index at {path}, there is no such file') from None
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, OSError) as e:
-        raise UserError(f'expected a search index in {path}, got a damaged or foreign file ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else "no details"}): build and save it again') from None
+        raise UserError(
+            f'expected a search index in {path}, got a damaged or foreign file ({type(e).__name__}:'
+            f' {str(e).splitlines()[0] if str(e) else "no details"}): build and save it again'
+        ) from None
     return index, ids, about
 
 # %% ../../nbs/35_metrics.search.ipynb #d9606eab
 @dataclass(eq=False, repr=False)
 class SearchIndex:
     "Nearest neighbours in a large gallery, through faiss: made by `build` or `load`."
-    index: object # a faiss index of squared Euclidean distances
-    metric: str # 'cosine', 'euclidean' or 'squared_euclidean'
-    kind: str # 'flat' or 'ivfpq'
-    ids: np.ndarray | None = None # (N,) a number or name per gallery image
 
-    def __len__(self): return self.index.ntotal
+    index: object  # a faiss index of squared Euclidean distances
+    metric: str  # 'cosine', 'euclidean' or 'squared_euclidean'
+    kind: str  # 'flat' or 'ivfpq'
+    ids: np.ndarray | None = None  # (N,) a number or name per gallery image
+
+    def __len__(self):
+        return self.index.ntotal
 
     def __repr__(self):
-        cells = f', {self.index.nlist} cells, {self.index.nprobe} looked into, {self.index.pq.M} bytes per image' if self.kind == 'ivfpq' else ''
+        cells = (
+            f', {self.index.nlist} cells, {self.index.nprobe} looked into, {self.index.pq.M} bytes per image'
+            if self.kind == 'ivfpq'
+            else ''
+        )
         return f'SearchIndex({self.kind}, {len(self):,} images, width {self.index.d}, {self.metric}{cells})'
 
     @classmethod
-    def build(cls,
-        features, # (N, D) array, memory map or tensor
-        kind: str = 'auto', # 'flat': exact, 4 bytes per dimension; 'ivfpq': approximate, small and fast; 'auto': flat below 200,000 images
-        metric: str = 'cosine', # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
-        ids=None, # (N,) numbers or names of the images, kept as `ids`
-        nlist: int | None = None, # cells; None: see `index_parameters`
-        m: int | None = None, # bytes per vector, a divisor of D; None: see `index_parameters`
-        seed: int = 0, # of the training sample and of k-means
-        progress: bool = False, # True: show a bar
-    ): # -> SearchIndex
+    def build(
+        cls,
+        features,  # (N, D) array, memory map or tensor
+        kind: str = 'auto',  # 'flat': exact, 4 bytes per dimension; 'ivfpq': approximate, small and fast; 'auto': flat below 200,000 images
+        metric: str = 'cosine',  # 'cosine' (1 - cosine similarity), 'euclidean' or 'squared_euclidean'
+        ids=None,  # (N,) numbers or names of the images, kept as `ids`
+        nlist: int | None = None,  # cells; None: see `index_parameters`
+        m: int | None = None,  # bytes per vector, a divisor of D; None: see `index_parameters`
+        seed: int = 0,  # of the training sample and of k-means
+        progress: bool = False,  # True: show a bar
+    ):  # -> SearchIndex
         "Train on a sample, add everything in chunks."
         features = _check_build(features, kind, metric, ids)
-        if kind == 'auto': kind = 'flat' if len(features) < 200_000 else 'ivfpq'
-        index = _faiss().IndexFlatL2(features.shape[1]) if kind == 'flat' else _trained_ivfpq(features, metric, nlist, m, seed)
-        for s in _bar(range(0, len(features), 65536), 'index', progress): index.add(_vectors(features, slice(s, s + 65536), metric))
+        if kind == 'auto':
+            kind = 'flat' if len(features) < 200_000 else 'ivfpq'
+        index = (
+            _faiss().IndexFlatL2(features.shape[1])
+            if kind == 'flat'
+            else _trained_ivfpq(features, metric, nlist, m, seed)
+        )
+        for s in _bar(range(0, len(features), 65536), 'index', progress):
+            index.add(_vectors(features, slice(s, s + 65536), metric))
         return cls(index, metric, kind, None if ids is None else np.asarray(ids))
 
-    def search(self,
-        queries, # (Q, D) array or tensor
-        k: int = 10, # length of the lists; a shorter gallery gives shorter lists
-        nprobe: int | None = None, # cells looked into; None: one in sixteen
-        features=None, # the gallery features (a memory map will do): the best 10 k candidates are sorted by exact distance
-    ) -> tuple[np.ndarray, np.ndarray]: # (Q, k) gallery indices, nearest first, and distances; -1 and infinity where fewer were found
+    def search(
+        self,
+        queries,  # (Q, D) array or tensor
+        k: int = 10,  # length of the lists; a shorter gallery gives shorter lists
+        nprobe: int | None = None,  # cells looked into; None: one in sixteen
+        features=None,  # the gallery features (a memory map will do): the best 10 k candidates are sorted by exact distance
+    ) -> tuple[
+        np.ndarray, np.ndarray
+    ]:  # (Q, k) gallery indices, nearest first, and distances; -1 and infinity where fewer were found
         "The nearest gallery images the index finds; without `features` the distances of 'ivfpq' are approximate."
         queries, features = _check_search(self, queries, k, features)
         x, k = _vectors(queries, slice(None), self.metric), min(k, len(self))
-        cells = {'params': _faiss().SearchParametersIVF(nprobe=min(nprobe or self.index.nprobe, self.index.nlist))} if self.kind == 'ivfpq' else {}
+        cells = (
+            {'params': _faiss().SearchParametersIVF(nprobe=min(nprobe or self.index.nprobe, self.index.nlist))}
+            if self.kind == 'ivfpq'
+            else {}
+        )
         squared, order = self.index.search(x, k if features is None else min(10 * k, len(self)), **cells)
-        if features is not None: squared, order = _refined(x, order, features, self.metric, k)
+        if features is not None:
+            squared, order = _refined(x, order, features, self.metric, k)
         return order, np.where(order < 0, np.inf, _to_metric(squared, self.metric)).astype(np.float32)
 
-    def save(self,
-        path, # file to write, e.g. 'gallery.index'
+    def save(
+        self,
+        path,  # file to write, e.g. 'gallery.index'
     ):
         "Write index, ids and what they are into one file, complete or not at all."
         _write_index(path, self.index, self.ids, kind=self.kind, metric=self.metric)
 
     @classmethod
-    def load(cls,
-        path, # file written by `save`
-    ): # -> SearchIndex
+    def load(
+        cls,
+        path,  # file written by `save`
+    ):  # -> SearchIndex
         "Read an index back; a damaged, foreign or contradictory file is refused."
         index, ids, about = _read_index(path)
         return cls(index, about['metric'], about['kind'], ids)
@@ -198,27 +262,45 @@ class SearchIndex:
 # %% ../../nbs/35_metrics.search.ipynb #1d50a84e
 def _check_build(features, kind: str, metric: str, ids):
     "The features as a tensor; refuses what cannot be indexed."
-    if metric not in METRICS: raise UserError(f'expected metric to be one of {", ".join(METRICS)}, got {metric!r}')
-    if kind not in ('auto', 'flat', 'ivfpq'): raise UserError(f"expected kind 'auto', 'flat' or 'ivfpq', got {kind!r}")
+    if metric not in METRICS:
+        raise UserError(f'expected metric to be one of {", ".join(METRICS)}, got {metric!r}')
+    if kind not in ('auto', 'flat', 'ivfpq'):
+        raise UserError(f"expected kind 'auto', 'flat' or 'ivfpq', got {kind!r}")
     features = as_features(features, 'gallery features', 1)
     if ids is not None and (np.shape(ids) != (len(features),) or np.asarray(ids).dtype.hasobject):
-        raise UserError(f'expected a number or name per image, ids of shape ({len(features)},), got {np.asarray(ids).dtype} of shape {np.shape(ids)}')
+        raise UserError(
+            f'expected a number or name per image, ids of shape ({len(features)},), got {np.asarray(ids).dtype} of'
+            f' shape {np.shape(ids)}'
+        )
     return features
+
 
 def _check_search(index: SearchIndex, queries, k: int, features):
     "Queries and gallery features as tensors; refuses what does not belong to this index."
-    dim, queries, features = index.index.d, as_features(queries, 'queries'), None if features is None else as_features(features, 'gallery features')
-    if queries.shape[1] != dim: raise UserError(f'expected queries (images, {dim}) like the gallery of the index, got shape {tuple(queries.shape)}: were they made by the same network?')
+    dim, queries, features = (
+        index.index.d,
+        as_features(queries, 'queries'),
+        None if features is None else as_features(features, 'gallery features'),
+    )
+    if queries.shape[1] != dim:
+        raise UserError(
+            f'expected queries (images, {dim}) like the gallery of the index, got shape {tuple(queries.shape)}: were'
+            ' they made by the same network?'
+        )
     check_positive(k=k)
-    if features is not None and tuple(features.shape) != (len(index), dim): raise UserError(f'expected the gallery features of the index ({len(index)}, {dim}), got shape {tuple(features.shape)}')
+    if features is not None and tuple(features.shape) != (len(index), dim):
+        raise UserError(
+            f'expected the gallery features of the index ({len(index)}, {dim}), got shape {tuple(features.shape)}'
+        )
     return queries, features
 
 # %% ../../nbs/35_metrics.search.ipynb #449ee5b0
 def recall_at_k(
-    found, # (Q, k) gallery indices from the index, -1 where it found fewer
-    exact, # (Q, k) gallery indices of the exact search
-) -> float: # in [0, 1]
+    found,  # (Q, k) gallery indices from the index, -1 where it found fewer
+    exact,  # (Q, k) gallery indices of the exact search
+) -> float:  # in [0, 1]
     "Share of the exact neighbours that were found, in any order."
     found, exact = np.asarray(found), np.asarray(exact)
-    if found.ndim != 2 or len(found) != len(exact) or not exact.size: raise UserError(f'expected lists (queries, k) for the same queries, got shapes {found.shape} and {exact.shape}')
+    if found.ndim != 2 or len(found) != len(exact) or not exact.size:
+        raise UserError(f'expected lists (queries, k) for the same queries, got shapes {found.shape} and {exact.shape}')
     return float(np.mean([np.isin(e, f).mean() for f, e in zip(found, exact)]))

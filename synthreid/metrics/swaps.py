@@ -12,74 +12,118 @@ import torch.nn.functional as F
 
 from ..core import UserError, step_seed, to_signed, to_uint8
 from .evaluate import extract_features
-from .frechet import as_signed, frechet_between
+from .features import as_signed
+from .frechet import frechet_between
 
 # %% ../../nbs/36_metrics.swaps.ipynb #5622f80c
 def structural_similarity(
-    a, # (N, H, W, 3) uint8 or (N, 3, H, W) in [-1, 1]
-    b, # as many
-) -> torch.Tensor: # (N,) in [-1, 1]; 1: the same picture
+    a,  # (N, H, W, 3) uint8 or (N, 3, H, W) in [-1, 1]
+    b,  # as many
+) -> torch.Tensor:  # (N,) in [-1, 1]; 1: the same picture
     "Mean SSIM of pairs of pictures (Wang et al. 2004), on brightness."
-    x, y = (((as_signed(v).double() + 1) / 2 * torch.tensor([.299, .587, .114], dtype=torch.float64).view(3, 1, 1)).sum(1, keepdim=True) for v in (a, b))
-    if x.shape != y.shape: raise UserError(f'expected pairs of pictures of one size, got {tuple(x.shape)} and {tuple(y.shape)}')
-    if min(x.shape[2:]) < 11: raise UserError(f'expected pictures of at least 11x11 pixels, got {x.shape[2]}x{x.shape[3]}')
-    g = torch.exp(-torch.arange(-5, 6, dtype=torch.float64).square() / (2 * 1.5 ** 2)); g = g / g.sum()
-    def mean(v): return F.conv2d(F.conv2d(v, g.view(1, 1, 11, 1)), g.view(1, 1, 1, 11))
+    x, y = (
+        ((as_signed(v).double() + 1) / 2 * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)).sum(
+            1, keepdim=True
+        )
+        for v in (a, b)
+    )
+    if x.shape != y.shape:
+        raise UserError(f'expected pairs of pictures of one size, got {tuple(x.shape)} and {tuple(y.shape)}')
+    if min(x.shape[2:]) < 11:
+        raise UserError(f'expected pictures of at least 11x11 pixels, got {x.shape[2]}x{x.shape[3]}')
+    g = torch.exp(-torch.arange(-5, 6, dtype=torch.float64).square() / (2 * 1.5**2))
+    g = g / g.sum()
+
+    def mean(v):
+        return F.conv2d(F.conv2d(v, g.view(1, 1, 11, 1)), g.view(1, 1, 1, 11))
+
     mx, my = mean(x), mean(y)
-    vx, vy, vxy = mean(x * x) - mx ** 2, mean(y * y) - my ** 2, mean(x * y) - mx * my
-    c1, c2 = 0.01 ** 2, 0.03 ** 2
-    return ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx ** 2 + my ** 2 + c1) * (vx + vy + c2))).mean((1, 2, 3))
+    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    return ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean((1, 2, 3))
 
 # %% ../../nbs/36_metrics.swaps.ipynb #fde96b40
 def swap_identity(
-    swaps: torch.Tensor, # (M, D) features of swapped pictures
-    real: torch.Tensor, # (N, D) features of the real pictures, by the same network
-    pids, # (N,) identities of the real pictures
-    appearance, # (M,) rows of the real pictures that lent the appearance
-    structure, # (M,) rows of those that lent the structure
-) -> dict: # shares from 0 to 1: appearance, structure, neither; chance of the appearance donor, and the ceiling: the donors' real pictures asked in place of the swaps
+    swaps: torch.Tensor,  # (M, D) features of swapped pictures
+    real: torch.Tensor,  # (N, D) features of the real pictures, by the same network
+    pids,  # (N,) identities of the real pictures
+    appearance,  # (M,) rows of the real pictures that lent the appearance
+    structure,  # (M,) rows of those that lent the structure
+) -> dict:  # shares from 0 to 1: appearance, structure, neither; chance of the appearance donor, and the ceiling: the donors' real pictures asked in place of the swaps
     "Whom the nearest real picture of every swap shows, cosine similarity, donors' own pictures excluded."
     pids, appearance, structure = (np.asarray(v) for v in (pids, appearance, structure))
-    if not len(swaps) == len(appearance) == len(structure): raise UserError(f'expected two donors for each of {len(swaps)} swaps, got {len(appearance)} and {len(structure)}')
-    if len(np.unique(pids[np.concatenate([appearance, structure])], return_counts=True)[1]) < 2 or (pids[appearance] == pids[structure]).any(): raise UserError('expected donors who are two people, got one person in both roles: draw pairs of different pids')
-    def nearest(asking): # the person in the nearest real picture, donors left out
+    if not len(swaps) == len(appearance) == len(structure):
+        raise UserError(
+            f'expected two donors for each of {len(swaps)} swaps, got {len(appearance)} and {len(structure)}'
+        )
+    if (
+        len(np.unique(pids[np.concatenate([appearance, structure])], return_counts=True)[1]) < 2
+        or (pids[appearance] == pids[structure]).any()
+    ):
+        raise UserError(
+            'expected donors who are two people, got one person in both roles: draw pairs of different pids'
+        )
+
+    def nearest(asking):  # the person in the nearest real picture, donors left out
         similarity, rows = F.normalize(asking.float()) @ F.normalize(real.float()).T, np.arange(len(asking))
-        for donors in (appearance, structure): similarity[rows, donors] = -torch.inf
+        for donors in (appearance, structure):
+            similarity[rows, donors] = -torch.inf
         return pids[similarity.argmax(1).numpy()]
+
     who, others = nearest(swaps), (pids[None] == pids[appearance][:, None]).sum(1) - 1
-    return dict(appearance=float((who == pids[appearance]).mean()), structure=float((who == pids[structure]).mean()),
-                neither=float(((who != pids[appearance]) & (who != pids[structure])).mean()), chance=float((others / (len(pids) - 2)).mean()),
-                ceiling=float((nearest(real[appearance]) == pids[appearance]).mean()))
+    return dict(
+        appearance=float((who == pids[appearance]).mean()),
+        structure=float((who == pids[structure]).mean()),
+        neither=float(((who != pids[appearance]) & (who != pids[structure])).mean()),
+        chance=float((others / (len(pids) - 2)).mean()),
+        ceiling=float((nearest(real[appearance]) == pids[appearance]).mean()),
+    )
 
 # %% ../../nbs/36_metrics.swaps.ipynb #8205eb7a
 def evaluate_swaps(
-    swap, # (B, 3, H, W), (B, 3, H, W) in [-1, 1] -> (B, 3, H, W): appearance of the first, structure of the second
-    images, # (N, H, W, 3) uint8, real pictures
-    pids, # (N,)
-    embed=None, # (B, 3, H, W) -> (B, D), of a network that had no part in the swaps; None: not asked
-    extractor=None, # `FeatureExtractor` for the Frechet distance and the diversity; None: not asked
-    n: int = 200, # swaps
-    seed: int = 0, # of the pairs
-    batch_size: int = 32, # at a time
-    device='cpu', # where swap and embed want their batch
-) -> dict: # identity_*, ssim_*, frechet*, diversity: numbers; n
+    swap,  # (B, 3, H, W), (B, 3, H, W) in [-1, 1] -> (B, 3, H, W): appearance of the first, structure of the second
+    images,  # (N, H, W, 3) uint8, real pictures
+    pids,  # (N,)
+    embed=None,  # (B, 3, H, W) -> (B, D), of a network that had no part in the swaps; None: not asked
+    extractor=None,  # `FeatureExtractor` for the Frechet distance and the diversity; None: not asked
+    n: int = 200,  # swaps
+    seed: int = 0,  # of the pairs
+    batch_size: int = 32,  # at a time
+    device='cpu',  # where swap and embed want their batch
+) -> dict:  # identity_*, ssim_*, frechet*, diversity: numbers; n
     "Identity, diversity and realism of swapped pictures."
     rng, pids = np.random.default_rng(step_seed(seed)), np.asarray(pids)
-    if len(np.unique(pids)) < 2: raise UserError('expected pictures of at least two people, got one: nobody to swap with')
+    if len(np.unique(pids)) < 2:
+        raise UserError('expected pictures of at least two people, got one: nobody to swap with')
     a = rng.integers(0, len(pids), n)
     s = np.array([rng.choice(np.flatnonzero(pids != pids[i])) for i in a])
-    swaps = np.concatenate([to_uint8(swap(*(to_signed(images[rows[i:i + batch_size]], device) for rows in (a, s)))) for i in range(0, n, batch_size)])
+    swaps = np.concatenate(
+        [
+            to_uint8(swap(*(to_signed(images[rows[i : i + batch_size]], device) for rows in (a, s))))
+            for i in range(0, n, batch_size)
+        ]
+    )
     first, second = rng.permutation(n), rng.permutation(n)
     apart = first != second
     similar = lambda x, y: float(structural_similarity(x, y).mean())
-    out = dict(ssim_swaps=similar(swaps[first[apart]], swaps[second[apart]]), ssim_real=similar(images[a[first[apart]]], images[a[second[apart]]]),
-               ssim_structure_donor=similar(swaps, images[s]), ssim_appearance_donor=similar(swaps, images[a]))
+    out = dict(
+        ssim_swaps=similar(swaps[first[apart]], swaps[second[apart]]),
+        ssim_real=similar(images[a[first[apart]]], images[a[second[apart]]]),
+        ssim_structure_donor=similar(swaps, images[s]),
+        ssim_appearance_donor=similar(swaps, images[a]),
+    )
     if embed is not None:
         features = [extract_features(embed, v, batch_size, flip=True, device=device) for v in (swaps, images)]
         out |= {f'identity_{k}': v for k, v in swap_identity(*features, pids, a, s).items()}
     if extractor is not None:
         real, made = (np.asarray(extractor(v), np.float64) for v in (images, swaps))
         apart_by = lambda x, i, j: np.linalg.norm(x[i] - x[j], axis=1).mean()
-        out |= dict(diversity=float(apart_by(made, first[apart], second[apart]) / apart_by(real, a[first[apart]], a[second[apart]])))
-        out |= dict(frechet=frechet_between(made, real), frechet_floor=frechet_between(real[s], real), features=extractor.name)
+        out |= dict(
+            diversity=float(
+                apart_by(made, first[apart], second[apart]) / apart_by(real, a[first[apart]], a[second[apart]])
+            )
+        )
+        out |= dict(
+            frechet=frechet_between(made, real), frechet_floor=frechet_between(real[s], real), features=extractor.name
+        )
     return out | dict(n=n)

@@ -23,57 +23,74 @@ from ..core import UserError, check_images
 # %% ../../nbs/23_models.backbones.ipynb #b0d53345
 class Normalise(nn.Module):
     "Images in [-1, 1] to zero mean and unit variance under the given statistics of [0, 1] images."
-    def __init__(self,
-        mean=(0.485, 0.456, 0.406), # of ImageNet's colours
-        std=(0.229, 0.224, 0.225), # of ImageNet's colours
+
+    def __init__(
+        self,
+        mean=(0.485, 0.456, 0.406),  # of ImageNet's colours
+        std=(0.229, 0.224, 0.225),  # of ImageNet's colours
     ):
         super().__init__()
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1), persistent=False)
 
-    def forward(self, x): return ((x + 1) / 2 - self.mean) / self.std
+    def forward(self, x):
+        return ((x + 1) / 2 - self.mean) / self.std
 
 # %% ../../nbs/23_models.backbones.ipynb #86a8ab76
 class Backbone(nn.Module):
     "Images `(B, 3, H, W)` in [-1, 1] to maps `(B, out_channels, h, w)`; normalises by itself."
-    def __init__(self,
-        body: nn.Module, # a timm network without classifier and pooling
-        name: str, # timm's name, for weights and error messages
-        mean=(0.485, 0.456, 0.406), # what the body's weights were trained with
+
+    def __init__(
+        self,
+        body: nn.Module,  # a timm network without classifier and pooling
+        name: str,  # timm's name, for weights and error messages
+        mean=(0.485, 0.456, 0.406),  # what the body's weights were trained with
         std=(0.229, 0.224, 0.225),
     ):
         super().__init__()
         self.normalise, self.body, self.name, self.out_channels = Normalise(mean, std), body, name, body.num_features
-        self.cut = False # True: its last stage was taken off, see `cut_last_stage`
+        self.cut = False  # True: its last stage was taken off, see `cut_last_stage`
 
     def forward(self, x):
         maps = self.body.forward_features(self.normalise(check_images(x, 1)))
-        if maps.ndim == 3 and hasattr(self.body, 'patch_embed'): # tokens of a transformer
+        if maps.ndim == 3 and hasattr(self.body, 'patch_embed'):  # tokens of a transformer
             h, w = (n // p for n, p in zip(x.shape[2:], self.body.patch_embed.patch_size))
-            maps = maps[:, self.body.num_prefix_tokens:].transpose(1, 2).unflatten(2, (h, w))
-        if maps.ndim != 4 or maps.shape[1] != self.out_channels and not self.cut: raise UserError(f'expected maps (B, {self.out_channels}, h, w) from {self.name}, got {tuple(maps.shape)}: choose a convolutional network or a ViT')
+            maps = maps[:, self.body.num_prefix_tokens :].transpose(1, 2).unflatten(2, (h, w))
+        if maps.ndim != 4 or maps.shape[1] != self.out_channels and not self.cut:
+            raise UserError(
+                f'expected maps (B, {self.out_channels}, h, w) from {self.name}, got {tuple(maps.shape)}: choose a'
+                ' convolutional network or a ViT'
+            )
         return maps
 
 # %% ../../nbs/23_models.backbones.ipynb #a23a875e
 def keep_last_resolution(
-    body: nn.Module, # a ResNet of timm, changed in place
-) -> nn.Module: # `body`
+    body: nn.Module,  # a ResNet of timm, changed in place
+) -> nn.Module:  # `body`
     "Remove the stride of the last stage: four times the positions, for fine detail such as logos and straps."
     names = getattr(body, 'last_stage', ('layer4',))
-    if not hasattr(body, names[0]): raise UserError(f'expected a ResNet-like network for last_stride=1, got {type(body).__name__}: use last_stride=2')
+    if not hasattr(body, names[0]):
+        raise UserError(
+            f'expected a ResNet-like network for last_stride=1, got {type(body).__name__}: use last_stride=2'
+        )
     for parent in [m for n in names for m in getattr(body, n).modules()]:
         for name, m in list(parent.named_children()):
-            if isinstance(m, nn.Conv2d) and m.stride == (2, 2): m.stride = (1, 1)
-            elif isinstance(m, nn.AvgPool2d) and m.stride in (2, (2, 2)): setattr(parent, name, nn.Identity())
+            if isinstance(m, nn.Conv2d) and m.stride == (2, 2):
+                m.stride = (1, 1)
+            elif isinstance(m, nn.AvgPool2d) and m.stride in (2, (2, 2)):
+                setattr(parent, name, nn.Identity())
     return body
 
 # %% ../../nbs/23_models.backbones.ipynb #0a1266e6
 def small_resnet(
-    width: int = 32, # channels of the first stage; the others have 2, 4 and 8 times as many
-) -> nn.Module: # a timm ResNet
+    width: int = 32,  # channels of the first stage; the others have 2, 4 and 8 times as many
+) -> nn.Module:  # a timm ResNet
     "A ResNet of four basic blocks for small crops; 64x32 becomes 8x4."
     from timm.models.resnet import BasicBlock, ResNet
-    body = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, global_pool='', channels=tuple(width * 2**i for i in range(4)))
+
+    body = ResNet(
+        BasicBlock, (1, 1, 1, 1), num_classes=0, global_pool='', channels=tuple(width * 2**i for i in range(4))
+    )
     body.conv1 = nn.Conv2d(3, body.conv1.out_channels, 3, stride=2, padding=1, bias=False)
     nn.init.kaiming_normal_(body.conv1.weight, mode='fan_out')
     body.maxpool = nn.Identity()
@@ -82,8 +99,10 @@ def small_resnet(
 # %% ../../nbs/23_models.backbones.ipynb #c4740a56
 class InstanceBatchNorm(nn.Module):
     "Instance normalisation for the first half of the channels, batch normalisation for the second."
-    def __init__(self,
-        channels: int, # even
+
+    def __init__(
+        self,
+        channels: int,  # even
     ):
         super().__init__()
         self.IN, self.BN = nn.InstanceNorm2d(channels // 2, affine=True), nn.BatchNorm2d(channels // 2)
@@ -92,68 +111,98 @@ class InstanceBatchNorm(nn.Module):
         one, two = x.chunk(2, 1)
         return torch.cat([self.IN(one), self.BN(two)], 1)
 
+
 def ibn_resnet50(
-    kind: str = 'a', # or 'b'
-) -> nn.Module: # a ResNet of timm with other normalisations
+    kind: str = 'a',  # or 'b'
+) -> nn.Module:  # a ResNet of timm with other normalisations
     "IBN-ResNet-50, without classifier and pooling."
     from timm.models.resnet import Bottleneck, ResNet
+
     class Block(Bottleneck):
-        IN = None # instance normalisation behind the addition, in some blocks of variant b
+        IN = None  # instance normalisation behind the addition, in some blocks of variant b
+
         def forward(self, x):
             y = self.act1(self.bn1(self.conv1(x)))
             y = self.bn3(self.conv3(self.act2(self.bn2(self.conv2(y)))))
             y = y + (x if self.downsample is None else self.downsample(x))
             return self.act3(y if self.IN is None else self.IN(y))
+
     body = ResNet(Block, (3, 4, 6, 3), num_classes=0, global_pool='')
     if kind == 'a':
-        for block in (*body.layer1, *body.layer2, *body.layer3): block.bn1 = InstanceBatchNorm(block.bn1.num_features)
+        for block in (*body.layer1, *body.layer2, *body.layer3):
+            block.bn1 = InstanceBatchNorm(block.bn1.num_features)
     else:
         body.bn1 = nn.InstanceNorm2d(64, affine=True)
-        for block in (body.layer1[-1], body.layer2[-1]): block.IN = nn.InstanceNorm2d(block.bn3.num_features, affine=True)
+        for block in (body.layer1[-1], body.layer2[-1]):
+            block.IN = nn.InstanceNorm2d(block.bn3.num_features, affine=True)
     return body
 
 # %% ../../nbs/23_models.backbones.ipynb #e4ad38fd
 class ConvNorm(nn.Module):
     "Convolution, batch normalisation and, if wanted, ReLU."
-    def __init__(self,
-        c_in: int, # channels in
-        c_out: int, # channels out
-        kernel: int = 1, # side of the window
-        stride: int = 1, # step of the window
-        act: bool = True, # False: no ReLU
+
+    def __init__(
+        self,
+        c_in: int,  # channels in
+        c_out: int,  # channels out
+        kernel: int = 1,  # side of the window
+        stride: int = 1,  # step of the window
+        act: bool = True,  # False: no ReLU
     ):
         super().__init__()
-        self.conv, self.bn, self.act = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c_out), act
+        self.conv, self.bn, self.act = (
+            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(c_out),
+            act,
+        )
 
-    def forward(self, x): return F.relu(self.bn(self.conv(x))) if self.act else self.bn(self.conv(x))
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x))) if self.act else self.bn(self.conv(x))
+
 
 class LiteConv(nn.Module):
     "1x1 convolution over all channels, 3x3 within each, batch normalisation, ReLU."
-    def __init__(self,
-        channels: int, # in and out
+
+    def __init__(
+        self,
+        channels: int,  # in and out
     ):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(channels, channels, 1, bias=False), nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=channels)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=channels),
+        )
         self.bn = nn.BatchNorm2d(channels)
 
-    def forward(self, x): return F.relu(self.bn(self.conv2(self.conv1(x))))
+    def forward(self, x):
+        return F.relu(self.bn(self.conv2(self.conv1(x))))
+
 
 class ChannelGate(nn.Module):
     "Weights in (0, 1) for every channel of a picture, from the means of all channels; multiplied in."
-    def __init__(self,
-        channels: int, # of the maps
-        reduction: int = 16, # channels per hidden unit (16, Zhou et al.)
+
+    def __init__(
+        self,
+        channels: int,  # of the maps
+        reduction: int = 16,  # channels per hidden unit (16, Zhou et al.)
     ):
         super().__init__()
-        self.fc1, self.fc2 = nn.Conv2d(channels, channels // reduction, 1), nn.Conv2d(channels // reduction, channels, 1)
+        self.fc1, self.fc2 = (
+            nn.Conv2d(channels, channels // reduction, 1),
+            nn.Conv2d(channels // reduction, channels, 1),
+        )
 
-    def forward(self, x): return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+    def forward(self, x):
+        return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+
 
 class OmniBlock(nn.Module):
     "OSNet's residual block: four streams of growing windows, added under one gate."
-    def __init__(self,
-        c_in: int, # channels in
-        c_out: int, # channels out; a quarter of them inside
+
+    def __init__(
+        self,
+        c_in: int,  # channels in
+        c_out: int,  # channels out; a quarter of them inside
     ):
         super().__init__()
         c = c_out // 4
@@ -170,79 +219,114 @@ class OmniBlock(nn.Module):
 # %% ../../nbs/23_models.backbones.ipynb #93e1a630
 class OSNet(nn.Module):
     "OSNet x1.0 without pooling and classifier: 256x128 becomes 512 maps of 16x8."
-    last_stage = ('conv4', 'conv5') # see `cut_last_stage`
 
-    def __init__(self,
-        channels=(64, 256, 384, 512), # of the stem and the three stages (x1.0)
+    last_stage = ('conv4', 'conv5')  # see `cut_last_stage`
+
+    def __init__(
+        self,
+        channels=(64, 256, 384, 512),  # of the stem and the three stages (x1.0)
     ):
         super().__init__()
         c1, c2, c3, self.num_features = channels
-        stage = lambda i, o, halve: nn.Sequential(OmniBlock(i, o), OmniBlock(o, o), *([nn.Sequential(ConvNorm(o, o), nn.AvgPool2d(2))] if halve else []))
+        stage = lambda i, o, halve: nn.Sequential(
+            OmniBlock(i, o), OmniBlock(o, o), *([nn.Sequential(ConvNorm(o, o), nn.AvgPool2d(2))] if halve else [])
+        )
         self.conv1, self.maxpool = ConvNorm(3, c1, 7, 2), nn.MaxPool2d(3, 2, 1)
-        self.conv2, self.conv3, self.conv4 = stage(c1, c2, True), stage(c2, c3, True), stage(c3, self.num_features, False)
+        self.conv2, self.conv3, self.conv4 = (
+            stage(c1, c2, True),
+            stage(c2, c3, True),
+            stage(c3, self.num_features, False),
+        )
         self.conv5 = ConvNorm(self.num_features, self.num_features)
 
-    def forward_features(self, x): return self.conv5(self.conv4(self.conv3(self.conv2(self.maxpool(self.conv1(x))))))
+    def forward_features(self, x):
+        return self.conv5(self.conv4(self.conv3(self.conv2(self.maxpool(self.conv1(x))))))
 
 # %% ../../nbs/23_models.backbones.ipynb #35c72e29
-OWN = {'resnet_small': lambda **o: small_resnet(**o), 'ibn_resnet50_a': lambda **o: ibn_resnet50('a', **o), 'ibn_resnet50_b': lambda **o: ibn_resnet50('b', **o), 'osnet_x1_0': lambda **o: OSNet(**o)}
+OWN = {
+    'resnet_small': lambda **o: small_resnet(**o),
+    'ibn_resnet50_a': lambda **o: ibn_resnet50('a', **o),
+    'ibn_resnet50_b': lambda **o: ibn_resnet50('b', **o),
+    'osnet_x1_0': lambda **o: OSNet(**o),
+}
+
 
 def backbone(
-    name: str = 'resnet50', # a timm name, or one of ours: 'resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0'
-    weights=None, # None: random; 'imagenet': the published ones, downloaded; or a file, see `load_weights`. What fitted is printed
-    last_stride: int = 2, # 2, or 1: the last stage keeps its resolution ('resnet_small', 'osnet_x1_0': always 1)
-    **options, # to timm, e.g. `drop_path_rate=0.1`; for 'resnet_small' `width=32`
+    name: str = 'resnet50',  # a timm name, or one of ours: 'resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0'
+    weights=None,  # None: random; 'imagenet': the published ones, downloaded; or a file, see `load_weights`. What fitted is printed
+    last_stride: int = 2,  # 2, or 1: the last stage keeps its resolution ('resnet_small', 'osnet_x1_0': always 1)
+    **options,  # to timm, e.g. `drop_path_rate=0.1`; for 'resnet_small' `width=32`
 ) -> Backbone:
     "A network that turns images into maps."
     import timm
-    if last_stride not in (1, 2): raise UserError(f'expected last_stride 1 or 2, got {last_stride!r}: choose one of the two')
-    if name in OWN: net = Backbone(OWN[name](**options), name)
+
+    if last_stride not in (1, 2):
+        raise UserError(f'expected last_stride 1 or 2, got {last_stride!r}: choose one of the two')
+    if name in OWN:
+        net = Backbone(OWN[name](**options), name)
     else:
         if not timm.is_model(name.split('.')[0]):
-            raise UserError(f"expected a network of timm, or one of {', '.join(OWN)}, got {name!r}: similar names are {', '.join(get_close_matches(name, [*OWN, *timm.list_models()], 5, 0.5)) or 'none'}")
-        if name.startswith(('vit_', 'deit')): options = {'dynamic_img_size': True, **options} # any image size
+            raise UserError(
+                f"expected a network of timm, or one of {', '.join(OWN)}, got {name!r}: similar names are"
+                f" {', '.join(get_close_matches(name, [*OWN, *timm.list_models()], 5, 0.5)) or 'none'}"
+            )
+        if name.startswith(('vit_', 'deit')):
+            options = {'dynamic_img_size': True, **options}  # any image size
         body = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', **options)
         net = Backbone(body, name, body.pretrained_cfg['mean'], body.pretrained_cfg['std'])
-    if last_stride == 1 and name not in ('resnet_small', 'osnet_x1_0'): keep_last_resolution(net.body)
-    if weights is not None: print(f'{name}, weights {Path(weights).name}: {load_weights(net, weights)}')
+    if last_stride == 1 and name not in ('resnet_small', 'osnet_x1_0'):
+        keep_last_resolution(net.body)
+    if weights is not None:
+        print(f'{name}, weights {Path(weights).name}: {load_weights(net, weights)}')
     return net
 
 # %% ../../nbs/23_models.backbones.ipynb #965c0756
 def cut_last_stage(
-    net: Backbone, # changed in place: it ends before its last stage
-) -> nn.Module: # the last stage: the backbone's maps to `(B, net.out_channels, h, w)`
+    net: Backbone,  # changed in place: it ends before its last stage
+) -> nn.Module:  # the last stage: the backbone's maps to `(B, net.out_channels, h, w)`
     "Take the last stage off a backbone; the two one after the other compute what it did before."
     names = getattr(net.body, 'last_stage', ('layer4',))
-    if not all(hasattr(net.body, n) for n in names): raise UserError(f'expected a backbone with stages (a ResNet or its relatives, osnet_x1_0), got {net.name}: use it without regions')
+    if not all(hasattr(net.body, n) for n in names):
+        raise UserError(
+            f'expected a backbone with stages (a ResNet or its relatives, osnet_x1_0), got {net.name}: use it without'
+            ' regions'
+        )
     last = nn.Sequential(*(getattr(net.body, n) for n in names)) if len(names) > 1 else getattr(net.body, names[0])
-    for n in names: setattr(net.body, n, nn.Identity())
+    for n in names:
+        setattr(net.body, n, nn.Identity())
     net.cut = True
     return last
 
 # %% ../../nbs/23_models.backbones.ipynb #0593b19a
 class LoadReport(NamedTuple):
     "Names of the tensors of a checkpoint and a network, compared."
-    loaded: list # same name, same shape
-    missing: list # the network has them, the checkpoint does not
-    unexpected: list # the checkpoint has them, the network does not
-    mismatched: list # 'name: shape in the checkpoint, shape in the network'
-    left_out: list # the checkpoint's classifier
+
+    loaded: list  # same name, same shape
+    missing: list  # the network has them, the checkpoint does not
+    unexpected: list  # the checkpoint has them, the network does not
+    mismatched: list  # 'name: shape in the checkpoint, shape in the network'
+    left_out: list  # the checkpoint's classifier
 
     @property
-    def complete(self) -> bool: return bool(self.loaded) and not (self.missing or self.unexpected or self.mismatched)
+    def complete(self) -> bool:
+        return bool(self.loaded) and not (self.missing or self.unexpected or self.mismatched)
 
-    def __str__(self): # one line
+    def __str__(self):  # one line
         parts = [f'{len(self.loaded)} tensors fit']
         for label in self._fields[1:]:
             names = getattr(self, label)
-            if names: parts.append(f"{len(names)} {label.replace('_', ' ')} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+            if names:
+                parts.append(
+                    f"{len(names)} {label.replace('_', ' ')}"
+                    f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                )
         return '; '.join(parts)
 
 # %% ../../nbs/23_models.backbones.ipynb #5fdc41d4
 def compare_weights(
-    net: nn.Module, # left as it is
-    state: dict, # name -> tensor
-    ignore=('fc.', 'classifier.', 'head.'), # leftovers of the checkpoint that start like this are expected
+    net: nn.Module,  # left as it is
+    state: dict,  # name -> tensor
+    ignore=('fc.', 'classifier.', 'head.'),  # leftovers of the checkpoint that start like this are expected
 ) -> LoadReport:
     "Which tensors of a checkpoint fit a network."
     own = {k: v for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
@@ -250,79 +334,141 @@ def compare_weights(
     extra = [k for k in given if k not in own]
     both = [k for k in own if k in given]
     fits = [k for k in both if own[k].shape == given[k].shape]
-    wrong = [f'{k}: {tuple(given[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the network' for k in both if own[k].shape != given[k].shape]
-    return LoadReport(fits, [k for k in own if k not in given], [k for k in extra if not k.startswith(ignore)], wrong, [k for k in extra if k.startswith(ignore)])
+    wrong = [
+        f'{k}: {tuple(given[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the network'
+        for k in both
+        if own[k].shape != given[k].shape
+    ]
+    return LoadReport(
+        fits,
+        [k for k in own if k not in given],
+        [k for k in extra if not k.startswith(ignore)],
+        wrong,
+        [k for k in extra if k.startswith(ignore)],
+    )
 
 # %% ../../nbs/23_models.backbones.ipynb #9bc582b8
 def read_torch_file(
-    path, # written by torch.save
-): # what was saved, tensors on the CPU
+    path,  # written by torch.save
+):  # what was saved, tensors on the CPU
     "Read a file of `torch.save`; no code in it is ever executed. Tensors, plain Python and NumPy numbers are allowed."
-    if not Path(path).is_file(): raise UserError(f'expected a file of weights, got no file at {path}: check the path')
+    if not Path(path).is_file():
+        raise UserError(f'expected a file of weights, got no file at {path}: check the path')
     scalar = np.core.multiarray.scalar if int(np.__version__.split('.')[0]) < 2 else np._core.multiarray.scalar
-    numbers = [np.dtype, *{type(np.dtype(c)) for c in ('?', 'i4', 'i8', 'f2', 'f4', 'f8')}, *((scalar, f'numpy.{m}.multiarray.scalar') for m in ('core', '_core'))]
+    numbers = [
+        np.dtype,
+        *{type(np.dtype(c)) for c in ('?', 'i4', 'i8', 'f2', 'f4', 'f8')},
+        *((scalar, f'numpy.{m}.multiarray.scalar') for m in ('core', '_core')),
+    ]
     try:
-        with torch.serialization.safe_globals(numbers): return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: # a cut file can raise nearly anything inside the unpickler
-        raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}: {(str(e).splitlines() or [""])[0][:120]}): fetch or save it again, as .safetensors or with torch.save(net.state_dict(), ...)') from None
+        with torch.serialization.safe_globals(numbers):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:  # a cut file can raise nearly anything inside the unpickler
+        raise UserError(
+            f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}:'
+            f' {(str(e).splitlines() or [""])[0][:120]}): fetch or save it again, as .safetensors or with'
+            ' torch.save(net.state_dict(), ...)'
+        ) from None
+
 
 def named_tensors(
-    saved, # what a file held
-    path, # that file, for the error message
-) -> dict: # name -> tensor
+    saved,  # what a file held
+    path,  # that file, for the error message
+) -> dict:  # name -> tensor
     "The table of weights without the usual wrappings: 'state_dict'; 'module.' of DataParallel, '_orig_mod.' of torch.compile."
     for key in ('state_dict', 'model', 'net'):
-        if isinstance(saved, dict) and isinstance(saved.get(key), dict): saved = saved[key]
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
     if not isinstance(saved, dict) or not saved or not all(isinstance(v, torch.Tensor) for v in saved.values()):
         raise UserError(f'expected a table of named tensors in {path}, got something else: save net.state_dict()')
     return {str(k).removeprefix('_orig_mod.').removeprefix('module.'): v for k, v in saved.items()}
 
+
 def read_weights(
-    path, # a .safetensors file, or one of torch.save (.pth, .pt, .pth.tar, ...)
-) -> dict: # name -> tensor on the CPU
+    path,  # a .safetensors file, or one of torch.save (.pth, .pt, .pth.tar, ...)
+) -> dict:  # name -> tensor on the CPU
     "The named tensors of a checkpoint, whatever wraps them."
-    if Path(path).suffix != '.safetensors' or not Path(path).is_file(): return named_tensors(read_torch_file(path), path)
+    if Path(path).suffix != '.safetensors' or not Path(path).is_file():
+        return named_tensors(read_torch_file(path), path)
     from safetensors.torch import load_file
-    try: return named_tensors(load_file(path), path)
-    except UserError: raise
-    except Exception as e: raise UserError(f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}): fetch or save it again') from None
+
+    try:
+        return named_tensors(load_file(path), path)
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(
+            f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}): fetch or save it again'
+        ) from None
 
 # %% ../../nbs/23_models.backbones.ipynb #f3cabff3
-IBN_WEIGHTS = {'ibn_resnet50_a': 'resnet50_ibn_a-d9d0bb7b.pth', 'ibn_resnet50_b': 'resnet50_ibn_b-9ca61e85.pth'} # the authors' releases
+IBN_WEIGHTS = {
+    'ibn_resnet50_a': 'resnet50_ibn_a-d9d0bb7b.pth',
+    'ibn_resnet50_b': 'resnet50_ibn_b-9ca61e85.pth',
+}  # the authors' releases
+
 
 def _ask_hub(
-    repo: str | None, # on the Hugging Face hub; None: the weights lie elsewhere
+    repo: str | None,  # on the Hugging Face hub; None: the weights lie elsewhere
 ):
     "Fail within seconds without a network, unless the files are in the cache: the hub's own download tries again for a minute."
-    if not repo: return
+    if not repo:
+        return
     from huggingface_hub import constants, get_session, try_to_load_from_cache
+
     known = [try_to_load_from_cache(repo, f) for f in ('model.safetensors', 'pytorch_model.bin')]
-    if not any(isinstance(k, str) for k in known): get_session().head(constants.ENDPOINT, timeout=5)
+    if not any(isinstance(k, str) for k in known):
+        get_session().head(constants.ENDPOINT, timeout=5)
+
 
 def imagenet_weights(
-    net: Backbone, # of timm, or an IBN-ResNet-50
-) -> dict: # name -> tensor on the CPU
+    net: Backbone,  # of timm, or an IBN-ResNet-50
+) -> dict:  # name -> tensor on the CPU
     "The published weights of a backbone, from timm's or torch hub's cache or downloaded; never a random network."
-    if not isinstance(net, Backbone) or net.name in ('resnet_small', 'osnet_x1_0'): raise UserError(f'expected a backbone of timm or an IBN-ResNet-50, got {getattr(net, "name", type(net).__name__)}: it has no published weights that can be fetched by name, give a file, or leave weights out (--weights null)')
+    if not isinstance(net, Backbone) or net.name in ('resnet_small', 'osnet_x1_0'):
+        raise UserError(
+            f'expected a backbone of timm or an IBN-ResNet-50, got {getattr(net, "name", type(net).__name__)}: it has'
+            ' no published weights that can be fetched by name, give a file, or leave weights out (--weights null)'
+        )
     import timm
+
     try:
-        if net.name in IBN_WEIGHTS: return torch.hub.load_state_dict_from_url(f'https://github.com/XingangPan/IBN-Net/releases/download/v1.0/{IBN_WEIGHTS[net.name]}', map_location='cpu', weights_only=True, check_hash=True)
+        if net.name in IBN_WEIGHTS:
+            return torch.hub.load_state_dict_from_url(
+                f'https://github.com/XingangPan/IBN-Net/releases/download/v1.0/{IBN_WEIGHTS[net.name]}',
+                map_location='cpu',
+                weights_only=True,
+                check_hash=True,
+            )
         _ask_hub(net.body.pretrained_cfg.get('hf_hub_id'))
         return timm.create_model(net.name, pretrained=True, num_classes=0, global_pool='').state_dict()
-    except Exception as e: # no network, no such weights, a broken download
-        where = "https://github.com/XingangPan/IBN-Net/releases" if net.name in IBN_WEIGHTS else "https://huggingface.co/timm, or torchvision's .pth for resnet50.tv_in1k"
-        raise UserError(f"expected published weights of {net.name}, could not get them ({type(e).__name__}: {' '.join(str(e).split())[:160]}): without a network fetch the file on another machine ({where}) and use weights=FILE; weights=None starts at random") from None
+    except Exception as e:  # no network, no such weights, a broken download
+        where = (
+            "https://github.com/XingangPan/IBN-Net/releases"
+            if net.name in IBN_WEIGHTS
+            else "https://huggingface.co/timm, or torchvision's .pth for resnet50.tv_in1k"
+        )
+        raise UserError(
+            f"expected published weights of {net.name}, could not get them ({type(e).__name__}:"
+            f" {' '.join(str(e).split())[:160]}): without a network fetch the file on another machine ({where}) and use"
+            " weights=FILE; weights=None starts at random"
+        ) from None
+
 
 def load_weights(
-    net: nn.Module, # changed in place, all or nothing
-    source, # a file, see `read_weights`; 'imagenet' or 'hub': the published weights of that backbone, downloaded once
-    strict: bool = True, # True: everything must fit; False: take what fits, and say what did not
-) -> LoadReport: # what fitted and what did not
+    net: nn.Module,  # changed in place, all or nothing
+    source,  # a file, see `read_weights`; 'imagenet' or 'hub': the published weights of that backbone, downloaded once
+    strict: bool = True,  # True: everything must fit; False: take what fits, and say what did not
+) -> LoadReport:  # what fitted and what did not
     "Load weights into a network. A checkpoint of which nothing fits is always an error."
     state = imagenet_weights(net) if str(source) in ('imagenet', 'hub') else read_weights(source)
-    if isinstance(net, Backbone) and not any(k.startswith('body.') for k in state): net = net.body
+    if isinstance(net, Backbone) and not any(k.startswith('body.') for k in state):
+        net = net.body
     report = compare_weights(net, state)
     if not report.loaded or (strict and not report.complete):
-        raise UserError(f'expected weights of {type(net).__name__} in {source}, got another network: {report}; ' + ('load_weights(..., strict=False) takes what fits' if report.loaded else 'nothing fits'))
+        raise UserError(
+            f'expected weights of {type(net).__name__} in {source}, got another network: {report}; '
+            + ('load_weights(..., strict=False) takes what fits' if report.loaded else 'nothing fits')
+        )
     net.load_state_dict({k: state[k] for k in report.loaded}, strict=False)
     return report

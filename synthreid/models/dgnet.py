@@ -20,22 +20,29 @@ from .backbones import Normalise, backbone
 # %% ../../nbs/25_models.dgnet.ipynb #192fbd7b
 class GlobalNorm(nn.Module):
     "Each image to mean 0 and deviation 1 over all channels and places, then weight and bias per channel."
-    def __init__(self,
-        channels: int, # of the maps
-        eps: float = 1e-5, # added to the deviation
+
+    def __init__(
+        self,
+        channels: int,  # of the maps
+        eps: float = 1e-5,  # added to the deviation
     ):
         super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(torch.rand(channels)), nn.Parameter(torch.zeros(channels)), eps # random weights: as released
+        self.weight, self.bias, self.eps = (
+            nn.Parameter(torch.rand(channels)),
+            nn.Parameter(torch.zeros(channels)),
+            eps,
+        )  # random weights: as released
 
     def forward(self, x):
         y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         y = (y - y.mean((1, 2, 3), keepdim=True)) / (y.flatten(1).std(1).view(-1, 1, 1, 1) + self.eps)
         return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
+
 def style_norm(
-    x: torch.Tensor, # (B, C, H, W)
-    style: torch.Tensor, # (B, 2, C): weight and bias of every channel; the weight is used as it is, without adding 1
-) -> torch.Tensor: # (B, C, H, W)
+    x: torch.Tensor,  # (B, C, H, W)
+    style: torch.Tensor,  # (B, 2, C): weight and bias of every channel; the weight is used as it is, without adding 1
+) -> torch.Tensor:  # (B, C, H, W)
     "Adaptive instance normalisation: every channel of every image gets the deviation and mean that it is told."
     weight, bias = style[:, :, :, None, None].unbind(1)
     return F.instance_norm(x) * weight + bias
@@ -43,73 +50,102 @@ def style_norm(
 # %% ../../nbs/25_models.dgnet.ipynb #94b6d619
 class Block(nn.Module):
     "Convolution with reflected border, norm, leaky ReLU of slope 0.2."
-    def __init__(self,
-        c_in: int, # channels in
-        c_out: int, # channels out
-        kernel: int = 3, # odd
-        stride: int = 1, # of the convolution
-        dilation: int = 1, # holes between the weights
-        norm: str = 'none', # 'none', 'instance', 'global', or 'style': told in `forward`
-        active: bool = True, # False: without leaky ReLU
+
+    def __init__(
+        self,
+        c_in: int,  # channels in
+        c_out: int,  # channels out
+        kernel: int = 3,  # odd
+        stride: int = 1,  # of the convolution
+        dilation: int = 1,  # holes between the weights
+        norm: str = 'none',  # 'none', 'instance', 'global', or 'style': told in `forward`
+        active: bool = True,  # False: without leaky ReLU
     ):
         super().__init__()
         self.norm, self.active = norm, active
-        if norm == 'global': self.whole = GlobalNorm(c_out)
+        if norm == 'global':
+            self.whole = GlobalNorm(c_out)
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, padding_mode='reflect')
 
     def forward(self, x, style=None):
         x = self.conv(x)
-        if self.norm == 'instance': x = F.instance_norm(x)
-        if self.norm == 'global': x = self.whole(x)
-        if self.norm == 'style': x = style_norm(x, style)
+        if self.norm == 'instance':
+            x = F.instance_norm(x)
+        if self.norm == 'global':
+            x = self.whole(x)
+        if self.norm == 'style':
+            x = style_norm(x, style)
         return F.leaky_relu(x, 0.2) if self.active else x
+
 
 class ReflectResidual(nn.Module):
     "Two blocks beside a straight path; nothing follows the sum."
-    def __init__(self,
-        dim: int, # channels in and out
-        norm: str = 'none', # as in `Block`
+
+    def __init__(
+        self,
+        dim: int,  # channels in and out
+        norm: str = 'none',  # as in `Block`
     ):
         super().__init__()
         self.first, self.second = Block(dim, dim, norm=norm), Block(dim, dim, norm=norm, active=False)
 
-    def forward(self, x, styles=(None, None)): return x + self.second(self.first(x, styles[0]), styles[1])
+    def forward(self, x, styles=(None, None)):
+        return x + self.second(self.first(x, styles[0]), styles[1])
 
 # %% ../../nbs/25_models.dgnet.ipynb #5e4495a8
 class AtrousPyramid(nn.Module):
     "One 1x1 branch and a dilated one per dilation, each with a quarter of the channels, then fused."
-    def __init__(self,
-        c_in: int, # channels in
-        dilations=(3, 6, 9), # of the three branches
+
+    def __init__(
+        self,
+        c_in: int,  # channels in
+        dilations=(3, 6, 9),  # of the three branches
     ):
         super().__init__()
         part = c_in // 2
         self.near = Block(c_in, part, 1, norm='instance', active=False)
-        self.far = nn.ModuleList(nn.Sequential(Block(c_in, part, 1, norm='instance'), Block(part, part, 3, dilation=d, norm='instance', active=False)) for d in dilations)
+        self.far = nn.ModuleList(
+            nn.Sequential(
+                Block(c_in, part, 1, norm='instance'), Block(part, part, 3, dilation=d, norm='instance', active=False)
+            )
+            for d in dilations
+        )
         self.fuse = Block(part * (1 + len(dilations)), 2 * c_in, 1, norm='instance', active=False)
 
-    def forward(self, x): return self.fuse(torch.cat([self.near(x), *(branch(x) for branch in self.far)], 1))
+    def forward(self, x):
+        return self.fuse(torch.cat([self.near(x), *(branch(x) for branch in self.far)], 1))
+
 
 class StructureEncoder(nn.Module):
     "Images `(B, 3, H, W)` in [-1, 1] to structure codes `(B, 8 dim, H/4, W/4)`; colours are never seen."
-    def __init__(self,
-        dim: int = 16, # channels of the first layer; 8 times as many come out
-        strides=(2, 2), # of the two reducing convolutions; (1, 2) keeps more of small images
-        n_blocks: int = 4, # residual blocks
-        dilations=(3, 6, 9), # of the atrous pyramid, in places of the structure code
+
+    def __init__(
+        self,
+        dim: int = 16,  # channels of the first layer; 8 times as many come out
+        strides=(2, 2),  # of the two reducing convolutions; (1, 2) keeps more of small images
+        n_blocks: int = 4,  # residual blocks
+        dilations=(3, 6, 9),  # of the atrous pyramid, in places of the structure code
     ):
         super().__init__()
         self.normalise, self.reach, self.factor = Normalise(), max(dilations), strides[0] * strides[1]
         shapes = [(1, dim, strides[0]), (dim, 2 * dim, 1), (2 * dim, 2 * dim, 1), (2 * dim, 4 * dim, strides[1])]
-        self.layers = nn.Sequential(*(Block(i, o, stride=s, norm='instance') for i, o, s in shapes),
-                                    nn.Sequential(*(ReflectResidual(4 * dim, 'instance') for _ in range(n_blocks))), AtrousPyramid(4 * dim, dilations))
+        self.layers = nn.Sequential(
+            *(Block(i, o, stride=s, norm='instance') for i, o, s in shapes),
+            nn.Sequential(*(ReflectResidual(4 * dim, 'instance') for _ in range(n_blocks))),
+            AtrousPyramid(4 * dim, dilations),
+        )
         self.out_channels = 8 * dim
 
-    def gray(self, x): return self.normalise(x).mean(1, keepdim=True) # (B, 1, H, W)
+    def gray(self, x):
+        return self.normalise(x).mean(1, keepdim=True)  # (B, 1, H, W)
 
     def forward(self, x):
         if min(check_images(x, self.factor).shape[2:]) // self.factor <= self.reach:
-            raise UserError(f'expected images whose structure code is wider than its largest dilation {self.reach}, got {x.shape[2]}x{x.shape[3]} with a code of {x.shape[2] // self.factor}x{x.shape[3] // self.factor}: use smaller dilations, e.g. (1, 2, 3)')
+            raise UserError(
+                f'expected images whose structure code is wider than its largest dilation {self.reach}, got'
+                f' {x.shape[2]}x{x.shape[3]} with a code of {x.shape[2] // self.factor}x{x.shape[3] // self.factor}:'
+                ' use smaller dilations, e.g. (1, 2, 3)'
+            )
         gray = self.gray(x)
         flat = gray.detach().var((1, 2, 3), unbiased=False, keepdim=True) < 1e-8
         return torch.where(flat, 0.0, self.layers(gray))
@@ -117,57 +153,72 @@ class StructureEncoder(nn.Module):
 # %% ../../nbs/25_models.dgnet.ipynb #3e1e5897
 class EmbeddingHead(nn.Module):
     "Pooled features to an embedding and, through dropout, to logits."
-    def __init__(self,
-        c_in: int, # channels of the pooled features
-        n_ids: int, # training identities
-        dim: int = 512, # of the embedding
-        dropout: float = 0.5, # in front of the classifier
+
+    def __init__(
+        self,
+        c_in: int,  # channels of the pooled features
+        n_ids: int,  # training identities
+        dim: int = 512,  # of the embedding
+        dropout: float = 0.5,  # in front of the classifier
     ):
         super().__init__()
-        self.linear, self.norm, self.dropout, self.classifier = nn.Linear(c_in, dim), nn.BatchNorm1d(dim), nn.Dropout(dropout), nn.Linear(dim, n_ids)
-        nn.init.kaiming_normal_(self.linear.weight, mode='fan_out'); nn.init.normal_(self.classifier.weight, std=0.001)
-        for layer in (self.linear, self.classifier): nn.init.zeros_(layer.bias)
+        self.linear, self.norm, self.dropout, self.classifier = (
+            nn.Linear(c_in, dim),
+            nn.BatchNorm1d(dim),
+            nn.Dropout(dropout),
+            nn.Linear(dim, n_ids),
+        )
+        nn.init.kaiming_normal_(self.linear.weight, mode='fan_out')
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        for layer in (self.linear, self.classifier):
+            nn.init.zeros_(layer.bias)
 
-    def embed(self, pooled): return self.norm(self.linear(pooled)) # (B, dim)
-    def forward(self, pooled): return self.classifier(self.dropout(self.embed(pooled))) # (B, n_ids)
+    def embed(self, pooled):
+        return self.norm(self.linear(pooled))  # (B, dim)
+
+    def forward(self, pooled):
+        return self.classifier(self.dropout(self.embed(pooled)))  # (B, n_ids)
 
 # %% ../../nbs/25_models.dgnet.ipynb #3c45fb31
 class AppearanceEncoder(nn.Module):
     "Images in [-1, 1] to appearance codes, and to the logits and embeddings of two heads."
-    def __init__(self,
-        n_ids: int, # training identities
-        net: str = 'resnet50', # as in `models.backbones.backbone`
-        weights=None, # 'imagenet' (published), a file, or None
-        stripes: int = 4, # horizontal parts of the code
-        dim: int = 512, # of each embedding
-        dropout=(0.5, 0.75), # in front of the primary and of the fine-grained classifier
-        **options, # of the backbone, e.g. `width=16` for 'resnet_small'
+
+    def __init__(
+        self,
+        n_ids: int,  # training identities
+        net: str = 'resnet50',  # as in `models.backbones.backbone`
+        weights=None,  # 'imagenet' (published), a file, or None
+        stripes: int = 4,  # horizontal parts of the code
+        dim: int = 512,  # of each embedding
+        dropout=(0.5, 0.75),  # in front of the primary and of the fine-grained classifier
+        **options,  # of the backbone, e.g. `width=16` for 'resnet_small'
     ):
         super().__init__()
-        if n_ids < 1: raise UserError(f'expected at least one identity, got n_ids = {n_ids}: count the distinct training pids')
+        if n_ids < 1:
+            raise UserError(f'expected at least one identity, got n_ids = {n_ids}: count the distinct training pids')
         self.backbone, self.stripes = backbone(net, weights, last_stride=1, **options), stripes
         self.primary, self.fine = (EmbeddingHead(self.backbone.out_channels, n_ids, dim, p) for p in dropout)
         self.code_size = self.backbone.out_channels * stripes
 
-    def encode(self, x): # images -> maps (B, C, h, w)
+    def encode(self, x):  # images -> maps (B, C, h, w)
         return self.backbone(x)
 
-    def code(self, maps): # -> (B, C * stripes), channel by channel
+    def code(self, maps):  # -> (B, C * stripes), channel by channel
         return F.adaptive_max_pool2d(maps, (self.stripes, 1)).flatten(1)
 
-    def forward(self, x): # images -> (code, (primary logits, fine logits))
+    def forward(self, x):  # images -> (code, (primary logits, fine logits))
         maps = self.encode(x)
         pooled = maps.amax((2, 3))
         return self.code(maps), (self.primary(pooled), self.fine(pooled))
 
-    def embed(self, x): # images -> two embeddings (B, dim)
+    def embed(self, x):  # images -> two embeddings (B, dim)
         pooled = self.encode(x).amax((2, 3))
         return self.primary.embed(pooled), self.fine.embed(pooled)
 
 # %% ../../nbs/25_models.dgnet.ipynb #9141b583
 @contextmanager
 def judging(
-    net: nn.Module, # left exactly as it was
+    net: nn.Module,  # left exactly as it was
 ):
     "Inside, `net` passes gradients to its input alone: no gradient of its own, no dropout, batch statistics that leave no trace."
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -175,130 +226,191 @@ def judging(
     kept = [(m, m.running_mean, m.running_var, m.track_running_stats) for m in norms]
     try:
         net.eval()
-        for p in frozen: p.requires_grad_(False)
-        for m in norms: m.running_mean, m.running_var, m.track_running_stats = None, None, False
+        for p in frozen:
+            p.requires_grad_(False)
+        for m in norms:
+            m.running_mean, m.running_var, m.track_running_stats = None, None, False
         yield net
     finally:
-        for p in frozen: p.requires_grad_(True)
-        for m, mean, var, track in kept: m.running_mean, m.running_var, m.track_running_stats = mean, var, track
-        for m, mode in modes.items(): m.training = mode
+        for p in frozen:
+            p.requires_grad_(True)
+        for m, mean, var, track in kept:
+            m.running_mean, m.running_var, m.track_running_stats = mean, var, track
+        for m, mode in modes.items():
+            m.training = mode
 
 # %% ../../nbs/25_models.dgnet.ipynb #438f98ca
 def perceptron(
-    c_in: int, # numbers in
-    hidden: int, # of both hidden layers
-    c_out: int, # numbers out
+    c_in: int,  # numbers in
+    hidden: int,  # of both hidden layers
+    c_out: int,  # numbers out
 ) -> nn.Sequential:
     "Three linear layers with leaky ReLU between them."
-    return nn.Sequential(nn.Linear(c_in, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, c_out))
+    return nn.Sequential(
+        nn.Linear(c_in, hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(hidden, hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(hidden, c_out),
+    )
+
 
 class Decoder(nn.Module):
     "Structure codes and styles to images in ImageNet-normalised colours."
-    def __init__(self,
-        dim: int = 128, # channels of the structure code
-        n_blocks: int = 4, # residual blocks
-        strides=(2, 2), # of the structure encoder: what has to be enlarged
+
+    def __init__(
+        self,
+        dim: int = 128,  # channels of the structure code
+        n_blocks: int = 4,  # residual blocks
+        strides=(2, 2),  # of the structure encoder: what has to be enlarged
     ):
         super().__init__()
         self.blocks = nn.ModuleList(ReflectResidual(dim, 'style') for _ in range(n_blocks))
         self.factors = strides[::-1]
-        self.growing = nn.ModuleList([Block(dim, dim // 2, 5, norm='global'), Block(dim // 2, dim // 4, 5, norm='global')])
+        self.growing = nn.ModuleList(
+            [Block(dim, dim // 2, 5, norm='global'), Block(dim // 2, dim // 4, 5, norm='global')]
+        )
         self.ending = nn.Sequential(Block(dim // 4, dim // 4), Block(dim // 4, dim // 4), nn.Conv2d(dim // 4, 3, 1))
 
-    def forward(self, structure, styles): # styles (B, 2 n_blocks, 2, dim)
+    def forward(self, structure, styles):  # styles (B, 2 n_blocks, 2, dim)
         x = structure
-        for i, block in enumerate(self.blocks): x = block(x, (styles[:, 2 * i], styles[:, 2 * i + 1]))
-        for factor, block in zip(self.factors, self.growing): x = block(F.interpolate(x, scale_factor=factor, mode='nearest') if factor > 1 else x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, (styles[:, 2 * i], styles[:, 2 * i + 1]))
+        for factor, block in zip(self.factors, self.growing):
+            x = block(F.interpolate(x, scale_factor=factor, mode='nearest') if factor > 1 else x)
         return self.ending(x)
 
 # %% ../../nbs/25_models.dgnet.ipynb #95bd83f9
 class SwapGenerator(nn.Module):
     "Structure of an image and an appearance code to an image."
-    def __init__(self,
-        code_size: int = 8192, # of appearance codes, `AppearanceEncoder.code_size`
-        dim: int = 16, # of the structure encoder
-        strides=(2, 2), # of the structure encoder
-        n_blocks: int = 4, # residual blocks of the encoder and of the decoder
-        dilations=(3, 6, 9), # of the atrous pyramid
-        hidden: int = 512, # of the small networks that read the code
+
+    def __init__(
+        self,
+        code_size: int = 8192,  # of appearance codes, `AppearanceEncoder.code_size`
+        dim: int = 16,  # of the structure encoder
+        strides=(2, 2),  # of the structure encoder
+        n_blocks: int = 4,  # residual blocks of the encoder and of the decoder
+        dilations=(3, 6, 9),  # of the atrous pyramid
+        hidden: int = 512,  # of the small networks that read the code
     ):
         super().__init__()
-        if code_size % n_blocks: raise UserError(f'expected appearance codes that can be cut into {n_blocks} parts, got {code_size} numbers: change n_blocks')
+        if code_size % n_blocks:
+            raise UserError(
+                f'expected appearance codes that can be cut into {n_blocks} parts, got {code_size} numbers: change'
+                ' n_blocks'
+            )
         self.structure = StructureEncoder(dim, strides, n_blocks, dilations)
         self.decoder = Decoder(8 * dim, n_blocks, strides)
-        self.weights, self.biases = (nn.ModuleList(perceptron(code_size // n_blocks, hidden, 16 * dim) for _ in range(n_blocks)) for _ in range(2))
+        self.weights, self.biases = (
+            nn.ModuleList(perceptron(code_size // n_blocks, hidden, 16 * dim) for _ in range(n_blocks))
+            for _ in range(2)
+        )
         for m in self.modules():
-            if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.kaiming_normal_(m.weight, mode='fan_in'); nn.init.zeros_(m.bias)
+            if isinstance(m, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(m.weight, mode='fan_in')
+                nn.init.zeros_(m.bias)
 
-    def encode(self, x): # images -> structure codes
+    def encode(self, x):  # images -> structure codes
         return self.structure(x)
 
-    def styles(self, code): # (B, code_size) -> (B, 2 n_blocks, 2, 8 dim)
+    def styles(self, code):  # (B, code_size) -> (B, 2 n_blocks, 2, 8 dim)
         parts = code.chunk(len(self.weights), 1)
-        told = torch.stack([torch.cat([net(p) for net, p in zip(nets, parts)], 1) for nets in (self.weights, self.biases)], 1)
+        told = torch.stack(
+            [torch.cat([net(p) for net, p in zip(nets, parts)], 1) for nets in (self.weights, self.biases)], 1
+        )
         return told.unflatten(2, (2 * len(parts), -1)).transpose(1, 2)
 
-    def decode(self, structure, code): # -> images, [-1, 1] where they are well made; without structure without gradient
+    def decode(
+        self, structure, code
+    ):  # -> images, [-1, 1] where they are well made; without structure without gradient
         mean, std = self.structure.normalise.mean, self.structure.normalise.std
         made = (self.decoder(structure, self.styles(code)) * std + mean) * 2 - 1
         return torch.where((structure.detach() == 0).flatten(1).all(1).view(-1, 1, 1, 1), made.detach(), made)
 
-    def forward(self, x, code): return self.decode(self.encode(x), code)
+    def forward(self, x, code):
+        return self.decode(self.encode(x), code)
 
 # %% ../../nbs/25_models.dgnet.ipynb #d87f97ad
 class MultiScaleDiscriminator(nn.Module):
     "Images in [-1, 1] to a list of verdict maps, one per scale."
-    def __init__(self,
-        dim: int = 32, # channels of the first layers; twice as many later
-        n_scales: int = 3, # each sees half of what the one before sees
-        n_blocks: int = 4, # residual blocks per scale
+
+    def __init__(
+        self,
+        dim: int = 32,  # channels of the first layers; twice as many later
+        n_scales: int = 3,  # each sees half of what the one before sees
+        n_blocks: int = 4,  # residual blocks per scale
     ):
         super().__init__()
         self.normalise = Normalise()
-        def judge(): return nn.Sequential(Block(3, dim, 1), Block(dim, dim), Block(dim, dim, stride=2), Block(dim, dim), Block(dim, 2 * dim, stride=2),
-                                          *(ReflectResidual(2 * dim) for _ in range(n_blocks)), nn.Conv2d(2 * dim, 1, 1))
+
+        def judge():
+            return nn.Sequential(
+                Block(3, dim, 1),
+                Block(dim, dim),
+                Block(dim, dim, stride=2),
+                Block(dim, dim),
+                Block(dim, 2 * dim, stride=2),
+                *(ReflectResidual(2 * dim) for _ in range(n_blocks)),
+                nn.Conv2d(2 * dim, 1, 1),
+            )
+
         self.scales = nn.ModuleList(judge() for _ in range(n_scales))
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=0.02); nn.init.zeros_(m.bias)
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight, std=0.02)
+                nn.init.zeros_(m.bias)
 
-    def verdicts(self, x): # x normalised with ImageNet's statistics
+    def verdicts(self, x):  # x normalised with ImageNet's statistics
         found = []
         for net in self.scales:
-            found.append(net(x)); x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+            found.append(net(x))
+            x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
         return found
 
     def forward(self, x):
-        if min(check_images(x, 1).shape[2:]) < 2 ** (len(self.scales) + 2): raise UserError(f'expected images of at least {2 ** (len(self.scales) + 2)} pixels for {len(self.scales)} scales, got {x.shape[2]}x{x.shape[3]}: use fewer scales')
+        if min(check_images(x, 1).shape[2:]) < 2 ** (len(self.scales) + 2):
+            raise UserError(
+                f'expected images of at least {2 ** (len(self.scales) + 2)} pixels for {len(self.scales)} scales, got'
+                f' {x.shape[2]}x{x.shape[3]}: use fewer scales'
+            )
         return self.verdicts(self.normalise(x))
 
 # %% ../../nbs/25_models.dgnet.ipynb #ff814b05
 def discriminator_losses(
-    net: MultiScaleDiscriminator, # the judge
-    real: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    fake: torch.Tensor, # (B, 3, H, W), without graph
-    weight: float = 0.01, # of the gradient penalty (0.01, released code)
-) -> dict: # d_real, d_fake, d_penalty; each summed over the scales
+    net: MultiScaleDiscriminator,  # the judge
+    real: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    fake: torch.Tensor,  # (B, 3, H, W), without graph
+    weight: float = 0.01,  # of the gradient penalty (0.01, released code)
+) -> dict:  # d_real, d_fake, d_penalty; each summed over the scales
     "Least squares for both kinds of images, and the gradient penalty on real ones."
     leaf = net.normalise(real).detach().requires_grad_(weight > 0)
     yes, no = net.verdicts(leaf), net(fake)
     losses = {'d_real': sum((v - 1).square().mean() for v in yes), 'd_fake': sum(v.square().mean() for v in no)}
     if weight:
         slopes = [torch.autograd.grad(v.float().sum(), leaf, create_graph=True)[0] for v in yes]
-        losses['d_penalty'] = weight * sum(s.float().square().flatten(1).sum(1).mean() if s.dtype != torch.float64 else s.square().flatten(1).sum(1).mean() for s in slopes)
+        losses['d_penalty'] = weight * sum(
+            (
+                s.float().square().flatten(1).sum(1).mean()
+                if s.dtype != torch.float64
+                else s.square().flatten(1).sum(1).mean()
+            )
+            for s in slopes
+        )
     return losses
 
+
 def adversarial_loss(
-    net: MultiScaleDiscriminator, # the judge
-    fake: torch.Tensor, # (B, 3, H, W), with graph
-) -> torch.Tensor: # scalar
+    net: MultiScaleDiscriminator,  # the judge
+    fake: torch.Tensor,  # (B, 3, H, W), with graph
+) -> torch.Tensor:  # scalar
     "What the generator pays for verdicts that are not 1, twice and summed over the scales (as released)."
     return sum(2 * (v - 1).square().mean() for v in net(fake))
 
 # %% ../../nbs/25_models.dgnet.ipynb #d7f8aba0
 def image_distance(
-    a: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    b: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-) -> torch.Tensor: # scalar
+    a: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    b: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+) -> torch.Tensor:  # scalar
     "Mean absolute difference in ImageNet-normalised colours."
-    std = torch.tensor((0.229, 0.224, 0.225), dtype=torch.float32, device=a.device).view(3, 1, 1) # as `Normalise`
+    std = torch.tensor((0.229, 0.224, 0.225), dtype=torch.float32, device=a.device).view(3, 1, 1)  # as `Normalise`
     return ((a - b).abs() / (2 * std)).mean()

@@ -16,64 +16,92 @@ from .generator import init_weights
 # %% ../../nbs/21_models.discriminator.ipynb #13c14e11
 class PatchDiscriminator(nn.Module):
     "Images `(B, 3, H, W)` in [-1, 1] to a map `(B, 1, H/8, W/8)` of verdicts, 1 for real and 0 for translated."
-    def __init__(self,
-        dim: int = 64, # channels after the first convolution (64, CUT)
-        norm: str = 'instance', # 'instance' (reference) or 'none' (sees colour)
-        n_cameras: int = 0, # > 0: one verdict map per camera, chosen by `camera` in `forward`
-        init: str = 'kaiming', # see `init_weights`
+
+    def __init__(
+        self,
+        dim: int = 64,  # channels after the first convolution (64, CUT)
+        norm: str = 'instance',  # 'instance' (reference) or 'none' (sees colour)
+        n_cameras: int = 0,  # > 0: one verdict map per camera, chosen by `camera` in `forward`
+        init: str = 'kaiming',  # see `init_weights`
     ):
         super().__init__()
-        if norm not in ('instance', 'none'): raise UserError(f"expected norm 'instance' or 'none', got {norm!r}: choose one of the two")
+        if norm not in ('instance', 'none'):
+            raise UserError(f"expected norm 'instance' or 'none', got {norm!r}: choose one of the two")
         self.n_cameras, bias = n_cameras, norm == 'none'
+
         def block(c_in, c_out, **conv):
             parts = [nn.Conv2d(c_in, c_out, 4, bias=bias, **conv), nn.InstanceNorm2d(c_out), nn.LeakyReLU(0.2)]
             return nn.Sequential(*parts if norm == 'instance' else parts[::2])
-        self.layers = nn.ModuleList([
-            nn.Conv2d(3, dim, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            block(dim, 2 * dim, stride=2, padding=1), block(2 * dim, 4 * dim, stride=2, padding=1),
-            block(4 * dim, 8 * dim, padding=(1, 2)), nn.Conv2d(8 * dim, max(1, n_cameras), 4, padding=(2, 1))])
+
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(3, dim, 4, stride=2, padding=1),
+                nn.LeakyReLU(0.2),
+                block(dim, 2 * dim, stride=2, padding=1),
+                block(2 * dim, 4 * dim, stride=2, padding=1),
+                block(4 * dim, 8 * dim, padding=(1, 2)),
+                nn.Conv2d(8 * dim, max(1, n_cameras), 4, padding=(2, 1)),
+            ]
+        )
         init_weights(self, init)
 
-    def channels(self, taps) -> list: # channels of these taps
+    def channels(self, taps) -> list:  # channels of these taps
         widths = [self.layers[0].out_channels * m for m in (1, 1, 2, 4, 8)] + [1]
         return [widths[t] for t in taps]
 
-    def forward(self,
-        x: torch.Tensor, # images `(B, 3, H, W)` in [-1, 1]
-        taps=(), # layers wanted: 0 convolution, 1 its activation, 2-4 blocks, 5 verdicts
-        camera=None, # int64 `(B,)`, with `n_cameras` only
-    ): # the verdicts; with taps the pair (verdicts, {tap: tensor})
+    def forward(
+        self,
+        x: torch.Tensor,  # images `(B, 3, H, W)` in [-1, 1]
+        taps=(),  # layers wanted: 0 convolution, 1 its activation, 2-4 blocks, 5 verdicts
+        camera=None,  # int64 `(B,)`, with `n_cameras` only
+    ):  # the verdicts; with taps the pair (verdicts, {tap: tensor})
         check_images(x)
-        if not all(isinstance(t, int) and 0 <= t <= 5 for t in taps): raise UserError(f'expected taps between 0 and 5, got {tuple(taps)}: the activated stages are 1, 2, 3, 4')
-        if bool(self.n_cameras) != (camera is not None): raise UserError('expected camera numbers exactly when the discriminator was built with n_cameras: pass camera=(B,) int64, or none')
+        if not all(isinstance(t, int) and 0 <= t <= 5 for t in taps):
+            raise UserError(f'expected taps between 0 and 5, got {tuple(taps)}: the activated stages are 1, 2, 3, 4')
+        if bool(self.n_cameras) != (camera is not None):
+            raise UserError(
+                'expected camera numbers exactly when the discriminator was built with n_cameras: pass camera=(B,)'
+                ' int64, or none'
+            )
         found = {}
         for i, layer in enumerate(self.layers):
             x = layer(x)
-            if i == 5 and self.n_cameras: x = x[torch.arange(len(x), device=x.device), camera][:, None]
+            if i == 5 and self.n_cameras:
+                x = x[torch.arange(len(x), device=x.device), camera][:, None]
             found[i] = x
         return (x, {t: found[t] for t in taps}) if len(taps) else x
 
 # %% ../../nbs/21_models.discriminator.ipynb #92029f25
 def gan_loss(
-    prediction: torch.Tensor, # verdicts of any shape
-    real: bool, # True: they should say real (1), False: translated (0)
-) -> torch.Tensor: # scalar
+    prediction: torch.Tensor,  # verdicts of any shape
+    real: bool,  # True: they should say real (1), False: translated (0)
+) -> torch.Tensor:  # scalar
     "Mean squared distance of the verdicts from what they should be (least-squares GAN)."
     return (prediction - float(real)).square().mean()
 
 # %% ../../nbs/21_models.discriminator.ipynb #1fc7b2be
 def feature_match_loss(
-    taps_a, # dict or list of maps `(B, C, H, W)`
-    taps_b, # the same layers of the other batch
-    kind: str = 'feature', # 'feature' (position by position) or 'gram' (channel products)
-) -> torch.Tensor: # scalar, the mean over the layers
+    taps_a,  # dict or list of maps `(B, C, H, W)`
+    taps_b,  # the same layers of the other batch
+    kind: str = 'feature',  # 'feature' (position by position) or 'gram' (channel products)
+) -> torch.Tensor:  # scalar, the mean over the layers
     "How far apart two batches are in the discriminator's layers."
-    if kind not in ('feature', 'gram'): raise UserError(f"expected kind 'feature' or 'gram', got {kind!r}: choose one of the two")
+    if kind not in ('feature', 'gram'):
+        raise UserError(f"expected kind 'feature' or 'gram', got {kind!r}: choose one of the two")
     pairs = [(taps_a[k], taps_b[k]) for k in (taps_a if isinstance(taps_a, dict) else range(len(taps_a)))]
-    if not pairs: raise UserError('expected at least one layer to compare, got none: ask the discriminator for taps=(1, 2, 3, 4)')
-    if any(a.shape != b.shape for a, b in pairs): raise UserError(f'expected layers of the same shape, got {[tuple(x.shape) for x in next((a, b) for a, b in pairs if a.shape != b.shape)]}: compare batches of equal size')
+    if not pairs:
+        raise UserError('expected at least one layer to compare, got none: ask the discriminator for taps=(1, 2, 3, 4)')
+    if any(a.shape != b.shape for a, b in pairs):
+        raise UserError(
+            'expected layers of the same shape, got'
+            f' {[tuple(x.shape) for x in next((a, b) for a, b in pairs if a.shape != b.shape)]}: compare batches of'
+            ' equal size'
+        )
+
     def gram(x):
         flat = x.flatten(2) / (x.shape[1] * x.shape[2] * x.shape[3]) ** 0.25
         return flat @ flat.mT
-    if kind == 'gram': pairs = [(gram(a), gram(b)) for a, b in pairs]
+
+    if kind == 'gram':
+        pairs = [(gram(a), gram(b)) for a, b in pairs]
     return torch.stack([F.mse_loss(a, b) for a, b in pairs]).mean()

@@ -16,80 +16,111 @@ from ..core import UserError, check_images
 
 # %% ../../nbs/20_models.generator.ipynb #4f5ce09b
 def init_weights(
-    net: nn.Module, # changed in place
-    kind: str = 'kaiming', # 'kaiming': normal, fan_in for convolutions, fan_out for linear layers (Synth-ReID); 'xavier': normal, gain 0.02 (CUT)
-) -> nn.Module: # `net`
+    net: nn.Module,  # changed in place
+    kind: str = 'kaiming',  # 'kaiming': normal, fan_in for convolutions, fan_out for linear layers (Synth-ReID); 'xavier': normal, gain 0.02 (CUT)
+) -> nn.Module:  # `net`
     "Draw all convolution and linear weights anew, biases 0, batch norm weights N(1, 0.02)."
-    if kind not in ('kaiming', 'xavier'): raise UserError(f"expected kind 'kaiming' or 'xavier', got {kind!r}: choose one of the two")
+    if kind not in ('kaiming', 'xavier'):
+        raise UserError(f"expected kind 'kaiming' or 'xavier', got {kind!r}: choose one of the two")
     for m in net.modules():
-        if getattr(m, 'keep_init', False): continue
+        if getattr(m, 'keep_init', False):
+            continue
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            if kind == 'xavier': nn.init.xavier_normal_(m.weight, gain=0.02)
-            else: nn.init.kaiming_normal_(m.weight, mode='fan_out' if isinstance(m, nn.Linear) else 'fan_in')
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if kind == 'xavier':
+                nn.init.xavier_normal_(m.weight, gain=0.02)
+            else:
+                nn.init.kaiming_normal_(m.weight, mode='fan_out' if isinstance(m, nn.Linear) else 'fan_in')
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
         elif isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine:
-            nn.init.normal_(m.weight, 1.0, 0.02); nn.init.zeros_(m.bias)
+            nn.init.normal_(m.weight, 1.0, 0.02)
+            nn.init.zeros_(m.bias)
     return net
 
 # %% ../../nbs/20_models.generator.ipynb #56f56d93
 class ResidualBlock(nn.Module):
     "`x + IN(conv(ReLU(IN(conv(x)))))` with reflected borders."
-    def __init__(self,
-        dim: int, # channels in and out
+
+    def __init__(
+        self,
+        dim: int,  # channels in and out
     ):
         super().__init__()
         first = nn.Sequential(nn.Conv2d(dim, dim, 3, bias=False), nn.InstanceNorm2d(dim), nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(nn.ReflectionPad2d(1), first, nn.ReflectionPad2d(1), nn.Conv2d(dim, dim, 3), nn.InstanceNorm2d(dim))
+        self.layers = nn.Sequential(
+            nn.ReflectionPad2d(1), first, nn.ReflectionPad2d(1), nn.Conv2d(dim, dim, 3), nn.InstanceNorm2d(dim)
+        )
 
-    def forward(self, x): return x + self.layers(x)
+    def forward(self, x):
+        return x + self.layers(x)
 
 # %% ../../nbs/20_models.generator.ipynb #74356f2f
 def encoder_layers(
-    dim: int = 64, # channels after the first convolution
-    n_blocks: int = 9, # residual blocks
-) -> nn.ModuleList: # 4 + n_blocks layers; the index is the tap number
+    dim: int = 64,  # channels after the first convolution
+    n_blocks: int = 9,  # residual blocks
+) -> nn.ModuleList:  # 4 + n_blocks layers; the index is the tap number
     "The encoder: reflection padding, 7x7 convolution, two halvings, residual blocks."
-    def block(c_in, c_out, **conv): return nn.Sequential(nn.Conv2d(c_in, c_out, bias=False, **conv), nn.InstanceNorm2d(c_out), nn.ReLU(inplace=True))
+
+    def block(c_in, c_out, **conv):
+        return nn.Sequential(
+            nn.Conv2d(c_in, c_out, bias=False, **conv), nn.InstanceNorm2d(c_out), nn.ReLU(inplace=True)
+        )
+
     down = [block(c, 2 * c, kernel_size=3, stride=2, padding=1) for c in (dim, 2 * dim)]
-    return nn.ModuleList([nn.ReflectionPad2d(3), block(3, dim, kernel_size=7), *down, *(ResidualBlock(4 * dim) for _ in range(n_blocks))])
+    return nn.ModuleList(
+        [nn.ReflectionPad2d(3), block(3, dim, kernel_size=7), *down, *(ResidualBlock(4 * dim) for _ in range(n_blocks))]
+    )
 
 # %% ../../nbs/20_models.generator.ipynb #525e6ae1
 class CameraScale(nn.Module):
     "Per camera: one gain and one shift for each channel, the identity at the start; without cameras it does nothing."
-    def __init__(self,
-        dim: int, # channels
-        n_cameras: int, # 0: pass through
+
+    def __init__(
+        self,
+        dim: int,  # channels
+        n_cameras: int,  # 0: pass through
     ):
         super().__init__()
-        if n_cameras: self.table = nn.Embedding(n_cameras, 2 * dim, _weight=torch.zeros(n_cameras, 2 * dim))
+        if n_cameras:
+            self.table = nn.Embedding(n_cameras, 2 * dim, _weight=torch.zeros(n_cameras, 2 * dim))
         self.n_cameras = n_cameras
 
     def forward(self, x, camera):
-        if not self.n_cameras: return x
+        if not self.n_cameras:
+            return x
         gain, shift = self.table(camera)[:, :, None, None].chunk(2, 1)
         return x * (1 + gain) + shift
 
 # %% ../../nbs/20_models.generator.ipynb #d613f618
 class UpBlock(nn.Module):
     "Twice the size, half the channels: upsampling convolution, instance normalisation, camera scale, ReLU."
-    def __init__(self,
-        dim: int, # channels in
-        kind: str, # 'transposed' or 'resize'
+
+    def __init__(
+        self,
+        dim: int,  # channels in
+        kind: str,  # 'transposed' or 'resize'
         n_cameras: int = 0,
     ):
         super().__init__()
-        if kind == 'transposed': self.up = nn.ConvTranspose2d(dim, dim // 2, 3, stride=2, padding=1, output_padding=1, bias=False)
-        else: self.up = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.Conv2d(dim, dim // 2, 3, bias=False))
+        if kind == 'transposed':
+            self.up = nn.ConvTranspose2d(dim, dim // 2, 3, stride=2, padding=1, output_padding=1, bias=False)
+        else:
+            self.up = nn.Sequential(
+                nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.Conv2d(dim, dim // 2, 3, bias=False)
+            )
         self.norm, self.scale = nn.InstanceNorm2d(dim // 2), CameraScale(dim // 2, n_cameras)
 
-    def forward(self, x, camera=None): return F.relu(self.scale(self.norm(self.up(x)), camera))
+    def forward(self, x, camera=None):
+        return F.relu(self.scale(self.norm(self.up(x)), camera))
 
 # %% ../../nbs/20_models.generator.ipynb #e5103556
 class ConvDecoder(nn.Module):
     "Features to an image in (-1, 1): two `UpBlock`s, a 7x7 convolution, tanh."
-    def __init__(self,
-        dim: int, # channels after the last `UpBlock`
-        kind: str, # 'transposed' or 'resize'
+
+    def __init__(
+        self,
+        dim: int,  # channels after the last `UpBlock`
+        kind: str,  # 'transposed' or 'resize'
         n_cameras: int = 0,
     ):
         super().__init__()
@@ -97,14 +128,15 @@ class ConvDecoder(nn.Module):
         self.to_rgb = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(dim, 3, 7), nn.Tanh())
 
     def forward(self, features, image=None, camera=None):
-        for block in self.up: features = block(features, camera)
+        for block in self.up:
+            features = block(features, camera)
         return self.to_rgb(features)
 
 # %% ../../nbs/20_models.generator.ipynb #db5076fa
 def apply_field(
-    image: torch.Tensor, # `(B, 3, H, W)` in [-1, 1]
-    field: torch.Tensor, # `(B, 12, H, W)`: per pixel a 3x4 matrix, row by row, the change of colour in [0, 1]
-) -> torch.Tensor: # `(B, 3, H, W)`, not clipped
+    image: torch.Tensor,  # `(B, 3, H, W)` in [-1, 1]
+    field: torch.Tensor,  # `(B, 12, H, W)`: per pixel a 3x4 matrix, row by row, the change of colour in [0, 1]
+) -> torch.Tensor:  # `(B, 3, H, W)`, not clipped
     "Change the colours of every pixel by its own affine map; a zero field changes nothing."
     a = field.unflatten(1, (3, 4))
     u = (image + 1) / 2
@@ -112,9 +144,9 @@ def apply_field(
 
 # %% ../../nbs/20_models.generator.ipynb #eaebeb9d
 def soft_clip(
-    x: torch.Tensor, # any shape
-    leak: float = 0.1, # share of the gradient that passes where `x` is clipped
-) -> torch.Tensor: # `x` clipped to [-1, 1]
+    x: torch.Tensor,  # any shape
+    leak: float = 0.1,  # share of the gradient that passes where `x` is clipped
+) -> torch.Tensor:  # `x` clipped to [-1, 1]
     "Clip to [-1, 1], but let a part of the gradient through outside."
     clipped = x.clamp(-1, 1)
     outside = x - clipped
@@ -123,90 +155,112 @@ def soft_clip(
 # %% ../../nbs/20_models.generator.ipynb #f4077e80
 class FieldDecoder(nn.Module):
     "Features and image to the image under another light: a smooth field of 3x4 colour matrices, the identity at the start."
-    def __init__(self,
-        dim: int, # channels of the encoder's last features
-        hidden: int = 64, # channels inside the head
-        stride: int = 8, # pixels of the image per cell of the field: 64x32 gives 8x4 cells
-        n_cameras: int = 0, # > 0: the head is scaled per camera, and each camera owns a fixed field
-        camera_grid: tuple = (16, 8), # cells of each camera's own field, whatever the image size
+
+    def __init__(
+        self,
+        dim: int,  # channels of the encoder's last features
+        hidden: int = 64,  # channels inside the head
+        stride: int = 8,  # pixels of the image per cell of the field: 64x32 gives 8x4 cells
+        n_cameras: int = 0,  # > 0: the head is scaled per camera, and each camera owns a fixed field
+        camera_grid: tuple = (16, 8),  # cells of each camera's own field, whatever the image size
     ):
         super().__init__()
         self.stride, self.n_cameras = stride, n_cameras
         self.conv, self.scale = nn.Conv2d(dim, hidden, 3, padding=1), CameraScale(hidden, n_cameras)
         self.mix, self.to_field = nn.Conv2d(hidden + 3, hidden, 1), nn.Conv2d(hidden, 12, 1)
         self.to_field.keep_init = True
-        nn.init.zeros_(self.to_field.weight); nn.init.zeros_(self.to_field.bias)
-        if n_cameras: self.camera_field = nn.Parameter(torch.zeros(n_cameras, 12, *camera_grid))
+        nn.init.zeros_(self.to_field.weight)
+        nn.init.zeros_(self.to_field.bias)
+        if n_cameras:
+            self.camera_field = nn.Parameter(torch.zeros(n_cameras, 12, *camera_grid))
 
-    def field(self, features, image, camera=None): # -> (B, 12, H, W)
+    def field(self, features, image, camera=None):  # -> (B, 12, H, W)
         size = image.shape[-2:]
         grid = [max(1, round(n / self.stride)) for n in size]
         h = F.adaptive_avg_pool2d(F.leaky_relu(self.scale(self.conv(features), camera), 0.2), grid)
         h = F.leaky_relu(self.mix(torch.cat([h, F.adaptive_avg_pool2d(image, grid)], 1)), 0.2)
         field = F.interpolate(self.to_field(h), size, mode='bilinear')
-        if self.n_cameras: field = field + F.interpolate(self.camera_field[camera], size, mode='bilinear')
+        if self.n_cameras:
+            field = field + F.interpolate(self.camera_field[camera], size, mode='bilinear')
         return field
 
-    def forward(self, features, image, camera=None): return apply_field(image, self.field(features, image, camera))
+    def forward(self, features, image, camera=None):
+        return apply_field(image, self.field(features, image, camera))
 
-    def start_from(self, matrix, bias): # a colour map of images in [-1, 1]: `(3, 3)` and `(3,)` for all, or one per camera
+    def start_from(
+        self, matrix, bias
+    ):  # a colour map of images in [-1, 1]: `(3, 3)` and `(3,)` for all, or one per camera
         change = matrix - torch.eye(3).to(matrix)
         affine = torch.cat([change, ((bias - change.sum(-1)) / 2)[..., None]], -1).flatten(-2)
-        if affine.ndim == 1: self.to_field.bias.data.copy_(affine)
-        else: self.camera_field.data.copy_(affine[:, :, None, None].expand_as(self.camera_field))
+        if affine.ndim == 1:
+            self.to_field.bias.data.copy_(affine)
+        else:
+            self.camera_field.data.copy_(affine[:, :, None, None].expand_as(self.camera_field))
 
 # %% ../../nbs/20_models.generator.ipynb #2eb41d23
 def detail_bands(
-    x: torch.Tensor, # `(B, 3, H, W)`
-    n: int = 3, # bands, finest first: details of about 2, 4 and 8 pixels
-) -> list: # n tensors like x; x minus their sum is the coarse rest
+    x: torch.Tensor,  # `(B, 3, H, W)`
+    n: int = 3,  # bands, finest first: details of about 2, 4 and 8 pixels
+) -> list:  # n tensors like x; x minus their sum is the coarse rest
     "Split the details of images into bands of growing size."
     bands = []
-    for d in (2 ** k for k in range(n)):
+    for d in (2**k for k in range(n)):
         y = F.pad(x, (d, d, d, d), mode='replicate')
-        y = y[..., :-2 * d] / 4 + y[..., d:-d] / 2 + y[..., 2 * d:] / 4
-        y = y[..., :-2 * d, :] / 4 + y[..., d:-d, :] / 2 + y[..., 2 * d:, :] / 4
-        bands.append(x - y); x = y
+        y = y[..., : -2 * d] / 4 + y[..., d:-d] / 2 + y[..., 2 * d :] / 4
+        y = y[..., : -2 * d, :] / 4 + y[..., d:-d, :] / 2 + y[..., 2 * d :, :] / 4
+        bands.append(x - y)
+        x = y
     return bands
 
 # %% ../../nbs/20_models.generator.ipynb #860be00d
 class Sharpness(nn.Module):
     "A learned gain per detail band, one set per camera; the identity at the start."
-    def __init__(self,
-        n_cameras: int = 0, # 0: one set for all
-        n_bands: int = 3, # see `detail_bands`
+
+    def __init__(
+        self,
+        n_cameras: int = 0,  # 0: one set for all
+        n_bands: int = 3,  # see `detail_bands`
     ):
         super().__init__()
         self.log_gain = nn.Parameter(torch.zeros(max(1, n_cameras), n_bands))
 
     def forward(self, x, camera=None):
-        gains = self.log_gain.exp()[torch.zeros(len(x), dtype=torch.long, device=x.device) if camera is None else camera]
+        gains = self.log_gain.exp()[
+            torch.zeros(len(x), dtype=torch.long, device=x.device) if camera is None else camera
+        ]
         return x + sum((g - 1)[:, None, None, None] * band for g, band in zip(gains.T, detail_bands(x, gains.shape[1])))
 
 # %% ../../nbs/20_models.generator.ipynb #5d0ee328
 def match_sharpness(
-    source: torch.Tensor, # `(B, 3, H, W)`, colours already matched
-    target: torch.Tensor, # `(M, 3, H, W)`
-    n_bands: int = 3, # see `detail_bands`
-) -> torch.Tensor: # `(n_bands,)` logarithms of the gains, between -3 and 1
+    source: torch.Tensor,  # `(B, 3, H, W)`, colours already matched
+    target: torch.Tensor,  # `(M, 3, H, W)`
+    n_bands: int = 3,  # see `detail_bands`
+) -> torch.Tensor:  # `(n_bands,)` logarithms of the gains, between -3 and 1
     "Logarithmic gains that match the energy of every detail band."
     energy = lambda x: torch.stack([b.square().mean() for b in detail_bands(x, n_bands)])
     return ((energy(target) / energy(source).clamp(min=1e-12)).clamp(min=1e-12).log() / 2).clamp(-3, 1)
 
 # %% ../../nbs/20_models.generator.ipynb #f67f9869
 def colour_transfer(
-    source_pixels: torch.Tensor, # `(N, 3)` colours, or images `(B, 3, H, W)`
-    target_pixels: torch.Tensor, # `(M, 3)` or `(B, 3, H, W)`, in the same units
-    ridge: float = 1e-8, # added to both variances, so that grey-only pictures do not divide by zero
-) -> tuple[torch.Tensor, torch.Tensor]: # matrix `(3, 3)` and bias `(3,)`, in the dtype of the source
+    source_pixels: torch.Tensor,  # `(N, 3)` colours, or images `(B, 3, H, W)`
+    target_pixels: torch.Tensor,  # `(M, 3)` or `(B, 3, H, W)`, in the same units
+    ridge: float = 1e-8,  # added to both variances, so that grey-only pictures do not divide by zero
+) -> tuple[torch.Tensor, torch.Tensor]:  # matrix `(3, 3)` and bias `(3,)`, in the dtype of the source
     "The linear map of least motion that gives the source the mean and covariance of the target."
+
     def moments(x):
         x = (x.movedim(1, -1).reshape(-1, 3) if x.ndim == 4 else x).double()
-        if x.ndim != 2 or x.shape[1] != 3 or len(x) < 2: raise UserError(f'expected at least two colours (N, 3) or images (B, 3, H, W), got {tuple(x.shape)}: channels come second')
+        if x.ndim != 2 or x.shape[1] != 3 or len(x) < 2:
+            raise UserError(
+                f'expected at least two colours (N, 3) or images (B, 3, H, W), got {tuple(x.shape)}: channels come'
+                ' second'
+            )
         return x.mean(0), torch.cov(x.T) + ridge * torch.eye(3, dtype=x.dtype, device=x.device)
-    def power(a, p): # of a symmetric positive matrix
+
+    def power(a, p):  # of a symmetric positive matrix
         values, vectors = torch.linalg.eigh(a)
         return (vectors * values.clamp(min=0) ** p) @ vectors.T
+
     (mean_s, cov_s), (mean_t, cov_t) = moments(source_pixels), moments(target_pixels)
     half, inverse = power(cov_s, 0.5), power(cov_s, -0.5)
     matrix = inverse @ power(half @ cov_t @ half, 0.5) @ inverse
@@ -214,10 +268,10 @@ def colour_transfer(
 
 # %% ../../nbs/20_models.generator.ipynb #d4d56a3a
 def apply_colour_map(
-    images: torch.Tensor, # `(B, 3, H, W)` in [-1, 1]
-    matrix: torch.Tensor, # `(3, 3)`, or `(B, 3, 3)` for one map per image
-    bias: torch.Tensor, # `(3,)` or `(B, 3)`
-) -> torch.Tensor: # `(B, 3, H, W)`, not clipped
+    images: torch.Tensor,  # `(B, 3, H, W)` in [-1, 1]
+    matrix: torch.Tensor,  # `(3, 3)`, or `(B, 3, 3)` for one map per image
+    bias: torch.Tensor,  # `(3,)` or `(B, 3)`
+) -> torch.Tensor:  # `(B, 3, H, W)`, not clipped
     "Send every colour x of the images to `matrix @ x + bias`."
     matrix, bias = matrix.to(images).expand(len(images), 3, 3), bias.to(images).expand(len(images), 3)
     return torch.einsum('bij,bjhw->bihw', matrix, images) + bias[:, :, None, None]
@@ -225,8 +279,10 @@ def apply_colour_map(
 # %% ../../nbs/20_models.generator.ipynb #9e2ee7fa
 class ColourMap(nn.Module):
     "A fixed colour map (or one per camera) as buffers; the identity until `set` is called."
-    def __init__(self,
-        n_cameras: int = 0, # > 0: one map per camera
+
+    def __init__(
+        self,
+        n_cameras: int = 0,  # > 0: one map per camera
     ):
         super().__init__()
         self.n_cameras = n_cameras
@@ -234,101 +290,147 @@ class ColourMap(nn.Module):
         self.register_buffer('bias', torch.zeros(max(1, n_cameras), 3))
         self.refresh()
 
-    def refresh(self): self.active = bool((self.matrix != torch.eye(3).to(self.matrix)).any() or (self.bias != 0).any())
+    def refresh(self):
+        self.active = bool((self.matrix != torch.eye(3).to(self.matrix)).any() or (self.bias != 0).any())
 
     def set(self, matrix, bias):
-        self.matrix.copy_(matrix.expand_as(self.matrix)); self.bias.copy_(bias.expand_as(self.bias)); self.refresh()
+        self.matrix.copy_(matrix.expand_as(self.matrix))
+        self.bias.copy_(bias.expand_as(self.bias))
+        self.refresh()
 
     def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs); self.refresh()
+        super()._load_from_state_dict(*args, **kwargs)
+        self.refresh()
 
     def forward(self, x, camera=None):
-        if not self.active: return x
-        if self.n_cameras: return apply_colour_map(x, self.matrix[camera], self.bias[camera])
+        if not self.active:
+            return x
+        if self.n_cameras:
+            return apply_colour_map(x, self.matrix[camera], self.bias[camera])
         return apply_colour_map(x, self.matrix, self.bias)
 
 # %% ../../nbs/20_models.generator.ipynb #e617221f
 class TappedEncoder(nn.Module):
     "An encoder whose layers can be read by number; the base of `Generator`."
-    def __init__(self,
-        dim: int = 64, # channels after the first convolution
-        n_blocks: int = 9, # residual blocks
+
+    def __init__(
+        self,
+        dim: int = 64,  # channels after the first convolution
+        n_blocks: int = 9,  # residual blocks
     ):
         super().__init__()
         self.dim, self.n_blocks, self.encoder = dim, n_blocks, encoder_layers(dim, n_blocks)
 
     @property
-    def last_tap(self) -> int: return len(self.encoder) - 1
+    def last_tap(self) -> int:
+        return len(self.encoder) - 1
 
     @property
-    def out_channels(self) -> int: return 4 * self.dim
+    def out_channels(self) -> int:
+        return 4 * self.dim
 
     @property
-    def nce_taps(self) -> tuple: # the taps of the contrastive loss: (0, 2, 3, 4, 8) for nine blocks, as CUT
+    def nce_taps(self) -> tuple:  # the taps of the contrastive loss: (0, 2, 3, 4, 8) for nine blocks, as CUT
         return tuple(sorted({0, 2, 3, min(4, self.last_tap), min(4 + self.n_blocks // 2, self.last_tap)}))
 
-    def channels(self,
-        taps, # tap numbers
-    ) -> list: # channels of each: what `PatchProjector` is sized with
+    def channels(
+        self,
+        taps,  # tap numbers
+    ) -> list:  # channels of each: what `PatchProjector` is sized with
         return [(3, self.dim, 2 * self.dim)[t] if t < 3 else 4 * self.dim for t in taps]
 
-    def encode(self,
-        x: torch.Tensor, # images `(B, 3, H, W)` in [-1, 1]; H, W divisible by 4
-        taps=(), # layers wanted as well
-        only_taps: bool = False, # True: stop after the last tap; the features are None
-    ): # (features `(B, 4*dim, H/4, W/4)`, {tap: tensor} in the order of `taps`)
+    def encode(
+        self,
+        x: torch.Tensor,  # images `(B, 3, H, W)` in [-1, 1]; H, W divisible by 4
+        taps=(),  # layers wanted as well
+        only_taps: bool = False,  # True: stop after the last tap; the features are None
+    ):  # (features `(B, 4*dim, H/4, W/4)`, {tap: tensor} in the order of `taps`)
         check_images(x)
         taps = tuple(int(t) for t in taps)
-        if any(t < 0 or t > self.last_tap for t in taps): raise UserError(f'expected taps between 0 and {self.last_tap}, got {taps}: this encoder has {self.n_blocks} residual blocks')
+        if any(t < 0 or t > self.last_tap for t in taps):
+            raise UserError(
+                f'expected taps between 0 and {self.last_tap}, got {taps}: this encoder has {self.n_blocks} residual'
+                ' blocks'
+            )
         found, n = {}, max(taps, default=-1) + 1 if only_taps else len(self.encoder)
         for i, layer in enumerate(self.encoder[:n]):
             x = layer(x)
-            if i in taps: found[i] = x
+            if i in taps:
+                found[i] = x
         return None if only_taps else x, {t: found[t] for t in taps}
 
 # %% ../../nbs/20_models.generator.ipynb #bbf99cad
 class Generator(TappedEncoder):
     "Encoder-decoder; images `(B, 3, H, W)` in [-1, 1] to images of the same kind."
-    def __init__(self,
-        dim: int = 64, # channels after the first convolution (64, CUT)
-        n_blocks: int = 9, # residual blocks (9, CUT)
-        decoder: str = 'transposed', # 'transposed' (reference), 'resize' (no checkerboard), 'field' (changes light, colour and sharpness only)
-        n_cameras: int = 0, # > 0: decoding depends on the target camera
-        field_stride: int = 8, # pixels per cell of the light field ('field' only)
-        camera_grid: tuple = (16, 8), # cells of each camera's own field ('field' with cameras only)
-        colour_map=None, # (matrix, bias) for `start_from_colour_map`
-        init: str = 'kaiming', # see `init_weights`
+
+    def __init__(
+        self,
+        dim: int = 64,  # channels after the first convolution (64, CUT)
+        n_blocks: int = 9,  # residual blocks (9, CUT)
+        decoder: str = 'transposed',  # 'transposed' (reference), 'resize' (no checkerboard), 'field' (changes light, colour and sharpness only)
+        n_cameras: int = 0,  # > 0: decoding depends on the target camera
+        field_stride: int = 8,  # pixels per cell of the light field ('field' only)
+        camera_grid: tuple = (16, 8),  # cells of each camera's own field ('field' with cameras only)
+        colour_map=None,  # (matrix, bias) for `start_from_colour_map`
+        init: str = 'kaiming',  # see `init_weights`
     ):
         super().__init__(dim, n_blocks)
-        if decoder not in ('transposed', 'resize', 'field'): raise UserError(f"expected decoder 'transposed', 'resize' or 'field', got {decoder!r}: choose one of the three")
+        if decoder not in ('transposed', 'resize', 'field'):
+            raise UserError(
+                f"expected decoder 'transposed', 'resize' or 'field', got {decoder!r}: choose one of the three"
+            )
         self.kind, self.n_cameras = decoder, n_cameras
-        if decoder == 'field': self.decoder, self.sharpness = FieldDecoder(4 * dim, 2 * dim, field_stride, n_cameras, camera_grid), Sharpness(n_cameras)
-        else: self.decoder = ConvDecoder(dim, decoder, n_cameras)
+        if decoder == 'field':
+            self.decoder, self.sharpness = (
+                FieldDecoder(4 * dim, 2 * dim, field_stride, n_cameras, camera_grid),
+                Sharpness(n_cameras),
+            )
+        else:
+            self.decoder = ConvDecoder(dim, decoder, n_cameras)
         self.colour_map = ColourMap(n_cameras)
         init_weights(self, init)
-        if colour_map is not None: self.start_from_colour_map(*colour_map)
+        if colour_map is not None:
+            self.start_from_colour_map(*colour_map)
 
-    def decode(self,
-        features: torch.Tensor, # from `encode`
-        image: torch.Tensor = None, # the encoded image, which 'field' changes
-        camera: torch.Tensor = None, # int64 `(B,)`, target camera of each image, with `n_cameras` only
-    ) -> torch.Tensor: # `(B, 3, H, W)` in [-1, 1]
-        if self.n_cameras and camera is None: raise UserError(f'expected camera numbers (B,) below {self.n_cameras}, got none: this generator renders for a given camera')
-        if not self.n_cameras and camera is not None: raise UserError('expected no camera, got one: build the generator with n_cameras=...')
-        if camera is not None and camera.shape != features.shape[:1]: raise UserError(f'expected one camera per image, ({len(features)},), got {tuple(camera.shape)}: pass an int64 tensor (B,)')
-        if self.kind == 'field' and image is None: raise UserError("expected the input image too, got features only: the 'field' decoder changes an image, call decode(features, image)")
+    def decode(
+        self,
+        features: torch.Tensor,  # from `encode`
+        image: torch.Tensor = None,  # the encoded image, which 'field' changes
+        camera: torch.Tensor = None,  # int64 `(B,)`, target camera of each image, with `n_cameras` only
+    ) -> torch.Tensor:  # `(B, 3, H, W)` in [-1, 1]
+        if self.n_cameras and camera is None:
+            raise UserError(
+                f'expected camera numbers (B,) below {self.n_cameras}, got none: this generator renders for a given'
+                ' camera'
+            )
+        if not self.n_cameras and camera is not None:
+            raise UserError('expected no camera, got one: build the generator with n_cameras=...')
+        if camera is not None and camera.shape != features.shape[:1]:
+            raise UserError(
+                f'expected one camera per image, ({len(features)},), got {tuple(camera.shape)}: pass an int64 tensor'
+                ' (B,)'
+            )
+        if self.kind == 'field' and image is None:
+            raise UserError(
+                "expected the input image too, got features only: the 'field' decoder changes an image, call"
+                " decode(features, image)"
+            )
         y = self.colour_map(self.decoder(features, image, camera), camera)
-        if self.kind == 'field': y = self.sharpness(y, camera)
+        if self.kind == 'field':
+            y = self.sharpness(y, camera)
         return soft_clip(y) if self.kind == 'field' or self.colour_map.active else y
 
-    def forward(self, x, camera=None): return self.decode(self.encode(x)[0], x, camera)
+    def forward(self, x, camera=None):
+        return self.decode(self.encode(x)[0], x, camera)
 
-    def set_colour_map(self, matrix, bias): # fixed, behind any decoder; `(3, 3)` and `(3,)`, or one per camera
+    def set_colour_map(self, matrix, bias):  # fixed, behind any decoder; `(3, 3)` and `(3,)`, or one per camera
         self.colour_map.set(matrix, bias)
 
-    def start_from_colour_map(self, matrix, bias): # 'field': where learning starts from; the others: `set_colour_map`
-        if self.kind != 'field': self.set_colour_map(matrix, bias)
-        else: self.decoder.start_from(matrix, bias)
+    def start_from_colour_map(self, matrix, bias):  # 'field': where learning starts from; the others: `set_colour_map`
+        if self.kind != 'field':
+            self.set_colour_map(matrix, bias)
+        else:
+            self.decoder.start_from(matrix, bias)
 
-    def start_from_sharpness(self, log_gain): # 'field' only; `(3,)` or one per camera, from `match_sharpness`
+    def start_from_sharpness(self, log_gain):  # 'field' only; `(3,)` or one per camera, from `match_sharpness`
         self.sharpness.log_gain.data.copy_(log_gain.expand_as(self.sharpness.log_gain))

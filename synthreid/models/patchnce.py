@@ -14,52 +14,68 @@ from .generator import init_weights
 
 # %% ../../nbs/22_models.patchnce.ipynb #7981c231
 def sample_patches(
-    features: torch.Tensor, # one layer `(B, C, H, W)`
-    n_patches: int = 256, # places per image (256, CUT); fewer if the layer has fewer
-    ids: torch.Tensor = None, # int64 `(P,)`: take these places (row * W + column) instead of drawing
-    generator: torch.Generator = None, # source of the draw, e.g. `step_generator(seed, step)`
-) -> tuple[torch.Tensor, torch.Tensor]: # patches `(B*P, C)`, image after image, and the ids `(P,)`
+    features: torch.Tensor,  # one layer `(B, C, H, W)`
+    n_patches: int = 256,  # places per image (256, CUT); fewer if the layer has fewer
+    ids: torch.Tensor = None,  # int64 `(P,)`: take these places (row * W + column) instead of drawing
+    generator: torch.Generator = None,  # source of the draw, e.g. `step_generator(seed, step)`
+) -> tuple[torch.Tensor, torch.Tensor]:  # patches `(B*P, C)`, image after image, and the ids `(P,)`
     "The vectors of one layer at random places, the same places in every image."
     flat = features.flatten(2)
     if ids is None:
-        ids = torch.randperm(flat.shape[2], generator=generator, device=generator.device if generator else 'cpu')[:n_patches]
+        ids = torch.randperm(flat.shape[2], generator=generator, device=generator.device if generator else 'cpu')[
+            :n_patches
+        ]
     ids = torch.as_tensor(ids, dtype=torch.int64, device=features.device)
     return flat[:, :, ids].movedim(1, 2).flatten(0, 1), ids
 
 # %% ../../nbs/22_models.patchnce.ipynb #f658e2db
 class PatchProjector(nn.Module):
     "Patches of several layers to unit vectors, one small network per layer."
-    def __init__(self,
-        channels: list, # channels of each layer, e.g. `generator.channels(taps)`
-        dim: int = 256, # of the result (256, CUT)
-        init: str = 'kaiming', # see `init_weights`
+
+    def __init__(
+        self,
+        channels: list,  # channels of each layer, e.g. `generator.channels(taps)`
+        dim: int = 256,  # of the result (256, CUT)
+        init: str = 'kaiming',  # see `init_weights`
     ):
         super().__init__()
-        self.heads = nn.ModuleList(nn.Sequential(nn.Linear(c, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim)) for c in channels)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(c, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim)) for c in channels
+        )
         init_weights(self, init)
 
-    def forward(self,
-        patches: list, # one `(N, C)` per layer, in the order of `channels`
-    ) -> list: # one `(N, dim)` per layer
-        if len(patches) != len(self.heads): raise UserError(f'expected patches of {len(self.heads)} layers, got {len(patches)}: size the projector with generator.channels(taps) of the taps in use')
+    def forward(
+        self,
+        patches: list,  # one `(N, C)` per layer, in the order of `channels`
+    ) -> list:  # one `(N, dim)` per layer
+        if len(patches) != len(self.heads):
+            raise UserError(
+                f'expected patches of {len(self.heads)} layers, got {len(patches)}: size the projector with'
+                ' generator.channels(taps) of the taps in use'
+            )
         return [unit_length(head(x)) for head, x in zip(self.heads, patches)]
 
+
 def unit_length(
-    x: torch.Tensor, # `(N, C)`
-) -> torch.Tensor: # `(N, C)`
+    x: torch.Tensor,  # `(N, C)`
+) -> torch.Tensor:  # `(N, C)`
     "Divide each row by its length (+ 1e-7, as CUT)."
     return x / (x.norm(dim=1, keepdim=True) + 1e-7)
 
 # %% ../../nbs/22_models.patchnce.ipynb #3b157760
 def patch_nce(
-    query: torch.Tensor, # `(B*P, C)`: patches of the translated images
-    key: torch.Tensor, # `(B*P, C)`: the same places of the sources (detached inside)
-    batch_size: int, # B
-    temperature: float = 0.07, # 0.07, CUT
-    all_negatives: bool = False, # True: patches of the whole batch are negatives; False: of the same image only
-) -> torch.Tensor: # loss of each patch, `(B*P,)`
+    query: torch.Tensor,  # `(B*P, C)`: patches of the translated images
+    key: torch.Tensor,  # `(B*P, C)`: the same places of the sources (detached inside)
+    batch_size: int,  # B
+    temperature: float = 0.07,  # 0.07, CUT
+    all_negatives: bool = False,  # True: patches of the whole batch are negatives; False: of the same image only
+) -> torch.Tensor:  # loss of each patch, `(B*P,)`
     "InfoNCE between the patches of translated and source images."
-    if query.shape != key.shape or len(query) % batch_size: raise UserError(f'expected two (B*P, C) of the same shape with B = {batch_size}, got {tuple(query.shape)} and {tuple(key.shape)}: sample both with the same ids')
+    if query.shape != key.shape or len(query) % batch_size:
+        raise UserError(
+            f'expected two (B*P, C) of the same shape with B = {batch_size}, got {tuple(query.shape)} and'
+            f' {tuple(key.shape)}: sample both with the same ids'
+        )
     groups = 1 if all_negatives else batch_size
     q, k = (x.reshape(groups, -1, x.shape[1]) for x in (query, key.detach()))
     logits = q @ k.mT / temperature

@@ -21,177 +21,249 @@ from .generator import encoder_layers, init_weights
 # %% ../../nbs/24_models.reid.ipynb #721b992b
 class Residual(nn.Module):
     "A ResNet block: 'basic' (two 3x3 convolutions) or 'bottleneck' (1x1, 3x3, 1x1 with four times the channels)."
-    def __init__(self,
-        c_in: int, # channels in
-        width: int, # channels inside; `width * expansion` come out
-        stride: int = 1, # of the (first) 3x3 convolution
-        kind: str = 'bottleneck', # or 'basic'
+
+    def __init__(
+        self,
+        c_in: int,  # channels in
+        width: int,  # channels inside; `width * expansion` come out
+        stride: int = 1,  # of the (first) 3x3 convolution
+        kind: str = 'bottleneck',  # or 'basic'
     ):
         super().__init__()
-        shapes = [(1, 1, width), (3, stride, width), (1, 1, 4 * width)] if kind == 'bottleneck' else [(3, stride, width), (3, 1, width)]
+        shapes = (
+            [(1, 1, width), (3, stride, width), (1, 1, 4 * width)]
+            if kind == 'bottleneck'
+            else [(3, stride, width), (3, 1, width)]
+        )
         self.n, self.out_channels, c = len(shapes), shapes[-1][2], c_in
         for i, (kernel, step, out) in enumerate(shapes, 1):
             setattr(self, f'conv{i}', nn.Conv2d(c, out, kernel, step, kernel // 2, bias=False))
-            setattr(self, f'bn{i}', nn.BatchNorm2d(out)); c = out
-        if stride != 1 or c_in != c: self.downsample = nn.Sequential(nn.Conv2d(c_in, c, 1, stride, bias=False), nn.BatchNorm2d(c))
-        else: self.downsample = None
+            setattr(self, f'bn{i}', nn.BatchNorm2d(out))
+            c = out
+        if stride != 1 or c_in != c:
+            self.downsample = nn.Sequential(nn.Conv2d(c_in, c, 1, stride, bias=False), nn.BatchNorm2d(c))
+        else:
+            self.downsample = None
 
     def forward(self, x):
         y = x
         for i in range(1, self.n + 1):
             y = getattr(self, f'bn{i}')(getattr(self, f'conv{i}')(y))
-            if i < self.n: y = F.relu(y)
+            if i < self.n:
+                y = F.relu(y)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 # %% ../../nbs/24_models.reid.ipynb #ba0429f8
 class GeneralisedMean(nn.Module):
     "GeM pooling `(B, C, H, W)` to `(B, C)` with a learned exponent."
-    def __init__(self,
-        p: float = 3.0, # the exponent at the start (3, Radenovic et al.)
+
+    def __init__(
+        self,
+        p: float = 3.0,  # the exponent at the start (3, Radenovic et al.)
     ):
         super().__init__()
         self.p = nn.Parameter(torch.tensor(float(p)))
 
-    def forward(self, x): return x.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
+    def forward(self, x):
+        return x.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
 
 # %% ../../nbs/24_models.reid.ipynb #5aa2e190
 class ReidNeck(nn.Module):
     "Pooling, batch normalisation with frozen shift, classifier."
-    def __init__(self,
-        channels: int, # of the feature map
-        n_ids: int, # identities to tell apart while training
-        pooling: str = 'average', # or 'gem'
-        dropout: float = 0.0, # probability, in front of the classifier
-        normalise: bool = True, # False: no batch normalisation, the classifier reads the pooled features
-        classifier_bias: bool = True, # False: the classifier has no bias, as in Luo et al.
-        gem_power: float = 3.0, # exponent of GeM at the start (FlipReID: 1, which is the mean)
-        clip: bool = False, # True: features clipped to [0, 1], as in FlipReID
-        shift: bool = False, # True: the batch normalisation learns its shift, too
-        eps: float = 1e-5, # added to the variance in the batch normalisation (FlipReID: 2e-5)
-        momentum: float = 0.1, # share of the batch in its running statistics (FlipReID: 0.01)
+
+    def __init__(
+        self,
+        channels: int,  # of the feature map
+        n_ids: int,  # identities to tell apart while training
+        pooling: str = 'average',  # or 'gem'
+        dropout: float = 0.0,  # probability, in front of the classifier
+        normalise: bool = True,  # False: no batch normalisation, the classifier reads the pooled features
+        classifier_bias: bool = True,  # False: the classifier has no bias, as in Luo et al.
+        gem_power: float = 3.0,  # exponent of GeM at the start (FlipReID: 1, which is the mean)
+        clip: bool = False,  # True: features clipped to [0, 1], as in FlipReID
+        shift: bool = False,  # True: the batch normalisation learns its shift, too
+        eps: float = 1e-5,  # added to the variance in the batch normalisation (FlipReID: 2e-5)
+        momentum: float = 0.1,  # share of the batch in its running statistics (FlipReID: 0.01)
     ):
         super().__init__()
-        if pooling not in ('average', 'gem'): raise UserError(f"expected pooling 'average' or 'gem', got {pooling!r}: choose one of the two")
-        if n_ids < 1: raise UserError(f'expected at least one identity, got n_ids = {n_ids}: count the distinct training pids')
+        if pooling not in ('average', 'gem'):
+            raise UserError(f"expected pooling 'average' or 'gem', got {pooling!r}: choose one of the two")
+        if n_ids < 1:
+            raise UserError(f'expected at least one identity, got n_ids = {n_ids}: count the distinct training pids')
         self.pool, self.clip = GeneralisedMean(gem_power) if pooling == 'gem' else None, clip
         self.bnneck = nn.BatchNorm1d(channels, eps, momentum) if normalise else nn.Identity()
         self.dropout, self.classifier = nn.Dropout(dropout), nn.Linear(channels, n_ids, bias=classifier_bias)
-        if normalise and not shift: self.bnneck.bias.requires_grad_(False)
+        if normalise and not shift:
+            self.bnneck.bias.requires_grad_(False)
 
-    def pooled(self, maps): # `(B, C, H, W)` -> features `(B, C)`
+    def pooled(self, maps):  # `(B, C, H, W)` -> features `(B, C)`
         features = maps.mean((2, 3)) if self.pool is None else self.pool(maps)
-        if self.training and len(features) < 2: raise UserError('expected at least two images per training batch, got one: batch normalisation needs company')
+        if self.training and len(features) < 2:
+            raise UserError(
+                'expected at least two images per training batch, got one: batch normalisation needs company'
+            )
         return features.clamp(0, 1) if self.clip else features
 
-    def classify(self, features): return self.classifier(self.dropout(self.bnneck(features))) # `(B, C)` -> logits `(B, n_ids)`
+    def classify(self, features):
+        return self.classifier(self.dropout(self.bnneck(features)))  # `(B, C)` -> logits `(B, n_ids)`
 
-    def forward(self, maps): # `(B, C, H, W)` -> train: (logits `(B, n_ids)`, features `(B, C)`); eval: embedding `(B, C)`
+    def forward(
+        self, maps
+    ):  # `(B, C, H, W)` -> train: (logits `(B, n_ids)`, features `(B, C)`); eval: embedding `(B, C)`
         features = self.pooled(maps)
         return (self.classify(features), features) if self.training else self.bnneck(features)
 
 # %% ../../nbs/24_models.reid.ipynb #a6fc2218
 class IdentityNet(nn.Module):
     "Encoder features `(B, C, h, w)` to (logits, features) while training, to the embedding `(B, out_channels)` in evaluation."
-    def __init__(self,
-        n_ids: int, # training identities
-        in_channels: int = 256, # channels of the encoder's last features, `generator.out_channels`
-        layers=(4, 6, 3), # blocks per stage (ResNet-50 without its first stage)
-        block: str = 'bottleneck', # or 'basic'
-        widths=(128, 256, 512), # width per stage
-        pooling: str = 'average', # or 'gem'
-        dropout: float = 0.0, # in front of the classifier
-        init: str = 'kaiming', # see `init_weights`
+
+    def __init__(
+        self,
+        n_ids: int,  # training identities
+        in_channels: int = 256,  # channels of the encoder's last features, `generator.out_channels`
+        layers=(4, 6, 3),  # blocks per stage (ResNet-50 without its first stage)
+        block: str = 'bottleneck',  # or 'basic'
+        widths=(128, 256, 512),  # width per stage
+        pooling: str = 'average',  # or 'gem'
+        dropout: float = 0.0,  # in front of the classifier
+        init: str = 'kaiming',  # see `init_weights`
     ):
         super().__init__()
-        if block not in ('bottleneck', 'basic'): raise UserError(f"expected block 'bottleneck' or 'basic', got {block!r}: choose one of the two")
-        if len(layers) != len(widths): raise UserError(f'expected one width per stage, got layers {tuple(layers)} and widths {tuple(widths)}: give both the same length')
+        if block not in ('bottleneck', 'basic'):
+            raise UserError(f"expected block 'bottleneck' or 'basic', got {block!r}: choose one of the two")
+        if len(layers) != len(widths):
+            raise UserError(
+                f'expected one width per stage, got layers {tuple(layers)} and widths {tuple(widths)}: give both the'
+                ' same length'
+            )
         stages, c = [], in_channels
         for n, width in zip(layers, widths):
             for i in range(n):
-                stages.append(Residual(c, width, 2 if i == 0 else 1, block)); c = stages[-1].out_channels
+                stages.append(Residual(c, width, 2 if i == 0 else 1, block))
+                c = stages[-1].out_channels
         self.stages, self.out_channels = nn.Sequential(*stages), c
         self.neck = ReidNeck(c, n_ids, pooling, dropout)
         init_weights(self, init)
 
-    def forward(self, features): return self.neck(self.stages(features))
+    def forward(self, features):
+        return self.neck(self.stages(features))
 
 # %% ../../nbs/24_models.reid.ipynb #61f389b5
 class Embedder(nn.Module):
     "A backbone and the neck: images to (logits, features) while training, to the embedding in evaluation."
-    def __init__(self,
-        backbone: nn.Module, # images `(B, 3, H, W)` in [-1, 1] to maps `(B, C, h, w)`, with `out_channels`
-        n_ids: int, # training identities
-        pooling: str = 'average', # or 'gem'
-        dropout: float = 0.0, # in front of the classifier
-        normalise: bool = True, # False: without the normalising neck
-        classifier_bias: bool = True, # False: the classifier has no bias
-        gem_power: float = 3.0, # exponent of GeM at the start
-        clip: bool = False, # True: features clipped to [0, 1]
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # images `(B, 3, H, W)` in [-1, 1] to maps `(B, C, h, w)`, with `out_channels`
+        n_ids: int,  # training identities
+        pooling: str = 'average',  # or 'gem'
+        dropout: float = 0.0,  # in front of the classifier
+        normalise: bool = True,  # False: without the normalising neck
+        classifier_bias: bool = True,  # False: the classifier has no bias
+        gem_power: float = 3.0,  # exponent of GeM at the start
+        clip: bool = False,  # True: features clipped to [0, 1]
     ):
         super().__init__()
         self.backbone, self.out_channels = backbone, backbone.out_channels
-        self.neck = init_weights(ReidNeck(backbone.out_channels, n_ids, pooling, dropout, normalise, classifier_bias, gem_power, clip))
+        self.neck = init_weights(
+            ReidNeck(backbone.out_channels, n_ids, pooling, dropout, normalise, classifier_bias, gem_power, clip)
+        )
 
-    def necks(self): return [self.neck] # one for every part of the embedding
+    def necks(self):
+        return [self.neck]  # one for every part of the embedding
 
-    def trunk(self): return [self.backbone] # what may come with weights from elsewhere
+    def trunk(self):
+        return [self.backbone]  # what may come with weights from elsewhere
 
-    def parts(self, x): # images -> features `(B, C)` of every neck
+    def parts(self, x):  # images -> features `(B, C)` of every neck
         return [self.neck.pooled(self.backbone(x))]
 
-    def forward(self, x): return self.neck(self.backbone(x))
+    def forward(self, x):
+        return self.neck(self.backbone(x))
 
 # %% ../../nbs/24_models.reid.ipynb #b47880a6
 class RegionalEmbedder(nn.Module):
     "FlipReID's network: images to features of the whole person and of horizontal regions."
-    def __init__(self,
-        backbone: nn.Module, # see `models.backbones`; with regions its last stage is taken off and cloned
-        n_ids: int, # training identities
-        regions: int = 2, # of equal height; 0: the whole person alone
-        pooling: str = 'gem', # or 'average'
-        gem_power: float = 1.0, # exponent of GeM at the start (1, FlipReID: as the mean)
-        clip: bool = True, # False: features are not clipped to [0, 1]
-        classifier_std: float = 0.001, # standard deviation of the classifiers' first weights (FlipReID)
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # see `models.backbones`; with regions its last stage is taken off and cloned
+        n_ids: int,  # training identities
+        regions: int = 2,  # of equal height; 0: the whole person alone
+        pooling: str = 'gem',  # or 'average'
+        gem_power: float = 1.0,  # exponent of GeM at the start (1, FlipReID: as the mean)
+        clip: bool = True,  # False: features are not clipped to [0, 1]
+        classifier_std: float = 0.001,  # standard deviation of the classifiers' first weights (FlipReID)
     ):
         super().__init__()
         c = backbone.out_channels
-        if regions < 0 or regions and c % regions: raise UserError(f'expected a number of regions that divides the {c} channels, got {regions}: use 2, as published, or 0')
+        if regions < 0 or regions and c % regions:
+            raise UserError(
+                f'expected a number of regions that divides the {c} channels, got {regions}: use 2, as published, or 0'
+            )
         self.backbone, self.regions, self.out_channels = backbone, regions, c * (2 if regions else 1)
         self.whole = cut_last_stage(backbone) if regions else nn.Identity()
         self.regional = copy.deepcopy(self.whole) if regions else None
         self.convolutions = nn.ModuleList(nn.Conv2d(c, c // regions, 3, padding=1) for _ in range(regions))
-        for conv in self.convolutions: nn.init.xavier_uniform_(conv.weight); nn.init.zeros_(conv.bias) # as Keras begins
-        self.heads = nn.ModuleList(ReidNeck(n, n_ids, pooling, classifier_bias=False, gem_power=gem_power, clip=clip, shift=True, eps=2e-5, momentum=0.01) for n in (c, *(c // regions for _ in range(regions))))
-        for head in self.heads: nn.init.normal_(head.classifier.weight, std=classifier_std)
+        for conv in self.convolutions:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)  # as Keras begins
+        self.heads = nn.ModuleList(
+            ReidNeck(
+                n,
+                n_ids,
+                pooling,
+                classifier_bias=False,
+                gem_power=gem_power,
+                clip=clip,
+                shift=True,
+                eps=2e-5,
+                momentum=0.01,
+            )
+            for n in (c, *(c // regions for _ in range(regions)))
+        )
+        for head in self.heads:
+            nn.init.normal_(head.classifier.weight, std=classifier_std)
 
-    def necks(self): return list(self.heads)
+    def necks(self):
+        return list(self.heads)
 
-    def trunk(self): return [m for m in (self.backbone, self.whole, self.regional) if m is not None]
+    def trunk(self):
+        return [m for m in (self.backbone, self.whole, self.regional) if m is not None]
 
-    def parts(self, x): # images `(B, 3, H, W)` in [-1, 1] -> features of the whole `(B, C)` and of each region `(B, C / regions)`
+    def parts(
+        self, x
+    ):  # images `(B, 3, H, W)` in [-1, 1] -> features of the whole `(B, C)` and of each region `(B, C / regions)`
         maps = self.backbone(x)
         found = [self.whole(maps)]
         if self.regions:
             regional = self.regional(maps)
             h = regional.shape[2] // self.regions
-            if not h: raise UserError(f'expected maps of at least {self.regions} rows, got {regional.shape[2]}: use larger images or fewer regions')
-            cuts = [*(i * h for i in range(self.regions)), regional.shape[2]] # what does not divide goes to the last
+            if not h:
+                raise UserError(
+                    f'expected maps of at least {self.regions} rows, got {regional.shape[2]}: use larger images or'
+                    ' fewer regions'
+                )
+            cuts = [*(i * h for i in range(self.regions)), regional.shape[2]]  # what does not divide goes to the last
             found += [F.relu(conv(regional[:, :, i:j])) for conv, i, j in zip(self.convolutions, cuts, cuts[1:])]
         return [head.pooled(m) for head, m in zip(self.heads, found)]
 
-    def forward(self, x): return torch.cat(self.parts(x), 1) # images -> embedding `(B, out_channels)`
+    def forward(self, x):
+        return torch.cat(self.parts(x), 1)  # images -> embedding `(B, out_channels)`
 
 # %% ../../nbs/24_models.reid.ipynb #7b304b87
 class EncoderBody(nn.Module):
     "The generator's encoder and the stages of an `IdentityNet`, the last stage apart."
-    last_stage = ('last',) # see `models.backbones.cut_last_stage`
 
-    def __init__(self,
-        dim: int = 64, # see `Generator`
-        n_blocks: int = 9, # likewise
-        block: str = 'bottleneck', # see `IdentityNet`
-        layers=(4, 6, 3), # likewise
-        widths=(128, 256, 512), # likewise
+    last_stage = ('last',)  # see `models.backbones.cut_last_stage`
+
+    def __init__(
+        self,
+        dim: int = 64,  # see `Generator`
+        n_blocks: int = 9,  # likewise
+        block: str = 'bottleneck',  # see `IdentityNet`
+        layers=(4, 6, 3),  # likewise
+        widths=(128, 256, 512),  # likewise
     ):
         super().__init__()
         net = IdentityNet(1, 4 * dim, layers, block, widths)
@@ -199,38 +271,47 @@ class EncoderBody(nn.Module):
         self.stages, self.last, self.num_features = net.stages[:before], net.stages[before:], net.out_channels
 
     def forward_features(self, x):
-        for layer in self.encoder: x = layer(x)
+        for layer in self.encoder:
+            x = layer(x)
         return self.last(self.stages(x))
 
+
 def encoder_backbone(
-    last_stride: int = 2, # 1: the last stage keeps its resolution
-    **options, # of `EncoderBody`
-) -> Backbone: # takes images in [-1, 1] as they are
+    last_stride: int = 2,  # 1: the last stage keeps its resolution
+    **options,  # of `EncoderBody`
+) -> Backbone:  # takes images in [-1, 1] as they are
     "The networks of the joint method as a backbone."
     body = EncoderBody(**options)
-    if last_stride == 1: keep_last_resolution(body)
+    if last_stride == 1:
+        keep_last_resolution(body)
     return Backbone(body, 'encoder', (0.5,) * 3, (0.5,) * 3)
 
+
 def encoder_weights(
-    state: dict, # name -> tensor, of a joint checkpoint: 'generator.encoder...', 'identity.stages...'
-    layers=(4, 6, 3), # of its identity net
-) -> dict: # name -> tensor, for `encoder_backbone`
+    state: dict,  # name -> tensor, of a joint checkpoint: 'generator.encoder...', 'identity.stages...'
+    layers=(4, 6, 3),  # of its identity net
+) -> dict:  # name -> tensor, for `encoder_backbone`
     "The parts of a joint checkpoint that `encoder_backbone` takes."
     before, found = sum(layers[:-1]), {}
     for k, v in state.items():
-        if k.startswith('generator.encoder.'): found[k.replace('generator', 'body', 1)] = v
+        if k.startswith('generator.encoder.'):
+            found[k.replace('generator', 'body', 1)] = v
         elif k.startswith('identity.stages.'):
             rest = k.removeprefix('identity.stages.')
             found[f"body.{'stages' if int(rest.split('.')[0]) < before else 'last'}.{rest}"] = v
-    if not found: raise UserError(f"expected a checkpoint of the joint method, got one with {', '.join(sorted({k.split('.')[0] for k in state})) or 'nothing'}: give a joint run")
+    if not found:
+        raise UserError(
+            "expected a checkpoint of the joint method, got one with"
+            f" {', '.join(sorted({k.split('.')[0] for k in state})) or 'nothing'}: give a joint run"
+        )
     return found
 
 # %% ../../nbs/24_models.reid.ipynb #fffbe7d2
 def identity_loss(
-    logits: torch.Tensor, # `(B, n_ids)`
-    pids: torch.Tensor, # int64 `(B,)`, 0 to n_ids - 1
-    label_smoothing: float = 0.1, # share of the target spread over all identities (0.1, Synth-ReID)
-) -> torch.Tensor: # scalar
+    logits: torch.Tensor,  # `(B, n_ids)`
+    pids: torch.Tensor,  # int64 `(B,)`, 0 to n_ids - 1
+    label_smoothing: float = 0.1,  # share of the target spread over all identities (0.1, Synth-ReID)
+) -> torch.Tensor:  # scalar
     "Cross-entropy with smoothed labels."
     log_p = logits.log_softmax(1)
     true = log_p.gather(1, pids[:, None])[:, 0]
@@ -238,17 +319,18 @@ def identity_loss(
 
 # %% ../../nbs/24_models.reid.ipynb #f5fb09f9
 def pairwise_distances(
-    x: torch.Tensor, # `(N, D)`
-) -> torch.Tensor: # `(N, N)`, Euclidean, at least 1e-6
+    x: torch.Tensor,  # `(N, D)`
+) -> torch.Tensor:  # `(N, N)`, Euclidean, at least 1e-6
     "Distances between all rows; the small floor keeps the square root's slope finite."
     squares = x.square().sum(1)
     return (squares[:, None] + squares[None] - 2 * x @ x.T).clamp(min=1e-12).sqrt()
 
+
 def batch_hard_triplet(
-    features: torch.Tensor, # `(B, D)`
-    pids: torch.Tensor, # int64 `(B,)`
-    margin: float = 0.3, # 0.3, Synth-ReID; None: soft margin log(1 + exp(.)) instead of a hinge
-) -> torch.Tensor: # scalar
+    features: torch.Tensor,  # `(B, D)`
+    pids: torch.Tensor,  # int64 `(B,)`
+    margin: float = 0.3,  # 0.3, Synth-ReID; None: soft margin log(1 + exp(.)) instead of a hinge
+) -> torch.Tensor:  # scalar
     "Mean over the batch of hinge(farthest positive - nearest negative + margin); without a negative an image counts 0."
     distances, same = pairwise_distances(features), pids[:, None] == pids[None]
     positive = distances.masked_fill(~same, -torch.inf).amax(1)
@@ -258,11 +340,11 @@ def batch_hard_triplet(
 
 # %% ../../nbs/24_models.reid.ipynb #99ce1bcc
 def circle_loss(
-    features: torch.Tensor, # `(B, D)`; their length does not matter
-    pids: torch.Tensor, # int64 `(B,)`
-    margin: float = 0.25, # 0.25, Sun et al.
-    scale: float = 64.0, # gamma (Sun et al.: 64 to 256)
-) -> torch.Tensor: # scalar, mean over the images of the batch that have a positive and a negative pair
+    features: torch.Tensor,  # `(B, D)`; their length does not matter
+    pids: torch.Tensor,  # int64 `(B,)`
+    margin: float = 0.25,  # 0.25, Sun et al.
+    scale: float = 64.0,  # gamma (Sun et al.: 64 to 256)
+) -> torch.Tensor:  # scalar, mean over the images of the batch that have a positive and a negative pair
     "Pairs weighted by how far they are from where they should be."
     x = F.normalize(features)
     similarity, same = x @ x.T, pids[:, None] == pids[None]
@@ -270,18 +352,22 @@ def circle_loss(
     push = scale * (similarity.detach() + margin).clamp(min=0) * (similarity - margin)
     pull = -scale * (1 + margin - similarity.detach()).clamp(min=0) * (similarity - 1 + margin)
     valid = positive.any(1) & negative.any(1)
-    total = push.masked_fill(~negative, -torch.inf)[valid].logsumexp(1) + pull.masked_fill(~positive, -torch.inf)[valid].logsumexp(1)
+    total = push.masked_fill(~negative, -torch.inf)[valid].logsumexp(1) + pull.masked_fill(~positive, -torch.inf)[
+        valid
+    ].logsumexp(1)
     return F.softplus(total).mean() if len(total) else features.sum() * 0
 
 # %% ../../nbs/24_models.reid.ipynb #73ffb15e
 class CentreLoss(nn.Module):
     "Half the mean squared distance of features to the learned centre of their identity."
-    def __init__(self,
-        n_ids: int, # training identities
-        dim: int, # of the features
+
+    def __init__(
+        self,
+        n_ids: int,  # training identities
+        dim: int,  # of the features
     ):
         super().__init__()
         self.centres = nn.Parameter(torch.randn(n_ids, dim))
 
-    def forward(self, features, pids): # `(B, dim)`, int64 `(B,)` -> scalar
+    def forward(self, features, pids):  # `(B, dim)`, int64 `(B,)` -> scalar
         return (features - self.centres[pids]).square().sum(1).mean() / 2

@@ -18,11 +18,29 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..core import UserError, check_positive, parse_size, pick_device, seed_everything, step_generator, step_seed, to_signed, to_uint8
+from synthreid.core import (
+    UserError,
+    check_positive,
+    parse_size,
+    pick_device,
+    seed_everything,
+    step_generator,
+    step_seed,
+    to_signed,
+    to_uint8,
+)
 from ..data.datasets import ReidSplit
 from ..data.samplers import shuffled_batch
 from ..data.store import _windows, random_erasing, random_flip
-from ..models.dgnet import AppearanceEncoder, MultiScaleDiscriminator, SwapGenerator, adversarial_loss, discriminator_losses, image_distance, judging
+from synthreid.models.dgnet import (
+    AppearanceEncoder,
+    MultiScaleDiscriminator,
+    SwapGenerator,
+    adversarial_loss,
+    discriminator_losses,
+    image_distance,
+    judging,
+)
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
 from .loop import list_checkpoints, load_checkpoint, only_training, rate_at, read_meta, update
@@ -31,6 +49,7 @@ from .loop import list_checkpoints, load_checkpoint, only_training, rate_at, rea
 @dataclass
 class SwapNetsConfig:
     "Sizes of DG-Net's networks; the defaults are the published ones."
+
     size: str = '256x128'  # H x W of the images
     backbone: str = 'resnet50'  # of the appearance encoder: a timm name, or 'resnet_small' for CPUs
     width: int = 32  # of 'resnet_small' alone: channels of its first stage
@@ -50,10 +69,15 @@ class SwapNetsConfig:
 @dataclass
 class DGNetConfig(SwapNetsConfig):
     "DG-Net: joint generation and recognition. The defaults are those of the released code, but from random weights."
+
     steps: int = 100_000  # optimiser steps
     batch_size: int = 8  # images in each of two streams; with their positives, four times as many
-    teacher: str | None = None  # run or checkpoint of `direct` or `flip` on the same people; needed for primary='teacher'
-    primary: str = 'teacher'  # labels of generated images for the primary head: 'teacher' (soft), 'donor' (the appearance donor, no teacher), 'none'
+    teacher: str | None = (
+        None  # run or checkpoint of `direct` or `flip` on the same people; needed for primary='teacher'
+    )
+    primary: str = (  # labels of generated images for the primary head: 'teacher' (soft), 'donor' (the appearance donor, no teacher), 'none'
+        'teacher'
+    )
     fine: bool = True  # fine-grained head: generated images are the structure donor
     online: bool = True  # generated images train the appearance encoder; False: real images alone do
     use_target: bool = False  # the second stream is the unlabelled target (ours)
@@ -72,7 +96,9 @@ class DGNetConfig(SwapNetsConfig):
     weight_primary: float = 2.0  # primary head on generated images
     weight_fine: float = 0.4  # fine-grained head on generated and on real images
     codes_from: float = 0.3  # fraction of the run after which code, structure and cycle grow
-    codes_ramp: float = 0.02  # fraction in which code and structure grow to their weight, cycle in twice that; 0: at once
+    codes_ramp: float = (
+        0.02  # fraction in which code and structure grow to their weight, cycle in twice that; 0: at once
+    )
     teacher_from: float = 0.3  # fraction of the run after which primary and fine grow
     teacher_ramp: float = 0.04  # fraction in which they grow to their weight
     encoder_again: float = 0.5  # probability that the structure term trains the encoder and not the image
@@ -84,187 +110,301 @@ class DGNetConfig(SwapNetsConfig):
     head_lr: float = 10.0  # its heads learn so many times faster
     milestones: tuple[float, ...] = (0.6, 0.9)  # fractions of the run at which all rates are multiplied by 0.1
     alpha: float = 0.5  # weight of the fine-grained embedding's similarity in a test
-    reference_quirks: bool = True  # as released: the code term has no gradient, the first step of a ramp counts 0; False: as meant
+    reference_quirks: bool = (
+        True  # as released: the code term has no gradient, the first step of a ramp counts 0; False: as meant
+    )
 
     @classmethod
-    def reference(cls,
-        **changes, # settings that differ
+    def reference(
+        cls,
+        **changes,  # settings that differ
     ) -> 'DGNetConfig':
         "The released code's settings."
-        return replace(cls(backbone='resnet50.tv_in1k', weights='imagenet'), **changes) # torchvision's weights
+        return replace(cls(backbone='resnet50.tv_in1k', weights='imagenet'), **changes)  # torchvision's weights
 
     @classmethod
-    def paper(cls,
-        **changes, # settings that differ
+    def paper(
+        cls,
+        **changes,  # settings that differ
     ) -> 'DGNetConfig':
         "The article, as far as we remember it: no cycle, erasing, positives or decay, code terms from the start; least sure is that it has no gradient penalty."
-        return replace(cls(backbone='resnet50.tv_in1k', weights='imagenet', weight_cycle=0, weight_penalty=0, weight_positive=0, weight_gan=0.5, codes_from=0, codes_ramp=0, erasing=0, encoder_again=0,
-                           head_lr=1, dropout=(0.5, 0.5), weight_decay_gan=0, milestones=(), reference_quirks=False), **changes)
+        return replace(
+            cls(
+                backbone='resnet50.tv_in1k',
+                weights='imagenet',
+                weight_cycle=0,
+                weight_penalty=0,
+                weight_positive=0,
+                weight_gan=0.5,
+                codes_from=0,
+                codes_ramp=0,
+                erasing=0,
+                encoder_again=0,
+                head_lr=1,
+                dropout=(0.5, 0.5),
+                weight_decay_gan=0,
+                milestones=(),
+                reference_quirks=False,
+            ),
+            **changes,
+        )
 
 # %% ../../nbs/44_training.dgnet.ipynb #cc77e553
 def ramp(
-    i: int, # step
-    steps: int, # length of the run
-    start: float, # fraction of the run up to which the result is 0
-    length: float, # fraction of the run in which it grows to 1; 0: at once
-    late: bool = False, # True: the first step above 0 counts 0 as well (released code)
-) -> float: # from 0 to 1
+    i: int,  # step
+    steps: int,  # length of the run
+    start: float,  # fraction of the run up to which the result is 0
+    length: float,  # fraction of the run in which it grows to 1; 0: at once
+    late: bool = False,  # True: the first step above 0 counts 0 as well (released code)
+) -> float:  # from 0 to 1
     "A straight rise from 0 to 1."
     done = i - round(start * steps)
-    if not length: return float(done >= 0)
+    if not length:
+        return float(done >= 0)
     return 0.0 if done <= late else min(1.0, done / max(1, round(length * steps)))
 
+
 def weights_at(
-    config: DGNetConfig, # weights and their schedule
-    i: int, # step
-) -> dict: # {loss name: weight}; terms that do not count at this step are left out
+    config: DGNetConfig,  # weights and their schedule
+    i: int,  # step
+) -> dict:  # {loss name: weight}; terms that do not count at this step are left out
     "The weights of the losses at a step."
     c, quirk = config, config.reference_quirks
-    weights = dict(gan=c.weight_gan, self=c.weight_self, same=c.weight_same, id=c.weight_id, positive=c.weight_positive, generated=c.weight_generated)
+    weights = dict(
+        gan=c.weight_gan,
+        self=c.weight_self,
+        same=c.weight_same,
+        id=c.weight_id,
+        positive=c.weight_positive,
+        generated=c.weight_generated,
+    )
     grown = {length: ramp(i, c.steps, c.codes_from, length, quirk) for length in (c.codes_ramp, 2 * c.codes_ramp)}
-    weights |= dict(code=c.weight_code * grown[c.codes_ramp], structure=c.weight_structure * grown[c.codes_ramp], cycle=c.weight_cycle * grown[2 * c.codes_ramp])
+    weights |= dict(
+        code=c.weight_code * grown[c.codes_ramp],
+        structure=c.weight_structure * grown[c.codes_ramp],
+        cycle=c.weight_cycle * grown[2 * c.codes_ramp],
+    )
     taught = ramp(i, c.steps, c.teacher_from, c.teacher_ramp, quirk) if c.online else 0.0
-    before = ramp(i - quirk, c.steps, c.teacher_from, c.teacher_ramp) if c.online else 0.0 # released: real images take the weight of the step before
-    weights |= dict(primary=c.weight_primary * taught * (c.primary != 'none'), fine=c.weight_fine * taught * c.fine, fine_real=c.weight_fine * before * c.fine)
+    before = (
+        ramp(i - quirk, c.steps, c.teacher_from, c.teacher_ramp) if c.online else 0.0
+    )  # released: real images take the weight of the step before
+    weights |= dict(
+        primary=c.weight_primary * taught * (c.primary != 'none'),
+        fine=c.weight_fine * taught * c.fine,
+        fine_real=c.weight_fine * before * c.fine,
+    )
     return {k: w for k, w in weights.items() if w}
 
 # %% ../../nbs/44_training.dgnet.ipynb #6e2904c2
 class DGNetBatches:
     "Images a and b of step `i`, a positive for each, and their pids (-1: unknown)."
-    def __init__(self,
-        source: ReidSplit, # labelled, images in memory, identities 0..n_ids-1
-        batch_size: int, # images in each of the four parts
-        target: ReidSplit | None = None, # unlabelled, images in memory: the second stream; None: the source again
-        seed: int = 0, # every draw is a function of (seed, step)
-        device='cpu', # where the batch lives
+
+    def __init__(
+        self,
+        source: ReidSplit,  # labelled, images in memory, identities 0..n_ids-1
+        batch_size: int,  # images in each of the four parts
+        target: ReidSplit | None = None,  # unlabelled, images in memory: the second stream; None: the source again
+        seed: int = 0,  # every draw is a function of (seed, step)
+        device='cpu',  # where the batch lives
     ):
         for split in (source, target):
-            if split is not None and split.images is None: raise UserError('expected a split with images in memory, got paths only: call load_images(split, size) first')
+            if split is not None and split.images is None:
+                raise UserError(
+                    'expected a split with images in memory, got paths only: call load_images(split, size) first'
+                )
         self.source, self.target, self.batch_size, self.seed, self.device = source, target, batch_size, seed, device
         self.of = [np.flatnonzero(source.pids == p) for p in range(source.n_ids)]
 
-    def positives(self, index, rng): # another picture of each person
-        return np.array([rng.choice(others) if len(others := self.of[p][self.of[p] != i]) else i for i, p in zip(index, self.source.pids[index])])
+    def positives(self, index, rng):  # another picture of each person
+        return np.array(
+            [
+                rng.choice(others) if len(others := self.of[p][self.of[p] != i]) else i
+                for i, p in zip(index, self.source.pids[index])
+            ]
+        )
 
-    def __call__(self,
-        i: int, # step
-        rank: int = 0, # this process
-        world: int = 1, # number of processes
-    ) -> dict: # a, b, a_positive, b_positive (B, 3, H, W) in [-1, 1]; a_pids, b_pids (B,) int64
+    def __call__(
+        self,
+        i: int,  # step
+        rank: int = 0,  # this process
+        world: int = 1,  # number of processes
+    ) -> dict:  # a, b, a_positive, b_positive (B, 3, H, W) in [-1, 1]; a_pids, b_pids (B,) int64
         rng, batch = np.random.default_rng(step_seed(self.seed, i, 5, rank)), {}
         for k, name in enumerate('ab'):
             labelled = name == 'a' or self.target is None
             split = self.source if labelled else self.target
             index = shuffled_batch(len(split), self.batch_size, i, self.seed + 7919 * k, rank, world)
             take = lambda rows: to_signed(split.images[rows], self.device)
-            batch |= {name: take(index), f'{name}_positive': take(self.positives(index, rng) if labelled else index),
-                      f'{name}_pids': torch.as_tensor(split.pids[index] if labelled else np.full(len(index), -1), device=self.device)}
+            batch |= {
+                name: take(index),
+                f'{name}_positive': take(self.positives(index, rng) if labelled else index),
+                f'{name}_pids': torch.as_tensor(
+                    split.pids[index] if labelled else np.full(len(index), -1), device=self.device
+                ),
+            }
         return batch
 
 # %% ../../nbs/44_training.dgnet.ipynb #41bdfff6
 def augment_views(
-    images: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    generator: torch.Generator, # on their device
-    pad: int = 10, # pixels (released code)
-    erasing: float = 0.5, # probability (released code)
-): # two (B, 3, H, W): for the codes; for the identity losses (the very same tensor without erasing)
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    generator: torch.Generator,  # on their device
+    pad: int = 10,  # pixels (released code)
+    erasing: float = 0.5,  # probability (released code)
+):  # two (B, 3, H, W): for the codes; for the identity losses (the very same tensor without erasing)
     "Mirror and move; then hide a part for the identity losses."
     clean = random_flip(images, generator)
-    if pad: clean = _windows(F.pad(clean, (pad,) * 4, mode='replicate'), *images.shape[2:], generator)
-    return clean, random_erasing(clean, generator, erasing, value=(-.03, -.088, -.188)) if erasing else clean
+    if pad:
+        clean = _windows(F.pad(clean, (pad,) * 4, mode='replicate'), *images.shape[2:], generator)
+    return clean, random_erasing(clean, generator, erasing, value=(-0.03, -0.088, -0.188)) if erasing else clean
 
 # %% ../../nbs/44_training.dgnet.ipynb #25468c9d
 def find_teacher(
-    run, # run folder (its last checkpoint is taken) or checkpoint folder of the methods `direct` or `flip`; None is a `UserError`
-) -> Path: # the checkpoint folder
+    run,  # run folder (its last checkpoint is taken) or checkpoint folder of the methods `direct` or `flip`; None is a `UserError`
+) -> Path:  # the checkpoint folder
     "The checkpoint that teaches."
-    if run is None: raise UserError("expected a teacher for primary='teacher', got none: train one (synthreid train direct) and give its run as teacher (--teacher), or set primary to donor or none")
+    if run is None:
+        raise UserError(
+            "expected a teacher for primary='teacher', got none: train one (synthreid train direct) and give its run as"
+            " teacher (--teacher), or set primary to donor or none"
+        )
     saved = [Path(run)] if (Path(run) / 'meta.json').exists() else list_checkpoints(Path(run) / 'checkpoints')
-    if not saved: raise UserError(f'expected a run of the method direct as teacher, found no checkpoint in {run}: train it first (synthreid train direct), or set primary to donor')
+    if not saved:
+        raise UserError(
+            f'expected a run of the method direct as teacher, found no checkpoint in {run}: train it first (synthreid'
+            ' train direct), or set primary to donor'
+        )
     return saved[-1]
 
+
 def teacher_digest(
-    run, # as for `find_teacher`
-) -> str: # 16 hexadecimal digits
+    run,  # as for `find_teacher`
+) -> str:  # 16 hexadecimal digits
     "Changes when the teacher's weights change, and not when its folder moves."
     return hashlib.sha256((find_teacher(run) / 'nets.safetensors').read_bytes()).hexdigest()[:16]
 
+
 def load_teacher(
-    run, # as for `find_teacher`
-    n_ids: int, # identities that are to be learned
-    device='cpu', # where it works
-    size: str | None = None, # H x W of the images that it is going to see
-) -> torch.nn.Module: # an `Embedder` or `RegionalEmbedder`, for `soft_labels`
+    run,  # as for `find_teacher`
+    n_ids: int,  # identities that are to be learned
+    device='cpu',  # where it works
+    size: str | None = None,  # H x W of the images that it is going to see
+) -> torch.nn.Module:  # an `Embedder` or `RegionalEmbedder`, for `soft_labels`
     "A trained supervised net that labels pictures; a warning where it has not learned to its end, or from pictures of another size."
     saved = find_teacher(run)
     meta = read_meta(saved)
     kinds = {'direct': (DirectTransfer, DirectConfig), 'flip': (FlipReID, FlipConfig)}
-    if meta['method'] not in kinds: raise UserError(f"expected a teacher of the methods {', '.join(kinds)}, {run} holds {meta['method']!r}: train one with synthreid train direct")
-    if meta['n_ids'] != n_ids: raise UserError(f'expected a teacher of {n_ids} identities, {run} knows {meta["n_ids"]}: train teacher and student on the same people')
+    if meta['method'] not in kinds:
+        raise UserError(
+            f"expected a teacher of the methods {', '.join(kinds)}, {run} holds {meta['method']!r}: train one with"
+            " synthreid train direct"
+        )
+    if meta['n_ids'] != n_ids:
+        raise UserError(
+            f'expected a teacher of {n_ids} identities, {run} knows {meta["n_ids"]}: train teacher and student on the'
+            ' same people'
+        )
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in meta['config'].items()}
     method, config = kinds[meta['method']]
     method = method(config(**{**settings, 'weights': None}), n_ids, meta['seed'], device)
     load_checkpoint(method, saved, optimisers=False)
-    if saved != Path(run) and meta['step'] < settings['steps']: warnings.warn(f'the teacher {run} has learned for {meta["step"]} of {settings["steps"]} steps: train it to its end, or name the checkpoint that is meant')
-    if size and size != settings['size']: warnings.warn(f'the teacher {run} has learned from pictures of {settings["size"]}, these have {size}: its labels may be worth less')
+    if saved != Path(run) and meta['step'] < settings['steps']:
+        warnings.warn(
+            f'the teacher {run} has learned for {meta["step"]} of {settings["steps"]} steps: train it to its end, or'
+            ' name the checkpoint that is meant'
+        )
+    if size and size != settings['size']:
+        warnings.warn(
+            f'the teacher {run} has learned from pictures of {settings["size"]}, these have {size}: its labels may be'
+            ' worth less'
+        )
     return method.nets['embedder'].requires_grad_(False)
+
 
 @torch.no_grad()
 def soft_labels(
-    net, # from `load_teacher`
-    x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-) -> torch.Tensor: # (B, n_ids) float32, rows sum to 1
+    net,  # from `load_teacher`
+    x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+) -> torch.Tensor:  # (B, n_ids) float32, rows sum to 1
     "What a teacher believes: the mean over its classifiers, an image and its mirror image, with the statistics of the batch."
-    def believe(x): return torch.stack([neck.classify(part).float().softmax(1) for neck, part in zip(net.necks(), net.parts(x))]).mean(0)
-    with judging(net): return (believe(x) + believe(x.flip(3))) / 2
+
+    def believe(x):
+        return torch.stack(
+            [neck.classify(part).float().softmax(1) for neck, part in zip(net.necks(), net.parts(x))]
+        ).mean(0)
+
+    with judging(net):
+        return (believe(x) + believe(x.flip(3))) / 2
 
 # %% ../../nbs/44_training.dgnet.ipynb #c721a6af
 def mean_difference(
-    a: torch.Tensor, # codes of any shape
-    b: torch.Tensor, # the same shape
-) -> torch.Tensor: # scalar, float32 at least
+    a: torch.Tensor,  # codes of any shape
+    b: torch.Tensor,  # the same shape
+) -> torch.Tensor:  # scalar, float32 at least
     "Mean absolute difference."
     return (a - b).abs().mean(dtype=torch.float64 if a.dtype == torch.float64 else torch.float32)
 
+
 def labelled_loss(
-    logits: torch.Tensor, # (B, n_ids)
-    pids: torch.Tensor, # (B,) int64; all or none -1
-): # scalar; the number 0 where nobody is known
+    logits: torch.Tensor,  # (B, n_ids)
+    pids: torch.Tensor,  # (B,) int64; all or none -1
+):  # scalar; the number 0 where nobody is known
     "Cross-entropy, of known people only."
     return F.cross_entropy(logits, pids) if (pids >= 0).all() else 0.0
 
+
 class Swapping:
     "The losses of the generator. Expects `config`, `nets`."
-    def paint(self, structures, codes): # all six pictures at once: swapped ba, ab; rebuilt aa, bb; from positives aa', bb'
+
+    def paint(
+        self, structures, codes
+    ):  # all six pictures at once: swapped ba, ab; rebuilt aa, bb; from positives aa', bb'
         order = [('b', 'a'), ('a', 'b'), ('a', 'a'), ('b', 'b'), ('a', 'a_positive'), ('b', 'b_positive')]
-        made = self.nets['generator'].decode(torch.cat([structures[s] for s, _ in order]), torch.cat([codes[c] for _, c in order])).chunk(6)
-        return dict(zip(('ba', 'ab', 'aa', 'bb', 'aa_positive', 'bb_positive'), made)) # 'ba': structure of b, appearance of a
+        made = (
+            self.nets['generator']
+            .decode(torch.cat([structures[s] for s, _ in order]), torch.cat([codes[c] for _, c in order]))
+            .chunk(6)
+        )
+        return dict(
+            zip(('ba', 'ab', 'aa', 'bb', 'aa_positive', 'bb_positive'), made)
+        )  # 'ba': structure of b, appearance of a
 
-    def structure_again(self, image, train_encoder): # -> structure code of a generated image
+    def structure_again(self, image, train_encoder):  # -> structure code of a generated image
         G = self.nets['generator']
-        if train_encoder: return G.encode(image.detach())
-        with judging(G.structure): return G.encode(image)
+        if train_encoder:
+            return G.encode(image.detach())
+        with judging(G.structure):
+            return G.encode(image)
 
-    def generator_losses(self,
-        views: dict, # of `augment_views`
-        structures: dict, # codes of a and b
-        codes: dict, # of all views
-        made: dict, # of `paint`
-        pids: dict, # of a and b
-        weights: dict, # of `weights_at`: which terms count
-        train_encoder: bool, # as for `structure_again`
-    ) -> dict: # name: unweighted loss
+    def generator_losses(
+        self,
+        views: dict,  # of `augment_views`
+        structures: dict,  # codes of a and b
+        codes: dict,  # of all views
+        made: dict,  # of `paint`
+        pids: dict,  # of a and b
+        weights: dict,  # of `weights_at`: which terms count
+        train_encoder: bool,  # as for `structure_again`
+    ) -> dict:  # name: unweighted loss
         "What the generator pays."
         D, E, clean = self.nets['discriminator'], self.nets['appearance'], {k: v[0] for k, v in views.items()}
-        losses = {'gan': adversarial_loss(D, made['ba']) + adversarial_loss(D, made['ab']),
-                  'self': sum(image_distance(made[2 * k], clean[k]) for k in 'ab'), 'same': sum(image_distance(made[f'{k}{k}_positive'], clean[k]) for k in 'ab')}
-        with judging(E): (code_a, (logits_a, _)), (code_b, (logits_b, _)) = E(made['ba']), E(made['ab'])
+        losses = {
+            'gan': adversarial_loss(D, made['ba']) + adversarial_loss(D, made['ab']),
+            'self': sum(image_distance(made[2 * k], clean[k]) for k in 'ab'),
+            'same': sum(image_distance(made[f'{k}{k}_positive'], clean[k]) for k in 'ab'),
+        }
+        with judging(E):
+            (code_a, (logits_a, _)), (code_b, (logits_b, _)) = E(made['ba']), E(made['ab'])
         losses['generated'] = labelled_loss(logits_a, pids['a']) + labelled_loss(logits_b, pids['b'])
-        if self.config.reference_quirks: code_a, code_b = code_a.detach(), code_b.detach()
-        if 'code' in weights: losses['code'] = mean_difference(code_a, codes['a']) + mean_difference(code_b, codes['b'])
-        if not {'structure', 'cycle'} & weights.keys(): return losses
+        if self.config.reference_quirks:
+            code_a, code_b = code_a.detach(), code_b.detach()
+        if 'code' in weights:
+            losses['code'] = mean_difference(code_a, codes['a']) + mean_difference(code_b, codes['b'])
+        if not {'structure', 'cycle'} & weights.keys():
+            return losses
         s_a, s_b = (self.structure_again(made[k], train_encoder) for k in ('ab', 'ba'))
-        losses['structure'] = mean_difference(s_a, structures['a'].detach()) + mean_difference(s_b, structures['b'].detach())
+        losses['structure'] = mean_difference(s_a, structures['a'].detach()) + mean_difference(
+            s_b, structures['b'].detach()
+        )
         if 'cycle' in weights:
             again = self.nets['generator'].decode(torch.cat([s_a, s_b]), torch.cat([code_a, code_b])).chunk(2)
             losses['cycle'] = image_distance(again[0], clean['a']) + image_distance(again[1], clean['b'])
@@ -273,122 +413,155 @@ class Swapping:
 # %% ../../nbs/44_training.dgnet.ipynb #d08f62fa
 class Recognising(Swapping):
     "The losses of the appearance encoder. Expects `teacher` where the primary labels are a teacher's."
-    def read(self, views, labelled): # -> code without graph, logits of both heads (None where nobody is known)
+
+    def read(self, views, labelled):  # -> code without graph, logits of both heads (None where nobody is known)
         E, (clean, hidden) = self.nets['appearance'], views
         if labelled and hidden is clean:
             code, logits = E(clean)
             return code.detach(), logits
-        with torch.no_grad(): code = E.code(E.encode(clean))
+        with torch.no_grad():
+            code = E.code(E.encode(clean))
         return code, E(hidden)[1] if labelled else None
 
-    def real_losses(self,
-        logits: dict, # of both heads, for every view
-        pids: dict, # of a and b
-        weights: dict, # of `weights_at`
-    ) -> dict: # name: unweighted loss
+    def real_losses(
+        self,
+        logits: dict,  # of both heads, for every view
+        pids: dict,  # of a and b
+        weights: dict,  # of `weights_at`
+    ) -> dict:  # name: unweighted loss
         "Cross-entropies of real pictures."
         known = [k for k in 'ab' if logits[k] is not None]
-        losses = {'id': sum(labelled_loss(logits[k][0], pids[k]) for k in known), 'positive': sum(labelled_loss(logits[f'{k}_positive'][0], pids[k]) for k in known)}
-        if 'fine_real' in weights: losses['fine_real'] = sum(labelled_loss(logits[k][1], pids[k]) for k in known)
+        losses = {
+            'id': sum(labelled_loss(logits[k][0], pids[k]) for k in known),
+            'positive': sum(labelled_loss(logits[f'{k}_positive'][0], pids[k]) for k in known),
+        }
+        if 'fine_real' in weights:
+            losses['fine_real'] = sum(labelled_loss(logits[k][1], pids[k]) for k in known)
         return losses
 
-    def generated_losses(self,
-        made: dict, # of `paint`
-        pids: dict, # of a and b
-        weights: dict, # of `weights_at`
-    ) -> dict: # name: unweighted loss
+    def generated_losses(
+        self,
+        made: dict,  # of `paint`
+        pids: dict,  # of a and b
+        weights: dict,  # of `weights_at`
+    ) -> dict:  # name: unweighted loss
         "What the appearance encoder learns from generated pictures. primary: they are the appearance donor; fine: the structure donor."
-        if not {'primary', 'fine'} & weights.keys(): return {}
+        if not {'primary', 'fine'} & weights.keys():
+            return {}
         primary = fine = 0.0
         for key in ('ba', 'ab'):
             x, (structure, appearance) = made[key].detach(), key
             logits, finer = self.nets['appearance'](x)[1]
-            if 'fine' in weights: fine = fine + labelled_loss(finer, pids[structure])
-            if 'primary' not in weights or (pids[appearance] < 0).any(): continue
-            if self.config.primary == 'donor': primary = primary + labelled_loss(logits, pids[appearance])
-            else: primary = primary + F.kl_div(logits.log_softmax(1), self.teacher(x), reduction='batchmean')
+            if 'fine' in weights:
+                fine = fine + labelled_loss(finer, pids[structure])
+            if 'primary' not in weights or (pids[appearance] < 0).any():
+                continue
+            if self.config.primary == 'donor':
+                primary = primary + labelled_loss(logits, pids[appearance])
+            else:
+                primary = primary + F.kl_div(logits.log_softmax(1), self.teacher(x), reduction='batchmean')
         return {k: v for k, v in dict(primary=primary, fine=fine).items() if k in weights}
 
 # %% ../../nbs/44_training.dgnet.ipynb #f5086a38
 def join_heads(
-    primary: torch.Tensor, # (B, D)
-    fine: torch.Tensor, # (B, D)
-    alpha=0.5, # weight of the fine-grained similarity, or 'fine' for it alone
-) -> torch.Tensor: # (B, 2 D): dot products are cos(primary) + alpha cos(fine)
+    primary: torch.Tensor,  # (B, D)
+    fine: torch.Tensor,  # (B, D)
+    alpha=0.5,  # weight of the fine-grained similarity, or 'fine' for it alone
+) -> torch.Tensor:  # (B, 2 D): dot products are cos(primary) + alpha cos(fine)
     "Two embeddings as one."
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and alpha >= 0): raise UserError(f"expected alpha of at least 0, or 'fine', got {alpha!r}: 0.5 is published")
-    weights = (0.0, 1.0) if alpha == 'fine' else (1.0, alpha ** 0.5)
+    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and alpha >= 0):
+        raise UserError(f"expected alpha of at least 0, or 'fine', got {alpha!r}: 0.5 is published")
+    weights = (0.0, 1.0) if alpha == 'fine' else (1.0, alpha**0.5)
     return torch.cat([w * F.normalize(x.float()) for w, x in zip(weights, (primary, fine))], 1)
 
 # %% ../../nbs/44_training.dgnet.ipynb #dd3ef5c4
 class Dressing(Recognising):
     "The pictures that a trained DG-Net paints."
+
     @torch.no_grad()
-    def codes(self,
-        images: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    ) -> torch.Tensor: # (B, code_size)
+    def codes(
+        self,
+        images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    ) -> torch.Tensor:  # (B, code_size)
         "Appearance codes."
         E = self.nets['appearance'].eval()
         return E.code(E.encode(images))
 
     @torch.no_grad()
-    def swap(self,
-        appearance: torch.Tensor, # (B, 3, H, W) in [-1, 1]: what to wear
-        structure: torch.Tensor, # (B, 3, H, W) in [-1, 1]: how to stand
-    ) -> torch.Tensor: # (B, 3, H, W) in [-1, 1], clipped
+    def swap(
+        self,
+        appearance: torch.Tensor,  # (B, 3, H, W) in [-1, 1]: what to wear
+        structure: torch.Tensor,  # (B, 3, H, W) in [-1, 1]: how to stand
+    ) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1], clipped
         "Images in the appearance of the first and the structure of the second."
-        if len(appearance) != len(structure): raise UserError(f'expected as many appearances as structures, got {len(appearance)} and {len(structure)}: use swap_grid for each with each')
+        if len(appearance) != len(structure):
+            raise UserError(
+                f'expected as many appearances as structures, got {len(appearance)} and {len(structure)}: use swap_grid'
+                ' for each with each'
+            )
         return self.nets['generator'].eval()(structure, self.codes(appearance)).clamp(-1, 1)
 
     @torch.no_grad()
-    def swap_grid(self,
-        appearance: torch.Tensor, # (R, 3, H, W) in [-1, 1]
-        structure: torch.Tensor, # (C, 3, H, W) in [-1, 1]
-    ) -> torch.Tensor: # (R, C, 3, H, W) in [-1, 1]
+    def swap_grid(
+        self,
+        appearance: torch.Tensor,  # (R, 3, H, W) in [-1, 1]
+        structure: torch.Tensor,  # (C, 3, H, W) in [-1, 1]
+    ) -> torch.Tensor:  # (R, C, 3, H, W) in [-1, 1]
         "Each with each: rows wear the same, columns stand the same."
         G, codes = self.nets['generator'].eval(), self.codes(appearance)
         structures = G.encode(structure)
         return torch.stack([G.decode(structures, code.expand(len(structures), -1)) for code in codes]).clamp(-1, 1)
 
     @torch.no_grad()
-    def interpolate(self,
-        first: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-        last: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-        structure: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-        n: int = 7, # pictures, both ends included
-    ) -> torch.Tensor: # (B, n, 3, H, W) in [-1, 1]
+    def interpolate(
+        self,
+        first: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+        last: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+        structure: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+        n: int = 7,  # pictures, both ends included
+    ) -> torch.Tensor:  # (B, n, 3, H, W) in [-1, 1]
         "Pictures of each structure whose appearance goes from `first` to `last`."
         G, a, b = self.nets['generator'].eval(), self.codes(first), self.codes(last)
         s = G.encode(structure)
-        return torch.stack([G.decode(s, a + t * (b - a)) for t in torch.linspace(0, 1, n, device=a.device)], 1).clamp(-1, 1)
+        return torch.stack([G.decode(s, a + t * (b - a)) for t in torch.linspace(0, 1, n, device=a.device)], 1).clamp(
+            -1, 1
+        )
 
 # %% ../../nbs/44_training.dgnet.ipynb #2e579fc9
 class Wearing(Dressing):
     "What else a trained DG-Net offers. Expects `extra`, `seed`, `device`."
+
     @torch.no_grad()
-    def embed(self,
-        images: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    ) -> torch.Tensor: # (B, D)
+    def embed(
+        self,
+        images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    ) -> torch.Tensor:  # (B, D)
         "Both heads, joined with the weight `alpha` of the settings."
         return join_heads(*self.nets['appearance'].eval().embed(images), self.config.alpha)
 
     @torch.no_grad()
-    def embed_flipped(self,
-        images: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-        alpha=None, # weight of the fine-grained head, or 'fine' for it alone; None: that of the settings
-    ) -> torch.Tensor: # (B, D)
+    def embed_flipped(
+        self,
+        images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+        alpha=None,  # weight of the fine-grained head, or 'fine' for it alone; None: that of the settings
+    ) -> torch.Tensor:  # (B, D)
         "The released test: as `embed`, with each head summed over the image and its mirror image. Rank it without flip, by cosine."
         E = self.nets['appearance'].eval()
         pairs = zip(E.embed(images), E.embed(images.flip(3)))
-        return join_heads(*(F.normalize(a.float()) + F.normalize(b.float()) for a, b in pairs), self.config.alpha if alpha is None else alpha)
+        return join_heads(
+            *(F.normalize(a.float()) + F.normalize(b.float()) for a, b in pairs),
+            self.config.alpha if alpha is None else alpha,
+        )
 
-    def batches(self,
-        source: ReidSplit, # labelled images in memory
-        target: ReidSplit | None = None, # unlabelled images in memory; looked at with `use_target` only
-    ) -> DGNetBatches: # what `fit` needs
+    def batches(
+        self,
+        source: ReidSplit,  # labelled images in memory
+        target: ReidSplit | None = None,  # unlabelled images in memory; looked at with `use_target` only
+    ) -> DGNetBatches:  # what `fit` needs
         "The streams of batches this method trains on; loads the teacher if there is one."
         c, source = self.config, source.relabel()
-        if c.use_target and target is None: raise UserError('expected target images for use_target, got none: give a target, or leave use_target out')
+        if c.use_target and target is None:
+            raise UserError('expected target images for use_target, got none: give a target, or leave use_target out')
         if c.teacher and self.teacher is None:
             net = load_teacher(c.teacher, self.extra['n_ids'], self.device, c.size)
             self.teacher = lambda x: soft_labels(net, x)
@@ -396,69 +569,135 @@ class Wearing(Dressing):
 
 # %% ../../nbs/44_training.dgnet.ipynb #54ad24ae
 def check_dgnet(
-    config: DGNetConfig, # to be built
+    config: DGNetConfig,  # to be built
 ):
     "Settings from which no DG-Net can be built are a `UserError`."
     c = config
-    if c.primary not in ('teacher', 'donor', 'none'): raise UserError(f"expected primary of 'teacher', 'donor', 'none', got {c.primary!r}: choose one of these")
-    check_positive(**{k: getattr(c, k) for k in ('stripes', 'embedding_dim', 'structure_dim', 'n_blocks', 'hidden', 'discriminator_dim', 'n_scales')})
+    if c.primary not in ('teacher', 'donor', 'none'):
+        raise UserError(f"expected primary of 'teacher', 'donor', 'none', got {c.primary!r}: choose one of these")
+    check_positive(
+        **{
+            k: getattr(c, k)
+            for k in (
+                'stripes',
+                'embedding_dim',
+                'structure_dim',
+                'n_blocks',
+                'hidden',
+                'discriminator_dim',
+                'n_scales',
+            )
+        }
+    )
     for name, n in (('strides', 2), ('dropout', 2), ('dilations', None)):
-        if not getattr(c, name) or n and len(getattr(c, name)) != n: raise UserError(f'expected {n or "some"} numbers for {name}, got {list(getattr(c, name))}: for instance {list(getattr(DGNetConfig(), name))}')
+        if not getattr(c, name) or n and len(getattr(c, name)) != n:
+            raise UserError(
+                f'expected {n or "some"} numbers for {name}, got {list(getattr(c, name))}: for instance'
+                f' {list(getattr(DGNetConfig(), name))}'
+            )
     check_positive(**{f'{name}[{i}]': v for name in ('strides', 'dilations') for i, v in enumerate(getattr(c, name))})
-    if c.beta1 >= 1: raise UserError(f'expected beta1 from 0 to below 1, got {c.beta1}: 0 is published')
-    if c.batch_size < 2: raise UserError(f'expected a batch_size of at least 2, got {c.batch_size}: the heads are normalised over the batch')
-    h, w = parse_size(c.size); factor, need = c.strides[0] * c.strides[1], 2 ** (c.n_scales + 2)
-    if min(h, w) // factor <= max(c.dilations): raise UserError(f'expected dilations below the size of the structure code, {h // factor}x{w // factor} for images of {c.size}, got {list(c.dilations)}: use smaller ones, for instance [1, 2, 3], or larger images')
-    if min(h, w) < need: raise UserError(f'expected images of at least {need} pixels for n_scales {c.n_scales}, got {c.size}: use fewer')
-    if c.pad >= min(h, w): raise UserError(f'expected pad below the {min(h, w)} pixels of the images, got {c.pad}: 10 is published')
+    if c.beta1 >= 1:
+        raise UserError(f'expected beta1 from 0 to below 1, got {c.beta1}: 0 is published')
+    if c.batch_size < 2:
+        raise UserError(
+            f'expected a batch_size of at least 2, got {c.batch_size}: the heads are normalised over the batch'
+        )
+    h, w = parse_size(c.size)
+    factor, need = c.strides[0] * c.strides[1], 2 ** (c.n_scales + 2)
+    if min(h, w) // factor <= max(c.dilations):
+        raise UserError(
+            f'expected dilations below the size of the structure code, {h // factor}x{w // factor} for images of'
+            f' {c.size}, got {list(c.dilations)}: use smaller ones, for instance [1, 2, 3], or larger images'
+        )
+    if min(h, w) < need:
+        raise UserError(f'expected images of at least {need} pixels for n_scales {c.n_scales}, got {c.size}: use fewer')
+    if c.pad >= min(h, w):
+        raise UserError(f'expected pad below the {min(h, w)} pixels of the images, got {c.pad}: 10 is published')
 
 # %% ../../nbs/44_training.dgnet.ipynb #236d0315
 class DGNet(Wearing):
     "Joint generation and recognition; `swap` dresses people in each other's clothes."
+
     name = 'dgnet'
 
-    def __init__(self,
-        config: DGNetConfig, # settings
-        n_ids: int, # training identities
-        seed: int = 0, # of initialisation and training
-        device='cpu', # where the nets live
+    def __init__(
+        self,
+        config: DGNetConfig,  # settings
+        n_ids: int,  # training identities
+        seed: int = 0,  # of initialisation and training
+        device='cpu',  # where the nets live
     ):
         check_dgnet(config)
         seed_everything(seed, -1)
-        self.config, self.seed, self.device, self.fabric, self.teacher = config, seed, pick_device(str(device)), None, None
+        self.config, self.seed, self.device, self.fabric, self.teacher = (
+            config,
+            seed,
+            pick_device(str(device)),
+            None,
+            None,
+        )
         self.extra = dict(n_ids=n_ids, seed=seed)
         options = dict(width=config.width) if config.backbone == 'resnet_small' else {}
-        appearance = AppearanceEncoder(n_ids, config.backbone, config.weights, config.stripes, config.embedding_dim, config.dropout, **options)
-        generator = SwapGenerator(appearance.code_size, config.structure_dim, config.strides, config.n_blocks, config.dilations, config.hidden)
-        self.nets = dict(appearance=appearance, generator=generator, discriminator=MultiScaleDiscriminator(config.discriminator_dim, config.n_scales))
-        for net in self.nets.values(): net.to(self.device)
+        appearance = AppearanceEncoder(
+            n_ids, config.backbone, config.weights, config.stripes, config.embedding_dim, config.dropout, **options
+        )
+        generator = SwapGenerator(
+            appearance.code_size, config.structure_dim, config.strides, config.n_blocks, config.dilations, config.hidden
+        )
+        self.nets = dict(
+            appearance=appearance,
+            generator=generator,
+            discriminator=MultiScaleDiscriminator(config.discriminator_dim, config.n_scales),
+        )
+        for net in self.nets.values():
+            net.to(self.device)
         heads = [*appearance.primary.parameters(), *appearance.fine.parameters()]
-        self.opts = {k: torch.optim.Adam(self.nets[k].parameters(), config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay_gan) for k in ('generator', 'discriminator')}
-        self.opts['appearance'] = torch.optim.SGD([dict(params=list(appearance.backbone.parameters())), dict(params=heads)], config.lr_appearance, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
+        self.opts = {
+            k: torch.optim.Adam(
+                self.nets[k].parameters(), config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay_gan
+            )
+            for k in ('generator', 'discriminator')
+        }
+        self.opts['appearance'] = torch.optim.SGD(
+            [dict(params=list(appearance.backbone.parameters())), dict(params=heads)],
+            config.lr_appearance,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=config.weight_decay,
+        )
 
-    def set_rates(self, i): # heads learn faster
+    def set_rates(self, i):  # heads learn faster
         c, factor = self.config, rate_at(i, self.config.steps, milestones=self.config.milestones)
         for k, opt in self.opts.items():
             bases = (c.lr_appearance, c.lr_appearance * c.head_lr) if k == 'appearance' else (c.lr,)
-            for group, base in zip(opt.param_groups, bases): group['lr'] = base * factor
+            for group, base in zip(opt.param_groups, bases):
+                group['lr'] = base * factor
 
-    def step(self,
-        batch: dict, # of `DGNetBatches`
-        i: int, # step
-    ) -> dict: # name: weighted loss
+    def step(
+        self,
+        batch: dict,  # of `DGNetBatches`
+        i: int,  # step
+    ) -> dict:  # name: weighted loss
         "Discriminator, then generator and appearance encoder."
         c, nets, opts = self.config, self.nets, self.opts
-        if c.online and c.primary == 'teacher' and self.teacher is None: find_teacher(None)
-        for net in nets.values(): net.train()
+        if c.online and c.primary == 'teacher' and self.teacher is None:
+            find_teacher(None)
+        for net in nets.values():
+            net.train()
         self.set_rates(i)
         g, weights = step_generator(self.seed, i, 1, device=self.device), weights_at(c, i)
         train_encoder = torch.rand((), generator=step_generator(self.seed, i, 2)).item() < c.encoder_again
         names, pids = ('a', 'b', 'a_positive', 'b_positive'), {k: batch[f'{k}_pids'] for k in 'ab'}
         views = {k: augment_views(batch[k], g, c.pad, c.erasing) for k in names}
-        codes, logits = (dict(zip(names, v)) for v in zip(*(self.read(views[k], (pids[k[0]] >= 0).all()) for k in names)))
+        codes, logits = (
+            dict(zip(names, v)) for v in zip(*(self.read(views[k], (pids[k[0]] >= 0).all()) for k in names))
+        )
         structures = dict(zip('ab', nets['generator'].encode(torch.cat([views['a'][0], views['b'][0]])).chunk(2)))
         made = self.paint(structures, codes)
-        judged = [discriminator_losses(nets['discriminator'], views[k][0], made[fake].detach(), c.weight_penalty) for k, fake in (('a', 'ba'), ('b', 'ab'))]
+        judged = [
+            discriminator_losses(nets['discriminator'], views[k][0], made[fake].detach(), c.weight_penalty)
+            for k, fake in (('a', 'ba'), ('b', 'ab'))
+        ]
         logged = update({k: judged[0][k] + judged[1][k] for k in judged[0]}, opts['discriminator'], fabric=self.fabric)
         with only_training(nets['generator'], nets['appearance'], among=nets):
             losses = self.generator_losses(views, structures, codes, made, pids, weights, train_encoder)
@@ -468,9 +707,9 @@ class DGNet(Wearing):
 
 # %% ../../nbs/44_training.dgnet.ipynb #7a63a991
 def draw_swaps(
-    appearance: torch.Tensor, # (R, 3, H, W) in [-1, 1]
-    structure: torch.Tensor, # (C, 3, H, W) in [-1, 1]
-    swaps: torch.Tensor, # (R, C, 3, H, W), from `DGNet.swap_grid`
+    appearance: torch.Tensor,  # (R, 3, H, W) in [-1, 1]
+    structure: torch.Tensor,  # (C, 3, H, W) in [-1, 1]
+    swaps: torch.Tensor,  # (R, C, 3, H, W), from `DGNet.swap_grid`
 ) -> Image.Image:
     "Rows wear the same, columns stand the same; the originals are at the margins."
     top = torch.cat([torch.ones_like(structure[:1]), structure])

@@ -23,6 +23,7 @@ from .loop import rate_at, set_rate, update
 @dataclass
 class DirectConfig:
     "Direct transfer: a re-ID network trained on the labelled source alone."
+
     size: str = '256x128'  # H x W of the images
     backbone: str = 'resnet50'  # 'resnet50', any timm name, or 'resnet_small' for CPUs
     weights: str | None = None  # 'imagenet' (downloads), or a local file; None starts at random
@@ -37,8 +38,12 @@ class DirectConfig:
     batch_size: int = 32  # images per step
     images_per_id: int = 0  # 0: shuffled images; K: identity batches with K images each
     across_cameras: bool = False  # identity batches take a person from different cameras
-    sampling: str = 'identities'  # identity batches: 'identities' (all people equally often) or 'groups' (all pictures, see `GroupBatches`)
-    augment: str = 'plain'  # 'none', 'plain' (flip, shift), 'strong' (+ photometric), 'baseline' (flip, pad and crop), 'translation' (Synth-ReID's)
+    sampling: str = (  # identity batches: 'identities' (all people equally often) or 'groups' (all pictures, see `GroupBatches`)
+        'identities'
+    )
+    augment: str = (  # 'none', 'plain' (flip, shift), 'strong' (+ photometric), 'baseline' (flip, pad and crop), 'translation' (Synth-ReID's)
+        'plain'
+    )
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     lr: float = 2e-4  # Adam
@@ -59,79 +64,125 @@ class DirectConfig:
 # %% ../../nbs/41_training.direct.ipynb #1295d845
 class LabelledBatches:
     "Images and identities of step `i`, for any labelled split; of several sources (`merge_sources`) every batch holds equal shares."
-    def __init__(self,
-        split: ReidSplit, # with images in memory, identities 0..n_ids-1
-        batch_size: int, # images per step
-        images_per_id: int = 0, # 0: shuffled; K: identity batches
-        seed: int = 0, # every draw is a function of (seed, step)
-        device='cpu', # where the batch lives
-        stream: int = 0, # tells apart several streams with one seed
-        across_cameras: bool = False, # True: identity batches take the pictures of a person from different cameras where there are several
-        sampling: str = 'identities', # of identity batches: 'identities' or 'groups', see `data.samplers`
+
+    def __init__(
+        self,
+        split: ReidSplit,  # with images in memory, identities 0..n_ids-1
+        batch_size: int,  # images per step
+        images_per_id: int = 0,  # 0: shuffled; K: identity batches
+        seed: int = 0,  # every draw is a function of (seed, step)
+        device='cpu',  # where the batch lives
+        stream: int = 0,  # tells apart several streams with one seed
+        across_cameras: bool = False,  # True: identity batches take the pictures of a person from different cameras where there are several
+        sampling: str = 'identities',  # of identity batches: 'identities' or 'groups', see `data.samplers`
     ):
-        if sampling not in ('identities', 'groups'): raise UserError(f"expected sampling 'identities' or 'groups', got {sampling!r}: choose one of the two")
-        if sampling == 'groups' and (not images_per_id or across_cameras or (split.domains is not None and len(np.unique(split.domains)) > 1)): raise UserError("expected images_per_id, one source and across_cameras=False for sampling='groups', got something else: use sampling='identities'")
-        if split.images is None: raise UserError('expected a split with images in memory, got paths only: call load_images(split, size) first')
-        if images_per_id and batch_size % images_per_id: raise UserError(f'expected a batch size divisible by the {images_per_id} images per identity, got {batch_size}: change one of them')
+        if sampling not in ('identities', 'groups'):
+            raise UserError(f"expected sampling 'identities' or 'groups', got {sampling!r}: choose one of the two")
+        if sampling == 'groups' and (
+            not images_per_id or across_cameras or (split.domains is not None and len(np.unique(split.domains)) > 1)
+        ):
+            raise UserError(
+                "expected images_per_id, one source and across_cameras=False for sampling='groups', got something else:"
+                " use sampling='identities'"
+            )
+        if split.images is None:
+            raise UserError(
+                'expected a split with images in memory, got paths only: call load_images(split, size) first'
+            )
+        if images_per_id and batch_size % images_per_id:
+            raise UserError(
+                f'expected a batch size divisible by the {images_per_id} images per identity, got {batch_size}: change'
+                ' one of them'
+            )
         self.split, self.device = split, device
         own, camids = seed + 7919 * stream, split.camids if across_cameras else None
-        if split.domains is not None and len(np.unique(split.domains)) > 1: self.draw = DomainBatches(split.domains, batch_size, own, split.pids, images_per_id, camids)
-        elif sampling == 'groups': self.draw = GroupBatches(split.pids, batch_size // images_per_id, images_per_id, own)
-        elif images_per_id: self.draw = IdentityBatches(split.pids, batch_size // images_per_id, images_per_id, own, camids)
-        else: self.draw = lambda i, rank=0, world=1: shuffled_batch(len(split), batch_size, i, own, rank, world)
+        if split.domains is not None and len(np.unique(split.domains)) > 1:
+            self.draw = DomainBatches(split.domains, batch_size, own, split.pids, images_per_id, camids)
+        elif sampling == 'groups':
+            self.draw = GroupBatches(split.pids, batch_size // images_per_id, images_per_id, own)
+        elif images_per_id:
+            self.draw = IdentityBatches(split.pids, batch_size // images_per_id, images_per_id, own, camids)
+        else:
+            self.draw = lambda i, rank=0, world=1: shuffled_batch(len(split), batch_size, i, own, rank, world)
 
-    def __call__(self,
-        i: int, # step
-        rank: int = 0, # this process
-        world: int = 1, # number of processes
-    ) -> dict: # images (B, 3, H, W) in [-1, 1], pids and camids (B,) int64
+    def __call__(
+        self,
+        i: int,  # step
+        rank: int = 0,  # this process
+        world: int = 1,  # number of processes
+    ) -> dict:  # images (B, 3, H, W) in [-1, 1], pids and camids (B,) int64
         index = self.draw(i, rank, world)
         to = lambda a: torch.as_tensor(a[index], device=self.device)
-        return dict(images=to_signed(self.split.images[index], self.device), pids=to(self.split.pids), camids=to(self.split.camids))
+        return dict(
+            images=to_signed(self.split.images[index], self.device),
+            pids=to(self.split.pids),
+            camids=to(self.split.camids),
+        )
 
 # %% ../../nbs/41_training.direct.ipynb #17be99d6
 def reid_losses(
-    logits: torch.Tensor, # (B, n_ids)
-    features: torch.Tensor, # (B, D), before the BN neck
-    pids: torch.Tensor, # (B,) int64
-    config, # weight_id, weight_triplet, label_smoothing, margin; weight_circle, circle_margin, circle_scale where it has them
-) -> dict: # {'id': ..., 'triplet': ..., 'circle': ...}, weighted; a term of weight 0 is left out
+    logits: torch.Tensor,  # (B, n_ids)
+    features: torch.Tensor,  # (B, D), before the BN neck
+    pids: torch.Tensor,  # (B,) int64
+    config,  # weight_id, weight_triplet, label_smoothing, margin; weight_circle, circle_margin, circle_scale where it has them
+) -> dict:  # {'id': ..., 'triplet': ..., 'circle': ...}, weighted; a term of weight 0 is left out
     "The supervised losses of a re-ID head."
     losses, circle = {}, getattr(config, 'weight_circle', 0)
-    if not (config.weight_id or config.weight_triplet or circle): raise UserError('expected weight_id, weight_triplet or weight_circle above 0, got none: nothing would be learned')
-    if config.weight_id: losses['id'] = config.weight_id * identity_loss(logits, pids, config.label_smoothing)
-    if config.weight_triplet: losses['triplet'] = config.weight_triplet * batch_hard_triplet(features, pids, config.margin)
-    if circle: losses['circle'] = circle * circle_loss(features, pids, config.circle_margin, config.circle_scale)
+    if not (config.weight_id or config.weight_triplet or circle):
+        raise UserError(
+            'expected weight_id, weight_triplet or weight_circle above 0, got none: nothing would be learned'
+        )
+    if config.weight_id:
+        losses['id'] = config.weight_id * identity_loss(logits, pids, config.label_smoothing)
+    if config.weight_triplet:
+        losses['triplet'] = config.weight_triplet * batch_hard_triplet(features, pids, config.margin)
+    if circle:
+        losses['circle'] = circle * circle_loss(features, pids, config.circle_margin, config.circle_scale)
     return losses
 
 # %% ../../nbs/41_training.direct.ipynb #67d86b77
 class Supervised:
     "A network that embeds images, trained on labelled ones."
-    def __init__(self,
-        config: DirectConfig, # settings
-        n_ids: int, # identities of the source
-        seed: int = 0, # of initialisation and training
-        device='cpu', # where the net lives
+
+    def __init__(
+        self,
+        config: DirectConfig,  # settings
+        n_ids: int,  # identities of the source
+        seed: int = 0,  # of initialisation and training
+        device='cpu',  # where the net lives
     ):
-        if (config.weight_triplet or config.weight_circle) and not config.images_per_id: raise UserError('expected identity batches for the triplet and the circle loss, got shuffled ones: set images_per_id, e.g. to 4')
+        if (config.weight_triplet or config.weight_circle) and not config.images_per_id:
+            raise UserError(
+                'expected identity batches for the triplet and the circle loss, got shuffled ones: set images_per_id,'
+                ' e.g. to 4'
+            )
         seed_everything(seed, -1)
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
         self.extra = dict(n_ids=n_ids, seed=seed)
         net = self.make_net(n_ids).to(self.device)
         self.nets, self.opts = {'embedder': net}, {'embedder': self.make_optimiser(net)}
-        if config.weight_centre: # the weight of the loss is taken out of the centres' rate
+        if config.weight_centre:  # the weight of the loss is taken out of the centres' rate
             centres = CentreLoss(n_ids, net.out_channels).to(self.device)
-            self.nets['centres'], self.opts['centres'] = centres, torch.optim.SGD(centres.parameters(), config.lr_centre / config.weight_centre)
+            self.nets['centres'], self.opts['centres'] = (
+                centres,
+                torch.optim.SGD(centres.parameters(), config.lr_centre / config.weight_centre),
+            )
 
     def step(self, batch, i):
         self.start_step(i)
-        return update(self.losses(self.augmented(batch['images'], i), batch['pids']), *self.opts.values(), fabric=self.fabric)
+        return update(
+            self.losses(self.augmented(batch['images'], i), batch['pids']), *self.opts.values(), fabric=self.fabric
+        )
 
-    def losses(self, images, pids): # augmented images (B, 3, H, W) -> {name: weighted loss}, summed over the parts of the embedding
+    def losses(
+        self, images, pids
+    ):  # augmented images (B, 3, H, W) -> {name: weighted loss}, summed over the parts of the embedding
         parts, losses = self.features(images)
         for neck, part in zip(self.nets['embedder'].necks(), parts):
-            for name, loss in reid_losses(neck.classify(part), part, pids, self.config).items(): losses[name] = losses[name] + loss if name in losses else loss
-        if self.config.weight_centre: losses['centre'] = self.config.weight_centre * self.nets['centres'](torch.cat(parts, 1), pids)
+            for name, loss in reid_losses(neck.classify(part), part, pids, self.config).items():
+                losses[name] = losses[name] + loss if name in losses else loss
+        if self.config.weight_centre:
+            losses['centre'] = self.config.weight_centre * self.nets['centres'](torch.cat(parts, 1), pids)
         return losses
 
     @torch.no_grad()
@@ -139,41 +190,65 @@ class Supervised:
         "(B, 3, H, W) in [-1, 1] to (B, D) features."
         return self.nets['embedder'].eval()(images)
 
-    def batches(self,
-        source: ReidSplit, # labelled images in memory
-        target: ReidSplit | None = None, # not looked at
-    ) -> LabelledBatches: # what `fit` needs
+    def batches(
+        self,
+        source: ReidSplit,  # labelled images in memory
+        target: ReidSplit | None = None,  # not looked at
+    ) -> LabelledBatches:  # what `fit` needs
         "The stream of batches this method trains on."
         cfg = self.config
-        return LabelledBatches(source.relabel(), cfg.batch_size, cfg.images_per_id, self.seed, self.device, across_cameras=cfg.across_cameras, sampling=cfg.sampling)
+        return LabelledBatches(
+            source.relabel(),
+            cfg.batch_size,
+            cfg.images_per_id,
+            self.seed,
+            self.device,
+            across_cameras=cfg.across_cameras,
+            sampling=cfg.sampling,
+        )
 
 # %% ../../nbs/41_training.direct.ipynb #ac9b6f60
 class DirectTransfer(Supervised):
     "A re-ID network on source images; `embed` is all it offers to the target."
+
     name = 'direct'
 
-    def make_backbone(self): # -> images to maps
+    def make_backbone(self):  # -> images to maps
         return backbone(self.config.backbone, self.config.weights, self.config.last_stride)
 
-    def make_net(self, n_ids): # -> network with `parts`, `necks`, `out_channels`
+    def make_net(self, n_ids):  # -> network with `parts`, `necks`, `out_channels`
         cfg = self.config
-        if cfg.neck not in ('bn', 'none'): raise UserError(f"expected neck 'bn' or 'none', got {cfg.neck!r}: choose one of the two")
-        net = Embedder(self.make_backbone(), n_ids, cfg.pooling, normalise=cfg.neck == 'bn',
-                       classifier_bias=cfg.classifier_bias, gem_power=cfg.gem_power, clip=cfg.clip)
-        if cfg.classifier_std: torch.nn.init.normal_(net.neck.classifier.weight, std=cfg.classifier_std)
+        if cfg.neck not in ('bn', 'none'):
+            raise UserError(f"expected neck 'bn' or 'none', got {cfg.neck!r}: choose one of the two")
+        net = Embedder(
+            self.make_backbone(),
+            n_ids,
+            cfg.pooling,
+            normalise=cfg.neck == 'bn',
+            classifier_bias=cfg.classifier_bias,
+            gem_power=cfg.gem_power,
+            clip=cfg.clip,
+        )
+        if cfg.classifier_std:
+            torch.nn.init.normal_(net.neck.classifier.weight, std=cfg.classifier_std)
         return net
 
-    def make_optimiser(self, net): # -> Adam
-        return torch.optim.Adam((p for p in net.parameters() if p.requires_grad), self.config.lr, weight_decay=self.config.weight_decay)
+    def make_optimiser(self, net):  # -> Adam
+        return torch.optim.Adam(
+            (p for p in net.parameters() if p.requires_grad), self.config.lr, weight_decay=self.config.weight_decay
+        )
 
-    def start_step(self, i): # training mode and learning rate of step i
+    def start_step(self, i):  # training mode and learning rate of step i
         cfg = self.config
-        for net in self.nets.values(): net.train()
+        for net in self.nets.values():
+            net.train()
         set_rate(self.opts['embedder'], cfg.lr * rate_at(i, cfg.steps, cfg.warmup, cfg.milestones, flat=cfg.flat))
 
-    def augmented(self, images, i): # (B, 3, H, W) -> the same, drawn from the step
+    def augmented(self, images, i):  # (B, 3, H, W) -> the same, drawn from the step
         cfg = self.config
-        return augment(images, step_generator(self.seed, i, 1, device=self.device), cfg.augment, cfg.strength, erasing=cfg.erasing)
+        return augment(
+            images, step_generator(self.seed, i, 1, device=self.device), cfg.augment, cfg.strength, erasing=cfg.erasing
+        )
 
-    def features(self, images): # -> features of every part of the embedding, and losses of their own
+    def features(self, images):  # -> features of every part of the embedding, and losses of their own
         return self.nets['embedder'].parts(images), {}

@@ -7,7 +7,11 @@ __all__ = ['match_by_order', 'load_by_order', 'import_reference', 'need', 'Embed
            'model_card', 'stage_run', 'push_to_hub', 'pull_from_hub']
 
 # %% ../../nbs/49_training.exchange.ipynb #055ca2aa
-import importlib, json, shutil, tempfile, warnings
+import importlib
+import json
+import shutil
+import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import zip_longest
@@ -29,182 +33,320 @@ from .runs import METHODS, find_checkpoint, load_method, make_config, make_metho
 
 # %% ../../nbs/49_training.exchange.ipynb #21fb2dd9
 def match_by_order(
-    net: nn.Module, # ours
-    state: dict, # name -> tensor, in the order in which the other side registered them
-) -> pd.DataFrame: # a row per place: reference, shape, ours, our_shape, fits
+    net: nn.Module,  # ours
+    state: dict,  # name -> tensor, in the order in which the other side registered them
+) -> pd.DataFrame:  # a row per place: reference, shape, ours, our_shape, fits
     "Pair the tensors of two networks by place; counters of batches and fixed buffers take no part."
     parameters = {k for k, _ in net.named_parameters()}
     own = {k: v for k, v in net.state_dict().items() if k in parameters or '.running_' in k}
     theirs = {k: v for k, v in state.items() if not k.endswith('num_batches_tracked')}
     sides = ([(k, tuple(v.shape)) for k, v in d.items()] for d in (theirs, own))
-    table = pd.DataFrame([(*a, *b) for a, b in zip_longest(*sides, fillvalue=('', ()))], columns=['reference', 'shape', 'ours', 'our_shape'])
+    table = pd.DataFrame(
+        [(*a, *b) for a, b in zip_longest(*sides, fillvalue=('', ()))],
+        columns=['reference', 'shape', 'ours', 'our_shape'],
+    )
     last = lambda names: names.str.split('.').str[-1]
     return table.assign(fits=(table['shape'] == table.our_shape) & (last(table.reference) == last(table.ours)))
 
 # %% ../../nbs/49_training.exchange.ipynb #ff07310f
 def load_by_order(
-    net: nn.Module, # changed in place, all or nothing
-    state: dict, # name -> tensor, in order
-    source: str = 'the file', # named in the error
+    net: nn.Module,  # changed in place, all or nothing
+    state: dict,  # name -> tensor, in order
+    source: str = 'the file',  # named in the error
 ):
     "Fill a network by place. If anything does not fit, the error shows the table of what does not."
     table = match_by_order(net, state)
     wrong = table[~table.fits]
     if len(wrong):
-        raise UserError(f'expected the {len(table)} tensors of {type(net).__name__} in {source}, got {len(wrong)} that do not fit: is it the file of another network, or of another width (dim=...)?\n'
-                        + wrong.drop(columns='fits').head(8).to_string(index=False) + ('\n...' if len(wrong) > 8 else ''))
+        raise UserError(
+            f'expected the {len(table)} tensors of {type(net).__name__} in {source}, got {len(wrong)} that do not fit:'
+            ' is it the file of another network, or of another width (dim=...)?\n'
+            + wrong.drop(columns='fits').head(8).to_string(index=False)
+            + ('\n...' if len(wrong) > 8 else '')
+        )
     net.load_state_dict({o: state[t] for t, o in zip(table.reference, table.ours)}, strict=False)
 
 # %% ../../nbs/49_training.exchange.ipynb #9729a733
 def import_reference(
-    generator, # file model.pth.tar-... of that network
-    id_net, # likewise
-    out, # folder of the new run
-    discriminator=None, # likewise; only training needs it
-    mlp=None, # the feature net of the contrastive loss, likewise; only training needs it
-    size: str = '256x128', # H x W of the images it was trained on
-    **settings, # of `JointConfig`, where the files differ from its published settings: `dim=32`
-) -> Path: # `out`: a run that evaluate, translate and embed take
+    generator,  # file model.pth.tar-... of that network
+    id_net,  # likewise
+    out,  # folder of the new run
+    discriminator=None,  # likewise; only training needs it
+    mlp=None,  # the feature net of the contrastive loss, likewise; only training needs it
+    size: str = '256x128',  # H x W of the images it was trained on
+    **settings,  # of `JointConfig`, where the files differ from its published settings: `dim=32`
+) -> Path:  # `out`: a run that evaluate, translate and embed take
     "Convert the files of a Synth-ReID training into a run of the joint method. No code in the files is executed."
     out, files = Path(out), dict(generator=generator, identity=id_net, discriminator=discriminator, projector=mlp)
-    if out.exists() and any(out.iterdir()): raise UserError(f'expected a new folder, {out} has files in it: choose another one')
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f'expected a new folder, {out} has files in it: choose another one')
     parse_size(size)
     saved = {k: read_torch_file(f) for k, f in files.items() if f is not None}
     states = {k: named_tensors(s, files[k]) for k, s in saved.items()}
     classifier = [v for v in states['identity'].values() if v.ndim == 2]
-    if not classifier: raise UserError(f'expected an identity net with a classifier in {id_net}, got none: give the file of id_net')
+    if not classifier:
+        raise UserError(f'expected an identity net with a classifier in {id_net}, got none: give the file of id_net')
     config = make_config('joint', {**asdict(JointConfig.reference()), 'size': size, **settings})
     method = make_method('joint', config, n_ids=len(classifier[-1]))
-    for k, state in states.items(): load_by_order(method.nets[k], state, f'{k} ({files[k]})')
-    words = lambda s: {k: s[k] if isinstance(s[k], int) else round(float(s[k]), 6) for k in ('epoch', 'rank1') if isinstance(s.get(k), Real)}
-    method.extra |= dict(imported={k: {'file': Path(files[k]).name, **words(s)} for k, s in saved.items()}, untrained=sorted(method.nets.keys() - states.keys()))
+    for k, state in states.items():
+        load_by_order(method.nets[k], state, f'{k} ({files[k]})')
+    words = lambda s: {
+        k: s[k] if isinstance(s[k], int) else round(float(s[k]), 6)
+        for k in ('epoch', 'rank1')
+        if isinstance(s.get(k), Real)
+    }
+    method.extra |= dict(
+        imported={k: {'file': Path(files[k]).name, **words(s)} for k, s in saved.items()},
+        untrained=sorted(method.nets.keys() - states.keys()),
+    )
     checkpoint = save_checkpoint(method, out / 'checkpoints', 0)
-    (checkpoint / 'opts.pt').unlink() # the reference's optimisers are not carried over
-    with atomic_write(out / 'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(dict(method='joint', **json.loads(json.dumps(method.extra | {'config': asdict(config)}))), sort_keys=False))
-    print(f'{sum(map(len, states.values()))} tensors of {", ".join(states)} in {out.name}' + (f'; untrained: {", ".join(method.extra["untrained"])}' if method.extra['untrained'] else ''))
+    (checkpoint / 'opts.pt').unlink()  # the reference's optimisers are not carried over
+    with atomic_write(out / 'config.yaml') as tmp:
+        tmp.write_text(
+            yaml.safe_dump(
+                dict(method='joint', **json.loads(json.dumps(method.extra | {'config': asdict(config)}))),
+                sort_keys=False,
+            )
+        )
+    print(
+        f'{sum(map(len, states.values()))} tensors of {", ".join(states)} in {out.name}'
+        + (f'; untrained: {", ".join(method.extra["untrained"])}' if method.extra['untrained'] else '')
+    )
     return out
 
 # %% ../../nbs/49_training.exchange.ipynb #19113de2
 def need(
-    package: str, # name to import
-    extra: str, # extra of this package that brings it
-): # the imported module
+    package: str,  # name to import
+    extra: str,  # extra of this package that brings it
+):  # the imported module
     "Import an optional package, or say how to install it."
-    try: return importlib.import_module(package)
-    except ImportError: raise UserError(f"expected the package {package}, which is not installed here: pip install 'synthreid[{extra}]'") from None
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(
+            f"expected the package {package}, which is not installed here: pip install 'synthreid[{extra}]'"
+        ) from None
+
 
 class Embedding(nn.Module):
     "`method.embed` as a module, so that it can be traced."
-    def __init__(self,
-        method, # with `nets` and `embed`
-        flip: bool = False, # True: the mean with the mirror image
+
+    def __init__(
+        self,
+        method,  # with `nets` and `embed`
+        flip: bool = False,  # True: the mean with the mirror image
     ):
         super().__init__()
         self.nets, self.code = nn.ModuleDict(method.nets), flip_average(method.embed) if flip else method.embed
 
-    def forward(self, images): return self.code(images)
+    def forward(self, images):
+        return self.code(images)
+
 
 @contextmanager
 def on_cpu(
-    method, # with `nets` and `device`
+    method,  # with `nets` and `device`
 ):
     "Its networks on the CPU for a while: a GPU may round convolutions more coarsely than the comparison allows."
-    for net in method.nets.values(): net.cpu()
-    try: yield
+    for net in method.nets.values():
+        net.cpu()
+    try:
+        yield
     finally:
-        for net in method.nets.values(): net.to(method.device)
+        for net in method.nets.values():
+            net.to(method.device)
 
 # %% ../../nbs/49_training.exchange.ipynb #82eb74af
 def export_onnx(
-    method, # a method, a run folder or a checkpoint
-    file, # new file, ends in .onnx
-    flip: bool = False, # True: the mean with the mirror image is part of the network
-    tolerance: float = 1e-4, # largest difference to torch, relative to the largest number in the embedding
-    opset: int = 17, # version of the ONNX operators
-) -> dict: # file, size, dim, max_abs_diff (largest difference to torch), largest (largest number in the embedding)
+    method,  # a method, a run folder or a checkpoint
+    file,  # new file, ends in .onnx
+    flip: bool = False,  # True: the mean with the mirror image is part of the network
+    tolerance: float = 1e-4,  # largest difference to torch, relative to the largest number in the embedding
+    opset: int = 17,  # version of the ONNX operators
+) -> dict:  # file, size, dim, max_abs_diff (largest difference to torch), largest (largest number in the embedding)
     "Write the embedding as ONNX: `images` float32 (B, 3, H, W) in [-1, 1] to `embedding` (B, D); checked with onnxruntime."
     onnx, runtime, file = need('onnx', 'onnx'), need('onnxruntime', 'onnx'), Path(file)
-    if file.suffix != '.onnx': raise UserError(f'expected a file ending in .onnx, got {file}: rename it')
-    if file.exists(): raise UserError(f'expected a new file, {file} is there already: choose another name')
-    if isinstance(method, (str, Path)): meta, method = read_meta(find_checkpoint(method)), load_method(method, 'cpu')
-    else: meta = describe(method, 0)
+    if file.suffix != '.onnx':
+        raise UserError(f'expected a file ending in .onnx, got {file}: rename it')
+    if file.exists():
+        raise UserError(f'expected a new file, {file} is there already: choose another name')
+    if isinstance(method, (str, Path)):
+        meta, method = read_meta(find_checkpoint(method)), load_method(method, 'cpu')
+    else:
+        meta = describe(method, 0)
     size, net = parse_size(method.config.size), Embedding(method, flip).eval()
     x = to_signed(render_images('camera', [0, 1, 2, 3, 4], [0] * 5, size=size).images)
     with on_cpu(method), torch.no_grad(), tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
         expected = net(x).float()
-        warnings.simplefilter('ignore') # the tracer notes that image sizes become constants
-        torch.onnx.export(net, (x,), f'{d}/net.onnx', dynamo=False, opset_version=opset, input_names=['images'], output_names=['embedding'], dynamic_axes={'images': {0: 'batch'}, 'embedding': {0: 'batch'}})
+        warnings.simplefilter('ignore')  # the tracer notes that image sizes become constants
+        torch.onnx.export(
+            net,
+            (x,),
+            f'{d}/net.onnx',
+            dynamo=False,
+            opset_version=opset,
+            input_names=['images'],
+            output_names=['embedding'],
+            dynamic_axes={'images': {0: 'batch'}, 'embedding': {0: 'batch'}},
+        )
         model = onnx.load(f'{d}/net.onnx')
-    facts = dict(image_size=f'{size[0]}x{size[1]}', input='RGB float32 (B, 3, H, W) in [-1, 1]', mean='0.5', std='0.5', output=f'embedding (B, {expected.shape[1]})', flip_averaged=str(flip),
-                 method=meta['method'], recipe=meta.get('recipe', ''), data=meta.get('data', ''), synthreid_version=meta.get('version', ''))
+    facts = dict(
+        image_size=f'{size[0]}x{size[1]}',
+        input='RGB float32 (B, 3, H, W) in [-1, 1]',
+        mean='0.5',
+        std='0.5',
+        output=f'embedding (B, {expected.shape[1]})',
+        flip_averaged=str(flip),
+        method=meta['method'],
+        recipe=meta.get('recipe', ''),
+        data=meta.get('data', ''),
+        synthreid_version=meta.get('version', ''),
+    )
     onnx.helper.set_model_props(model, facts)
     onnx.checker.check_model(model)
     session = runtime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
-    got = [torch.cat([torch.from_numpy(session.run(None, {'images': b.numpy()})[0]) for b in x.split(n)]) for n in (5, 1)]
+    got = [
+        torch.cat([torch.from_numpy(session.run(None, {'images': b.numpy()})[0]) for b in x.split(n)]) for n in (5, 1)
+    ]
     off, largest = max((g - expected).abs().max().item() for g in got), expected.abs().max().item()
-    if not off <= tolerance * largest: raise UserError(f'expected the same embedding from onnxruntime and torch up to {tolerance * largest:.2g}, got a difference of {off:.2g}: nothing was written; try another opset, or a larger tolerance')
-    with atomic_write(file) as tmp: onnx.save(model, tmp)
+    if not off <= tolerance * largest:
+        raise UserError(
+            f'expected the same embedding from onnxruntime and torch up to {tolerance * largest:.2g}, got a difference'
+            f' of {off:.2g}: nothing was written; try another opset, or a larger tolerance'
+        )
+    with atomic_write(file) as tmp:
+        onnx.save(model, tmp)
     return dict(file=str(file), size=facts['image_size'], dim=expected.shape[1], max_abs_diff=off, largest=largest)
 
 # %% ../../nbs/49_training.exchange.ipynb #3dadca4e
 def format_metrics(
-    rows: list, # dicts from `record_metrics`
-) -> str: # a Markdown table, shares in percent
+    rows: list,  # dicts from `record_metrics`
+) -> str:  # a Markdown table, shares in percent
     "The recorded results, as they were recorded."
-    if not rows: return 'No results are recorded with these weights.'
+    if not rows:
+        return 'No results are recorded with these weights.'
     names = list(dict.fromkeys(k for r in rows for k in r))
-    show = lambda k, v: '' if v is None else f'{100 * v:.1f}' if k in SHARES else f'{v:.4g}' if isinstance(v, float) else str(v).replace('|', '/')
+    show = lambda k, v: (
+        ''
+        if v is None
+        else f'{100 * v:.1f}'
+        if k in SHARES
+        else f'{v:.4g}'
+        if isinstance(v, float)
+        else str(v).replace('|', '/')
+    )
     lines = [names, ['---'] * len(names), *([show(k, r.get(k)) for k in names] for r in rows)]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n\nShares in percent, as recorded by whoever measured them.'
+    return (
+        '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+        + '\n\nShares in percent, as recorded by whoever measured them.'
+    )
+
 
 def model_card(
-    run, # run folder or checkpoint
-    licence: str | None = None, # name of a licence, if you have the right to give one
-) -> str: # Markdown with the hub's header
+    run,  # run folder or checkpoint
+    licence: str | None = None,  # name of a licence, if you have the right to give one
+) -> str:  # Markdown with the hub's header
     "What is known about a checkpoint, for people; what is not known is called so."
     meta = read_meta(find_checkpoint(run))
     images, unknown = meta.get('images', {}), 'not recorded'
-    facts = {'method': f'{meta["method"]} ({METHODS[meta["method"]][0].__doc__.rstrip(".")})' if meta['method'] in METHODS else meta['method'], 'trained on': meta.get('data', unknown),
-             'recipe': meta.get('recipe', unknown), 'steps': meta['step'], 'source identities': meta.get('n_ids', unknown), 'seed': meta.get('seed', unknown),
-             'images': f'RGB, {images.get("size") or meta["config"].get("size")} (H x W), [-1, 1]', 'written by': f'synthreid {meta.get("version", unknown)}'}
+    facts = {
+        'method': (
+            f'{meta["method"]} ({METHODS[meta["method"]][0].__doc__.rstrip(".")})'
+            if meta['method'] in METHODS
+            else meta['method']
+        ),
+        'trained on': meta.get('data', unknown),
+        'recipe': meta.get('recipe', unknown),
+        'steps': meta['step'],
+        'source identities': meta.get('n_ids', unknown),
+        'seed': meta.get('seed', unknown),
+        'images': f'RGB, {images.get("size") or meta["config"].get("size")} (H x W), [-1, 1]',
+        'written by': f'synthreid {meta.get("version", unknown)}',
+    }
     if 'imported' in meta:
         facts['trained on'], facts['steps'] = unknown, unknown
-        facts['origin'] = 'files of the Synth-ReID code, converted by parameter order; they say, not measured here: ' + '; '.join(f'{k} ' + ', '.join(f'{a} {b:g}' for a, b in v.items() if a != 'file') for k, v in meta['imported'].items())
+        facts['origin'] = (
+            'files of the Synth-ReID code, converted by parameter order; they say, not measured here: '
+            + '; '.join(
+                f'{k} ' + ', '.join(f'{a} {b:g}' for a, b in v.items() if a != 'file')
+                for k, v in meta['imported'].items()
+            )
+        )
         facts['untrained (random)'] = ', '.join(meta['untrained']) or 'none'
-    header = dict(library_name='synthreid', tags=['person-re-identification', 'synthetic-data']) | ({'license': licence} if licence else {})
-    return '\n'.join(['---', yaml.safe_dump(header, sort_keys=False).strip(), '---', '# Person re-identification with synthreid', '',
-        '| | |', '|---|---|', *(f'| {k} | {v} |' for k, v in facts.items()), '', '## Results', '', format_metrics(meta.get('metrics', [])), '', '## Use', '',
-        '```python', 'from synthreid.training.exchange import pull_from_hub', 'from synthreid.training.runs import load_method', "method = load_method(pull_from_hub('OWNER/NAME', 'folder'))", 'features = method.embed(images) # (B, 3, H, W) in [-1, 1] to (B, D)', '```', '',
-        '## Limits', '', 'On cameras other than those of the results the accuracy is unknown, and usually lower. Recognising people again across cameras is surveillance: law and consent of the place where images are taken apply.', ''])
+    header = dict(library_name='synthreid', tags=['person-re-identification', 'synthetic-data']) | (
+        {'license': licence} if licence else {}
+    )
+    return '\n'.join(
+        [
+            '---',
+            yaml.safe_dump(header, sort_keys=False).strip(),
+            '---',
+            '# Person re-identification with synthreid',
+            '',
+            '| | |',
+            '|---|---|',
+            *(f'| {k} | {v} |' for k, v in facts.items()),
+            '',
+            '## Results',
+            '',
+            format_metrics(meta.get('metrics', [])),
+            '',
+            '## Use',
+            '',
+            '```python',
+            'from synthreid.training.exchange import pull_from_hub',
+            'from synthreid.training.runs import load_method',
+            "method = load_method(pull_from_hub('OWNER/NAME', 'folder'))",
+            'features = method.embed(images) # (B, 3, H, W) in [-1, 1] to (B, D)',
+            '```',
+            '',
+            '## Limits',
+            '',
+            (
+                'On cameras other than those of the results the accuracy is unknown, and usually lower. Recognising'
+                ' people again across cameras is surveillance: law and consent of the place where images are taken'
+                ' apply.'
+            ),
+            '',
+        ]
+    )
 
 # %% ../../nbs/49_training.exchange.ipynb #5e59b20b
 def stage_run(
-    run, # run folder or checkpoint
-    folder, # an empty folder
-    optimisers: bool = False, # True: also the optimisers' state, to go on training
-    licence: str | None = None, # for the card
-) -> list: # names of the files, sorted
+    run,  # run folder or checkpoint
+    folder,  # an empty folder
+    optimisers: bool = False,  # True: also the optimisers' state, to go on training
+    licence: str | None = None,  # for the card
+) -> list:  # names of the files, sorted
     "Put together what is worth sharing: nets.safetensors, meta.json, config.yaml, README.md, and trained_on.npz where there is one: digests that tell whether a test is clean, no names. Paths in the settings lose their folders."
     checkpoint, folder = find_checkpoint(run), Path(folder)
     meta = read_meta(checkpoint)
     meta['config'] |= {k: Path(v).name for k in ('weights', 'teacher') if (v := meta['config'].get(k))}
-    if optimisers and not (checkpoint / 'opts.pt').exists(): raise UserError(f'expected optimiser states in {checkpoint}, found weights only: leave optimisers out')
-    load_method(checkpoint, 'cpu') # whole, or an error
-    for name in ('nets.safetensors', *(['opts.pt'] if optimisers else [])): shutil.copyfile(checkpoint / name, folder / name)
-    if (seen := run_file(run, 'trained_on.npz')).exists(): shutil.copyfile(seen, folder / seen.name)
+    if optimisers and not (checkpoint / 'opts.pt').exists():
+        raise UserError(f'expected optimiser states in {checkpoint}, found weights only: leave optimisers out')
+    load_method(checkpoint, 'cpu')  # whole, or an error
+    for name in ('nets.safetensors', *(['opts.pt'] if optimisers else [])):
+        shutil.copyfile(checkpoint / name, folder / name)
+    if (seen := run_file(run, 'trained_on.npz')).exists():
+        shutil.copyfile(seen, folder / seen.name)
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
-    (folder / 'config.yaml').write_text(yaml.safe_dump({k: meta[k] for k in ('method', 'seed', 'recipe', 'data', 'config') if k in meta}, sort_keys=False))
+    (folder / 'config.yaml').write_text(
+        yaml.safe_dump(
+            {k: meta[k] for k in ('method', 'seed', 'recipe', 'data', 'config') if k in meta}, sort_keys=False
+        )
+    )
     (folder / 'README.md').write_text(model_card(checkpoint, licence))
     return sorted(p.name for p in folder.iterdir())
 
+
 def push_to_hub(
-    run, # run folder (its last checkpoint) or checkpoint
-    repo_id: str, # 'OWNER/NAME'
-    private: bool = True, # False: everybody can read it
-    optimisers: bool = False, # True: also the optimisers' state
-    licence: str | None = None, # for the card, e.g. 'mit'
-    token: str | None = None, # of the hub; None: the login of huggingface_hub
-) -> str: # address of the repository
+    run,  # run folder (its last checkpoint) or checkpoint
+    repo_id: str,  # 'OWNER/NAME'
+    private: bool = True,  # False: everybody can read it
+    optimisers: bool = False,  # True: also the optimisers' state
+    licence: str | None = None,  # for the card, e.g. 'mit'
+    token: str | None = None,  # of the hub; None: the login of huggingface_hub
+) -> str:  # address of the repository
     "Upload a checkpoint with its description and card."
     hub = need('huggingface_hub', 'hub')
     with tempfile.TemporaryDirectory() as d:
@@ -212,31 +354,58 @@ def push_to_hub(
         try:
             api = hub.HfApi(token=token)
             url = api.create_repo(repo_id, private=private, exist_ok=True)
-            if private and not api.repo_info(repo_id).private: raise UserError(f'expected a private repository, {repo_id} is public already: nothing was uploaded; use private=False (--public) if that is meant')
+            if private and not api.repo_info(repo_id).private:
+                raise UserError(
+                    f'expected a private repository, {repo_id} is public already: nothing was uploaded; use'
+                    ' private=False (--public) if that is meant'
+                )
             api.upload_folder(repo_id=repo_id, folder_path=d, commit_message='Upload with synthreid')
-        except UserError: raise
-        except Exception as e: raise UserError(f'expected to upload to {repo_id}, got {type(e).__name__} ({" ".join(str(e).split())[:160]}): check the name OWNER/NAME, the network and the login (hf auth login)') from None
+        except UserError:
+            raise
+        except Exception as e:
+            raise UserError(
+                f'expected to upload to {repo_id}, got {type(e).__name__} ({" ".join(str(e).split())[:160]}): check the'
+                ' name OWNER/NAME, the network and the login (hf auth login)'
+            ) from None
     return str(url)
 
 # %% ../../nbs/49_training.exchange.ipynb #58219600
 def pull_from_hub(
-    repo_id: str, # 'OWNER/NAME'
-    out, # new folder
-    revision: str | None = None, # branch, tag or commit; a commit never changes
-    optimisers: bool = False, # True: also the optimisers' state
-    token: str | None = None, # of the hub; None: the login of huggingface_hub
-) -> Path: # `out`, a checkpoint that load_method, evaluate, translate and embed take
+    repo_id: str,  # 'OWNER/NAME'
+    out,  # new folder
+    revision: str | None = None,  # branch, tag or commit; a commit never changes
+    optimisers: bool = False,  # True: also the optimisers' state
+    token: str | None = None,  # of the hub; None: the login of huggingface_hub
+) -> Path:  # `out`, a checkpoint that load_method, evaluate, translate and embed take
     "Download a checkpoint and check that it loads; only the known files are fetched, and no code in them is executed."
     hub, out = need('huggingface_hub', 'hub'), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UserError(f'expected a new folder, {out} is there already: choose another one')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f'expected a new folder, {out} is there already: choose another one')
     out.parent.mkdir(parents=True, exist_ok=True)
-    files = ['nets.safetensors', 'meta.json', 'config.yaml', 'README.md', 'trained_on.npz', *(['opts.pt'] if optimisers else [])]
+    files = [
+        'nets.safetensors',
+        'meta.json',
+        'config.yaml',
+        'README.md',
+        'trained_on.npz',
+        *(['opts.pt'] if optimisers else []),
+    ]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.pull.') as d:
         new = Path(d) / 'checkpoint'
-        try: hub.snapshot_download(repo_id, revision=revision, local_dir=new, allow_patterns=files, token=token)
-        except Exception as e: raise UserError(f'expected to download {repo_id}, got {type(e).__name__} ({" ".join(str(e).split())[:160]}): check the name OWNER/NAME, the network and the login (hf auth login)') from None
+        try:
+            hub.snapshot_download(repo_id, revision=revision, local_dir=new, allow_patterns=files, token=token)
+        except Exception as e:
+            raise UserError(
+                f'expected to download {repo_id}, got {type(e).__name__} ({" ".join(str(e).split())[:160]}): check the'
+                ' name OWNER/NAME, the network and the login (hf auth login)'
+            ) from None
         shutil.rmtree(new / '.cache', ignore_errors=True)
-        try: load_method(new, 'cpu')
-        except (UserError, KeyError, TypeError, ValueError, AttributeError) as e: raise UserError(f'expected a checkpoint of synthreid in {repo_id}, got something else ({" ".join(str(e).split())[:200]}): choose another repository or revision') from None
+        try:
+            load_method(new, 'cpu')
+        except (UserError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise UserError(
+                f'expected a checkpoint of synthreid in {repo_id}, got something else'
+                f' ({" ".join(str(e).split())[:200]}): choose another repository or revision'
+            ) from None
         new.rename(out)
     return out

@@ -14,7 +14,7 @@ import torch
 
 from ..core import UserError, step_generator, to_signed
 from ..data.store import random_erasing, random_flip, random_grayscale_patch, random_pad_crop
-from ..models.backbones import backbone, compare_weights, read_weights
+from ..models.backbones import compare_weights, read_weights
 from ..models.reid import RegionalEmbedder, encoder_backbone, encoder_weights
 from .direct import DirectConfig, DirectTransfer
 from .loop import list_checkpoints, read_meta, set_rate
@@ -23,9 +23,12 @@ from .loop import list_checkpoints, read_meta, set_rate
 @dataclass
 class FlipConfig(DirectConfig):
     "FlipReID: two views, the flipping loss, and the supervised baseline around them."
+
     size: str = '384x128'  # H x W of the images
     backbone: str = 'resnest50d'  # see `models.backbones`; 'encoder': the joint model's encoder and identity net
-    weights: str | None = 'imagenet'  # 'imagenet' (downloads), or a local file, of 'encoder' a joint run; None starts at random
+    weights: str | None = (
+        'imagenet'  # 'imagenet' (downloads), or a local file, of 'encoder' a joint run; None starts at random
+    )
     last_stride: int = 1  # stride of the last stage
     neck: str = 'flipreid'  # 'flipreid' (regions, clipping), or 'bn' or 'none' as in direct transfer
     regions: int = 2  # horizontal parts with embeddings of their own
@@ -61,35 +64,39 @@ class FlipConfig(DirectConfig):
 
 # %% ../../nbs/43_training.flip.ipynb #84b8d2d7
 def flip_epoch(
-    step: int, # from 0
-    steps: int = 44_000, # length of the run
-    epochs: int = 220, # equal parts of the run
-) -> int: # from 0
+    step: int,  # from 0
+    steps: int = 44_000,  # length of the run
+    epochs: int = 220,  # equal parts of the run
+) -> int:  # from 0
     "The epoch a step belongs to."
     return step * epochs // steps
 
+
 def flip_rate(
-    epoch: int, # from 0, see `flip_epoch`
-    lr: float = 2e-4, # highest rate
-    floor: float = 2e-6, # where the warm-up begins, and the lowest rate
-    freeze_epochs: int = 20, # epochs of the first phase
-    warmup_epochs: int = 10, # the rate rises linearly from epoch to epoch, and reaches `lr` in the last of these
-    decay_epochs: int = 30, # epochs between divisions by 10
+    epoch: int,  # from 0, see `flip_epoch`
+    lr: float = 2e-4,  # highest rate
+    floor: float = 2e-6,  # where the warm-up begins, and the lowest rate
+    freeze_epochs: int = 20,  # epochs of the first phase
+    warmup_epochs: int = 10,  # the rate rises linearly from epoch to epoch, and reaches `lr` in the last of these
+    decay_epochs: int = 30,  # epochs between divisions by 10
 ) -> float:
     "FlipReID's learning rate in an epoch."
-    if epoch >= freeze_epochs: epoch -= freeze_epochs
-    if epoch < warmup_epochs: return floor + (lr - floor) * epoch / max(1, warmup_epochs - 1)
+    if epoch >= freeze_epochs:
+        epoch -= freeze_epochs
+    if epoch < warmup_epochs:
+        return floor + (lr - floor) * epoch / max(1, warmup_epochs - 1)
     return max(floor, lr / 10 ** ((epoch - warmup_epochs) // decay_epochs))
 
 # %% ../../nbs/43_training.flip.ipynb #930f3a9d
-IMAGENET_MEAN = tuple(c / 127.5 - 1 for c in (123.68, 116.779, 103.939)) # of [-1, 1]
+IMAGENET_MEAN = tuple(c / 127.5 - 1 for c in (123.68, 116.779, 103.939))  # of [-1, 1]
+
 
 def flip_augment(
-    x: torch.Tensor, # (B, 3, H, W) in [-1, 1]
-    generator: torch.Generator, # on x's device
-    grey_patches: float = 0.8, # probability of a grey patch
-    erasing: float = 0.8, # probability of random erasing
-) -> torch.Tensor: # same shape
+    x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    generator: torch.Generator,  # on x's device
+    grey_patches: float = 0.8,  # probability of a grey patch
+    erasing: float = 0.8,  # probability of random erasing
+) -> torch.Tensor:  # same shape
     "FlipReID's augmentations in its order."
     H, W = x.shape[2:]
     h, w, mean = H // 20, W // 20, x.new_tensor(IMAGENET_MEAN)[:, None, None]
@@ -99,98 +106,153 @@ def flip_augment(
 
 # %% ../../nbs/43_training.flip.ipynb #5e0ed765
 def flip_loss(
-    one: list, # features (B, C) of every part, of the images
-    two: list, # of their mirror images
-) -> torch.Tensor: # scalar
+    one: list,  # features (B, C) of every part, of the images
+    two: list,  # of their mirror images
+) -> torch.Tensor:  # scalar
     "Mean squared difference of the views, summed over the parts of the embedding."
     return sum((a - b).square().mean() for a, b in zip(one, two))
 
 # %% ../../nbs/43_training.flip.ipynb #63a8e33a
 def joint_checkpoint(
-    run, # a run folder (its last checkpoint is taken) or a checkpoint folder
-) -> tuple: # folder of the checkpoint, its settings
+    run,  # a run folder (its last checkpoint is taken) or a checkpoint folder
+) -> tuple:  # folder of the checkpoint, its settings
     "The checkpoint of a joint run."
     saved = list_checkpoints(Path(run) / 'checkpoints')
     folder = saved[-1] if saved else Path(run)
     meta = read_meta(folder)
-    if meta['method'] != 'joint': raise UserError(f"expected a run of the joint method for backbone='encoder', {run} holds {meta['method']!r}: give another run")
+    if meta['method'] != 'joint':
+        raise UserError(
+            f"expected a run of the joint method for backbone='encoder', {run} holds {meta['method']!r}: give"
+            " another run"
+        )
     return folder, meta['config']
 
+
 def load_encoder(
-    net, # from `encoder_backbone`, changed in place
-    run, # see `joint_checkpoint`
-    layers, # blocks per stage of its identity net
+    net,  # from `encoder_backbone`, changed in place
+    run,  # see `joint_checkpoint`
+    layers,  # blocks per stage of its identity net
 ):
     "Fill the backbone from a joint run, completely or not at all."
     state = encoder_weights(read_weights(joint_checkpoint(run)[0] / 'nets.safetensors'), layers)
     report = compare_weights(net, state)
-    if not report.complete: raise UserError(f'expected a checkpoint that fits its own settings, {run} does not: {report}')
+    if not report.complete:
+        raise UserError(f'expected a checkpoint that fits its own settings, {run} does not: {report}')
     net.load_state_dict(state)
     print(f'encoder of {Path(run).name}: {report}')
 
 # %% ../../nbs/43_training.flip.ipynb #ea2ae5d5
 class FlipReID(DirectTransfer):
     "Two views of every image, judged by the mean of their features."
+
     name = 'flip'
 
-    def __init__(self,
-        config: FlipConfig, # settings
-        n_ids: int, # identities of the source
-        seed: int = 0, # of initialisation and training
-        device='cpu', # where the net lives
+    def __init__(
+        self,
+        config: FlipConfig,  # settings
+        n_ids: int,  # identities of the source
+        seed: int = 0,  # of initialisation and training
+        device='cpu',  # where the net lives
     ):
-        if config.weight_flip and not config.two_views: raise UserError('expected two_views=True for the flipping loss, got False: set weight_flip=0 to train on one view')
+        if config.weight_flip and not config.two_views:
+            raise UserError(
+                'expected two_views=True for the flipping loss, got False: set weight_flip=0 to train on one view'
+            )
         for field, allowed in dict(neck=('flipreid', 'bn', 'none'), schedule=('epochs', 'run')).items():
-            if getattr(config, field) not in allowed: raise UserError(f'expected {field} of {allowed}, got {getattr(config, field)!r}: choose one of these')
-        if config.backbone == 'encoder' and config.weights: # the sizes of its nets
+            if getattr(config, field) not in allowed:
+                raise UserError(f'expected {field} of {allowed}, got {getattr(config, field)!r}: choose one of these')
+        if config.backbone == 'encoder' and config.weights:  # the sizes of its nets
             told = joint_checkpoint(config.weights)[1]
-            config = replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in ('dim', 'n_blocks', 'head', 'head_layers', 'head_widths')})
+            config = replace(
+                config,
+                **{
+                    k: tuple(v) if isinstance(v, list) else v
+                    for k, v in told.items()
+                    if k in ('dim', 'n_blocks', 'head', 'head_layers', 'head_widths')
+                },
+            )
         super().__init__(config, n_ids, seed, device)
 
     def make_backbone(self):
         cfg = self.config
-        if cfg.backbone != 'encoder': return super().make_backbone()
-        net = encoder_backbone(cfg.last_stride, dim=cfg.dim, n_blocks=cfg.n_blocks, block=cfg.head, layers=cfg.head_layers, widths=cfg.head_widths)
-        if cfg.weights: load_encoder(net, cfg.weights, cfg.head_layers)
+        if cfg.backbone != 'encoder':
+            return super().make_backbone()
+        net = encoder_backbone(
+            cfg.last_stride,
+            dim=cfg.dim,
+            n_blocks=cfg.n_blocks,
+            block=cfg.head,
+            layers=cfg.head_layers,
+            widths=cfg.head_widths,
+        )
+        if cfg.weights:
+            load_encoder(net, cfg.weights, cfg.head_layers)
         return net
 
     def make_net(self, n_ids):
         cfg = self.config
-        if cfg.neck != 'flipreid': return super().make_net(n_ids)
-        return RegionalEmbedder(self.make_backbone(), n_ids, cfg.regions, cfg.pooling, cfg.gem_power, cfg.clip, cfg.classifier_std)
+        if cfg.neck != 'flipreid':
+            return super().make_net(n_ids)
+        return RegionalEmbedder(
+            self.make_backbone(), n_ids, cfg.regions, cfg.pooling, cfg.gem_power, cfg.clip, cfg.classifier_std
+        )
 
-    def make_optimiser(self, net): # weight decay for everything but GeM's exponents
+    def make_optimiser(self, net):  # weight decay for everything but GeM's exponents
         powers = [neck.pool.p for neck in net.necks() if neck.pool is not None]
         rest = [p for p in net.parameters() if p.requires_grad and not any(p is q for q in powers)]
         groups = [{'params': rest}, *([{'params': powers, 'weight_decay': 0.0}] if powers else [])]
         return torch.optim.Adam(groups, self.config.lr, eps=self.config.adam_eps, weight_decay=self.config.weight_decay)
 
-    def start_step(self, i): # modes, what rests, learning rate
+    def start_step(self, i):  # modes, what rests, learning rate
         super().start_step(i)
         cfg, net = self.config, self.nets['embedder']
         epoch = flip_epoch(i, cfg.steps, cfg.epochs)
         rests = epoch < cfg.freeze_epochs
-        for part in net.trunk(): part.requires_grad_(not rests).train(not rests)
-        if cfg.schedule == 'epochs': set_rate(self.opts['embedder'], flip_rate(epoch, cfg.lr, cfg.lr_floor, cfg.freeze_epochs, cfg.warmup_epochs, cfg.decay_epochs))
+        for part in net.trunk():
+            part.requires_grad_(not rests).train(not rests)
+        if cfg.schedule == 'epochs':
+            set_rate(
+                self.opts['embedder'],
+                flip_rate(epoch, cfg.lr, cfg.lr_floor, cfg.freeze_epochs, cfg.warmup_epochs, cfg.decay_epochs),
+            )
 
     def augmented(self, images, i):
         cfg = self.config
-        return super().augmented(images, i) if cfg.augment != 'flipreid' else flip_augment(images, step_generator(self.seed, i, 1, device=self.device), cfg.grey_patches, cfg.erasing)
+        return (
+            super().augmented(images, i)
+            if cfg.augment != 'flipreid'
+            else flip_augment(
+                images, step_generator(self.seed, i, 1, device=self.device), cfg.grey_patches, cfg.erasing
+            )
+        )
 
     def features(self, images):
         net, cfg = self.nets['embedder'], self.config
         one = net.parts(images)
-        if not cfg.two_views: return one, {}
+        if not cfg.two_views:
+            return one, {}
         two = net.parts(images.flip(3))
-        return [(a + b) / 2 for a, b in zip(one, two)], {'flip': cfg.weight_flip * flip_loss(one, two)} if cfg.weight_flip else {}
+        return [(a + b) / 2 for a, b in zip(one, two)], (
+            {'flip': cfg.weight_flip * flip_loss(one, two)} if cfg.weight_flip else {}
+        )
 
 # %% ../../nbs/43_training.flip.ipynb #85ae85fc
 def view_gap(
-    embed, # (B, 3, H, W) in [-1, 1] -> (B, D)
-    images, # (N, H, W, 3) uint8
-    device='cpu', # where `embed` wants its batch
-) -> float: # 0: both views have the same features
+    embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
+    images,  # (N, H, W, 3) uint8
+    device='cpu',  # where `embed` wants its batch
+) -> float:  # 0: both views have the same features
     "Mean distance between an image's features and its mirror image's, relative to that between different images."
-    one, two = (torch.cat([embed(to_signed(images[s:s + 128], device).flip(3) if flip else to_signed(images[s:s + 128], device)).cpu() for s in range(0, len(images), 128)]) for flip in (False, True))
+    one, two = (
+        torch.cat(
+            [
+                embed(
+                    to_signed(images[s : s + 128], device).flip(3) if flip else to_signed(images[s : s + 128], device)
+                ).cpu()
+                for s in range(0, len(images), 128)
+            ]
+        )
+        for flip in (False, True)
+    )
     others = torch.cdist(one, one).sum() / (len(one) * (len(one) - 1))
     return ((one - two).norm(dim=1).mean() / others).item()

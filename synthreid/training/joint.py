@@ -26,14 +26,19 @@ from .loop import only_training, rate_at, set_rate, update
 @dataclass
 class TranslationConfig:
     "Settings of the translation: nets, losses, optimisers."
+
     size: str = '256x128'  # H x W of the images
     steps: int = 80_700  # optimiser steps
     batch_size: int = 8  # source images and target images per GAN batch
     images_per_id: int = 0  # 0: shuffled; K: identity batches in the GAN batch (triplet)
-    translation: str = 'gan'  # 'gan' (learned); without a GAN: 'closed_form' (what 'gan' starts from), 'colour_map' (one for all cameras); 'none' (source only)
+    translation: str = (  # 'gan' (learned); without a GAN: 'closed_form' (what 'gan' starts from), 'colour_map' (one for all cameras); 'none' (source only)
+        'gan'
+    )
     dim: int = 64  # generator channels after the first convolution
     n_blocks: int = 9  # residual blocks
-    decoder: str = 'field'  # 'transposed' (reference), 'resize' (no checkerboard), 'field' (light, colour, sharpness only)
+    decoder: str = (
+        'field'  # 'transposed' (reference), 'resize' (no checkerboard), 'field' (light, colour, sharpness only)
+    )
     field_stride: int = 8  # image pixels per cell of the light field
     cameras: bool = True  # translate to a given target camera
     colour_map: bool = True  # start from closed forms: colour map and, for 'field', sharpness
@@ -65,13 +70,16 @@ class TranslationConfig:
 @dataclass
 class JointConfig(TranslationConfig):
     "Joint translation and re-ID. The defaults are ours; `JointConfig.reference()` gives the published ones."
+
     mode: str = 'joint'  # 'joint': identity loss trains the encoder; 'disjoint': it trains the head alone
     warmup_steps: int = 0  # first steps on source identities alone
     reid_batch: int = 32  # images of a re-ID batch of its own; 0: the head reads the GAN batch (reference)
     reid_images_per_id: int = 4  # K of that batch
     across_cameras: bool = False  # the K images of a person from different cameras of the source
     translated_share: float = 0.5  # share of each identity's images that are translated in that batch
-    augment: str = 'strong'  # of the re-ID batch: 'none', 'plain' (flip, shift), 'strong' (+ photometric), 'baseline' (flip, pad and crop); 'translation' (Synth-ReID's) moves the target images too
+    augment: str = (  # of the re-ID batch: 'none', 'plain' (flip, shift), 'strong' (+ photometric), 'baseline' (flip, pad and crop); 'translation' (Synth-ReID's) moves the target images too
+        'strong'
+    )
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
@@ -89,39 +97,80 @@ class JointConfig(TranslationConfig):
     @classmethod
     def reference(cls, **changes) -> 'JointConfig':
         "Synth-ReID's published joint configuration (`joint_test_11_bottle`, the best one for re-ID)."
-        return replace(cls(reid_batch=0, augment='plain', decoder='transposed', cameras=False, colour_map=False, discriminator_norm='instance', classifier_std=0,
-                           weight_feature_match=0.5, weight_id=0.5, identity_milestones=(0.5, 2 / 3)), **changes)
+        return replace(
+            cls(
+                reid_batch=0,
+                augment='plain',
+                decoder='transposed',
+                cameras=False,
+                colour_map=False,
+                discriminator_norm='instance',
+                classifier_std=0,
+                weight_feature_match=0.5,
+                weight_id=0.5,
+                identity_milestones=(0.5, 2 / 3),
+            ),
+            **changes,
+        )
 
 # %% ../../nbs/42_training.joint.ipynb #a2ca081e
 class JointBatches:
     "Source, target and re-ID images of step `i`."
-    def __init__(self,
-        source: ReidSplit, # labelled, images in memory
-        target: ReidSplit | None, # its identities are not used; None without translation
-        config: JointConfig, # batch sizes
-        seed: int = 0, # every draw is a function of (seed, step)
-        device='cpu', # where the batch lives
+
+    def __init__(
+        self,
+        source: ReidSplit,  # labelled, images in memory
+        target: ReidSplit | None,  # its identities are not used; None without translation
+        config: JointConfig,  # batch sizes
+        seed: int = 0,  # every draw is a function of (seed, step)
+        device='cpu',  # where the batch lives
     ):
         source, gan = source.relabel(), config.translation == 'gan'
-        if gan and target is None: raise UserError("expected target images to translate towards, got none: give a target, or set translation='none'")
-        self.source = LabelledBatches(source, config.batch_size, config.images_per_id, seed, device) if gan or not config.reid_batch else None
+        if gan and target is None:
+            raise UserError(
+                "expected target images to translate towards, got none: give a target, or set translation='none'"
+            )
+        self.source = (
+            LabelledBatches(source, config.batch_size, config.images_per_id, seed, device)
+            if gan or not config.reid_batch
+            else None
+        )
         self.target = LabelledBatches(target, config.batch_size, 0, seed, device, stream=1) if gan else None
-        self.reid = LabelledBatches(source, config.reid_batch, config.reid_images_per_id, seed, device, stream=2, across_cameras=config.across_cameras) if config.reid_batch else None
+        self.reid = (
+            LabelledBatches(
+                source,
+                config.reid_batch,
+                config.reid_images_per_id,
+                seed,
+                device,
+                stream=2,
+                across_cameras=config.across_cameras,
+            )
+            if config.reid_batch
+            else None
+        )
 
-    def __call__(self, i, rank=0, world=1) -> dict: # source, source_pids, target, target_camids, reid, reid_pids
+    def __call__(self, i, rank=0, world=1) -> dict:  # source, source_pids, target, target_camids, reid, reid_pids
         batch = {}
-        if self.source: batch |= {'source': (s := self.source(i, rank, world))['images'], 'source_pids': s['pids']}
-        if self.target: batch |= {'target': (t := self.target(i, rank, world))['images'], 'target_camids': t['camids']}
-        if self.reid: batch |= {'reid': (r := self.reid(i, rank, world))['images'], 'reid_pids': r['pids']}
+        if self.source:
+            batch |= {'source': (s := self.source(i, rank, world))['images'], 'source_pids': s['pids']}
+        if self.target:
+            batch |= {'target': (t := self.target(i, rank, world))['images'], 'target_camids': t['camids']}
+        if self.reid:
+            batch |= {'reid': (r := self.reid(i, rank, world))['images'], 'reid_pids': r['pids']}
         return batch
 
 # %% ../../nbs/42_training.joint.ipynb #aa8e77c7
 class Translation:
     "The losses of generator and discriminator. Expects `config`, `nets`, `nce_taps`, `n_cameras`, `random`."
-    def draw_cameras(self, n): # -> (n,) int64 or None
-        return torch.randint(self.n_cameras, (n,), generator=self.random, device=self.device) if self.n_cameras else None
 
-    def real_cameras(self, batch): return batch['target_camids'] if self.n_cameras else None
+    def draw_cameras(self, n):  # -> (n,) int64 or None
+        return (
+            torch.randint(self.n_cameras, (n,), generator=self.random, device=self.device) if self.n_cameras else None
+        )
+
+    def real_cameras(self, batch):
+        return batch['target_camids'] if self.n_cameras else None
 
     def generator_losses(self, batch, fake, taps, camera):
         cfg, D = self.config, self.nets['discriminator']
@@ -129,88 +178,123 @@ class Translation:
         verdict, fake_taps = D(fake, wanted, camera) if wanted else (D(fake, camera=camera), {})
         losses = {'gan': cfg.weight_gan * gan_loss(verdict, True)}
         if wanted:
-            with torch.no_grad(): real_taps = D(batch['target'], wanted, self.real_cameras(batch))[1]
-            losses['feature_match'] = cfg.weight_feature_match * feature_match_loss(real_taps, fake_taps, cfg.feature_match)
-        if cfg.weight_nce: losses['nce'] = cfg.weight_nce * self.contrast(taps, fake, batch, 0)
-        if cfg.weight_nce_identity: losses['nce_identity'] = self.identity_contrast(batch)
+            with torch.no_grad():
+                real_taps = D(batch['target'], wanted, self.real_cameras(batch))[1]
+            losses['feature_match'] = cfg.weight_feature_match * feature_match_loss(
+                real_taps, fake_taps, cfg.feature_match
+            )
+        if cfg.weight_nce:
+            losses['nce'] = cfg.weight_nce * self.contrast(taps, fake, batch, 0)
+        if cfg.weight_nce_identity:
+            losses['nce_identity'] = self.identity_contrast(batch)
         return losses
 
-    def identity_contrast(self, batch): # the target translated to itself should keep its patches
+    def identity_contrast(self, batch):  # the target translated to itself should keep its patches
         cfg, G = self.config, self.nets['generator']
         features, taps = G.encode(batch['target'], self.nce_taps)
         same = G.decode(features, batch['target'], self.real_cameras(batch))
-        if cfg.reference_quirks: return self.contrast(taps, same * cfg.weight_nce_identity, batch, 1)
+        if cfg.reference_quirks:
+            return self.contrast(taps, same * cfg.weight_nce_identity, batch, 1)
         return cfg.weight_nce_identity * self.contrast(taps, same, batch, 1)
 
-    def contrast(self, taps, image, batch, call): # -> scalar, mean over layers
+    def contrast(self, taps, image, batch, call):  # -> scalar, mean over layers
         cfg, project = self.config, self.nets['projector']
         ids = batch.get('patch_ids', {}).get(call, {})
         keys, places = zip(*(sample_patches(taps[t], cfg.n_patches, ids.get(t), self.random) for t in self.nce_taps))
         again = self.nets['generator'].encode(image, self.nce_taps, only_taps=True)[1]
         queries = [sample_patches(again[t], ids=p)[0] for t, p in zip(self.nce_taps, places)]
-        with torch.no_grad(): keys = project([k.detach() for k in keys])
-        return sum(patch_nce(q, k, len(image), cfg.temperature, cfg.all_negatives).mean() for q, k in zip(project(queries), keys)) / len(keys)
+        with torch.no_grad():
+            keys = project([k.detach() for k in keys])
+        return sum(
+            patch_nce(q, k, len(image), cfg.temperature, cfg.all_negatives).mean()
+            for q, k in zip(project(queries), keys)
+        ) / len(keys)
 
     def discriminator_losses(self, batch, fake, camera):
         cfg, D = self.config, self.nets['discriminator']
         wanted = cfg.discriminator_taps if cfg.weight_feature_match else ()
         verdict, fake_taps = D(fake, wanted, camera) if wanted else (D(fake, camera=camera), {})
-        losses = {'d_real': cfg.weight_d * gan_loss(D(batch['target'], camera=self.real_cameras(batch)), True),
-                  'd_fake': cfg.weight_d * gan_loss(verdict, False)}
-        if wanted: losses['d_feature_match'] = cfg.weight_feature_match * feature_match_loss(D(batch['source'], wanted, camera)[1], fake_taps, cfg.feature_match)
+        losses = {
+            'd_real': cfg.weight_d * gan_loss(D(batch['target'], camera=self.real_cameras(batch)), True),
+            'd_fake': cfg.weight_d * gan_loss(verdict, False),
+        }
+        if wanted:
+            losses['d_feature_match'] = cfg.weight_feature_match * feature_match_loss(
+                D(batch['source'], wanted, camera)[1], fake_taps, cfg.feature_match
+            )
         return losses
 
 # %% ../../nbs/42_training.joint.ipynb #abba3f81
 class ClosedForms(Translation):
     "Translation in closed form, and the use of any translation."
-    def prepare(self,
-        source: ReidSplit, # images in memory
-        target: ReidSplit, # images in memory
+
+    def prepare(
+        self,
+        source: ReidSplit,  # images in memory
+        target: ReidSplit,  # images in memory
     ):
         "Closed forms from the pixels (colours, sharpness; per camera): the start of a learned translation, or the whole of `translation='colour_map'`."
         cfg, G = self.config, self.nets['generator']
-        if cfg.translation == 'none' or (cfg.translation == 'gan' and not cfg.colour_map): return
-        if target is None: raise UserError("expected target images to translate towards, got none: give a target, or set translation='none'")
+        if cfg.translation == 'none' or (cfg.translation == 'gan' and not cfg.colour_map):
+            return
+        if target is None:
+            raise UserError(
+                "expected target images to translate towards, got none: give a target, or set translation='none'"
+            )
         limit = max(64, 1000 * 64 * 32 // (target.images.shape[1] * target.images.shape[2]))
-        some = lambda split: to_signed(split.images[::max(1, len(split) // limit)])
+        some = lambda split: to_signed(split.images[:: max(1, len(split) // limit)])
         x, found = some(source), []
         for c in range(self.n_cameras) if self.n_cameras else [None]:
             y = some(target if c is None else target[target.camids == c])
             matrix, bias = colour_transfer(x, y)
             found.append((matrix, bias, match_sharpness(apply_colour_map(x, matrix, bias), y)))
         matrix, bias, gains = ((torch.stack(m) if self.n_cameras else m[0]).to(self.device) for m in zip(*found))
-        if cfg.translation == 'colour_map': return G.set_colour_map(matrix, bias)
+        if cfg.translation == 'colour_map':
+            return G.set_colour_map(matrix, bias)
         G.start_from_colour_map(matrix, bias)
-        if cfg.decoder == 'field': G.start_from_sharpness(gains)
+        if cfg.decoder == 'field':
+            G.start_from_sharpness(gains)
 
     @torch.no_grad()
     def translate(self, images, camera=None):
         "(B, 3, H, W) in [-1, 1] to the look of the target; `camera` (B,) int64, default: all cameras in turn."
         G = self.nets['generator']
-        if self.config.translation == 'none': raise UserError("expected a method that translates, this one was trained with translation='none': use another run")
-        if self.config.translation == 'colour_map': return soft_clip(G.colour_map(images))
-        if self.n_cameras and camera is None: camera = torch.arange(len(images), device=images.device) % self.n_cameras
+        if self.config.translation == 'none':
+            raise UserError(
+                "expected a method that translates, this one was trained with translation='none': use another run"
+            )
+        if self.config.translation == 'colour_map':
+            return soft_clip(G.colour_map(images))
+        if self.n_cameras and camera is None:
+            camera = torch.arange(len(images), device=images.device) % self.n_cameras
         return G(images, camera)
 
 # %% ../../nbs/42_training.joint.ipynb #869bc31f
 class Recognition(ClosedForms):
     "Identity losses on source and translated images, and the embedding."
+
     @torch.no_grad()
-    def reid_images(self, images, translating): # a part of each identity's images is translated, all are augmented
+    def reid_images(self, images, translating):  # a part of each identity's images is translated, all are augmented
         cfg = self.config
+
         def translate_some(x):
-            if not (translating or cfg.translation in ('closed_form', 'colour_map')): return x
+            if not (translating or cfg.translation in ('closed_form', 'colour_map')):
+                return x
             k = cfg.reid_images_per_id or len(x)
             chosen = torch.arange(len(x), device=x.device) % k < round(cfg.translated_share * k)
-            if chosen.any(): x[chosen] = self.translate(x[chosen], self.draw_cameras(int(chosen.sum())))
+            if chosen.any():
+                x[chosen] = self.translate(x[chosen], self.draw_cameras(int(chosen.sum())))
             return x
+
         return augment(images, self.random, cfg.augment, cfg.strength, cfg.light, cfg.erasing, translate_some)
 
     def identity_losses(self, batch, features, translating):
         cfg = self.config
         pids = batch['reid_pids' if cfg.reid_batch else 'source_pids']
-        if cfg.reid_batch: features = self.nets['generator'].encode(self.reid_images(batch['reid'], translating))[0]
-        if cfg.mode == 'disjoint': features = features.detach()
+        if cfg.reid_batch:
+            features = self.nets['generator'].encode(self.reid_images(batch['reid'], translating))[0]
+        if cfg.mode == 'disjoint':
+            features = features.detach()
         return reid_losses(*self.nets['identity'](features), pids, cfg)
 
     @torch.no_grad()
@@ -218,71 +302,106 @@ class Recognition(ClosedForms):
         "(B, 3, H, W) in [-1, 1] to (B, D) features: encoder, identity net."
         return self.nets['identity'].eval()(self.nets['generator'].encode(images)[0])
 
-    def batches(self,
-        source: ReidSplit, # labelled images in memory
-        target: ReidSplit | None = None, # unlabelled images in memory, with cameras
-    ) -> JointBatches: # what `fit` needs
+    def batches(
+        self,
+        source: ReidSplit,  # labelled images in memory
+        target: ReidSplit | None = None,  # unlabelled images in memory, with cameras
+    ) -> JointBatches:  # what `fit` needs
         "The streams of batches this method trains on."
-        if self.n_cameras and target is not None and target.camids.max() >= self.n_cameras: raise UserError(f'expected camids below n_cameras={self.n_cameras}, got {target.camids.max()}: count the distinct cameras of the target')
+        if self.n_cameras and target is not None and target.camids.max() >= self.n_cameras:
+            raise UserError(
+                f'expected camids below n_cameras={self.n_cameras}, got {target.camids.max()}: count the distinct'
+                ' cameras of the target'
+            )
         return JointBatches(source, target, self.config, self.seed, self.device)
 
 # %% ../../nbs/42_training.joint.ipynb #20555c01
 def joint_optimiser(
-    config: JointConfig, # settings
-    name: str, # 'generator', 'identity', 'projector' or 'discriminator'
-    net, # its parameters that need a gradient are optimised
+    config: JointConfig,  # settings
+    name: str,  # 'generator', 'identity', 'projector' or 'discriminator'
+    net,  # its parameters that need a gradient are optimised
 ) -> torch.optim.Adam:
     "Adam with the betas and the weight decay of this net."
     own = None if config.reference_quirks and name != 'projector' else getattr(config, f'weight_decay_{name}', None)
-    return torch.optim.Adam([p for p in net.parameters() if p.requires_grad], config.lr_discriminator if name == 'discriminator' else config.lr,
-                            betas=(config.beta1, 0.99 if name == 'projector' and config.reference_quirks else 0.999),
-                            weight_decay=config.weight_decay if own is None else own)
+    return torch.optim.Adam(
+        [p for p in net.parameters() if p.requires_grad],
+        config.lr_discriminator if name == 'discriminator' else config.lr,
+        betas=(config.beta1, 0.99 if name == 'projector' and config.reference_quirks else 0.999),
+        weight_decay=config.weight_decay if own is None else own,
+    )
+
 
 def set_joint_rates(
-    config: JointConfig, # settings
-    opts: dict, # optimisers by net
-    i: int, # step
+    config: JointConfig,  # settings
+    opts: dict,  # optimisers by net
+    i: int,  # step
 ):
     "The learning rate of every net at step `i`."
     for name, opt in opts.items():
-        milestones = config.identity_milestones if name == 'identity' and config.identity_milestones is not None else config.milestones
-        base = {'discriminator': config.lr_discriminator, 'identity': config.lr_identity or config.lr}.get(name, config.lr)
+        milestones = (
+            config.identity_milestones
+            if name == 'identity' and config.identity_milestones is not None
+            else config.milestones
+        )
+        base = {'discriminator': config.lr_discriminator, 'identity': config.lr_identity or config.lr}.get(
+            name, config.lr
+        )
         set_rate(opt, base * rate_at(i, config.steps, milestones=milestones, flat=config.flat))
 
 # %% ../../nbs/42_training.joint.ipynb #e29ef8f8
 class JointTransfer(Recognition):
     "Synth-ReID: one encoder for translation and recognition."
+
     name = 'joint'
 
-    def __init__(self,
-        config: JointConfig, # settings
-        n_ids: int, # source identities
-        n_cameras: int = 1, # target cameras
-        seed: int = 0, # of initialisation and training
-        device='cpu', # where the nets live
+    def __init__(
+        self,
+        config: JointConfig,  # settings
+        n_ids: int,  # source identities
+        n_cameras: int = 1,  # target cameras
+        seed: int = 0,  # of initialisation and training
+        device='cpu',  # where the nets live
     ):
-        for field, allowed in dict(mode=('joint', 'disjoint'), translation=('gan', 'closed_form', 'colour_map', 'none')).items():
-            if getattr(config, field) not in allowed: raise UserError(f'expected {field} of {allowed}, got {getattr(config, field)!r}: choose one of these')
-        if config.weight_triplet and not (config.reid_images_per_id if config.reid_batch else config.images_per_id): raise UserError('expected identity batches for the triplet loss, got shuffled ones: set images_per_id (or reid_images_per_id), e.g. to 4')
-        if config.translation == 'closed_form' and config.decoder != 'field': raise UserError(f"expected decoder 'field' for translation='closed_form', got {config.decoder!r}: the others have to be trained")
+        for field, allowed in dict(
+            mode=('joint', 'disjoint'), translation=('gan', 'closed_form', 'colour_map', 'none')
+        ).items():
+            if getattr(config, field) not in allowed:
+                raise UserError(f'expected {field} of {allowed}, got {getattr(config, field)!r}: choose one of these')
+        if config.weight_triplet and not (config.reid_images_per_id if config.reid_batch else config.images_per_id):
+            raise UserError(
+                'expected identity batches for the triplet loss, got shuffled ones: set images_per_id (or'
+                ' reid_images_per_id), e.g. to 4'
+            )
+        if config.translation == 'closed_form' and config.decoder != 'field':
+            raise UserError(
+                f"expected decoder 'field' for translation='closed_form', got {config.decoder!r}: the others have to be"
+                " trained"
+            )
         seed_everything(seed, -1)
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
         self.n_cameras = n_cameras if config.cameras and config.translation in ('gan', 'closed_form') else 0
         self.extra = dict(n_ids=n_ids, n_cameras=n_cameras, seed=seed)
         generator = Generator(config.dim, config.n_blocks, config.decoder, self.n_cameras, config.field_stride)
-        identity = IdentityNet(n_ids, generator.out_channels, config.head_layers, config.head, config.head_widths, config.pooling)
-        if config.classifier_std: torch.nn.init.normal_(identity.neck.classifier.weight, std=config.classifier_std)
+        identity = IdentityNet(
+            n_ids, generator.out_channels, config.head_layers, config.head, config.head_widths, config.pooling
+        )
+        if config.classifier_std:
+            torch.nn.init.normal_(identity.neck.classifier.weight, std=config.classifier_std)
         self.nets = {'generator': generator, 'identity': identity}
         if config.translation == 'gan':
             self.nce_taps = generator.nce_taps
             self.nets['projector'] = PatchProjector(generator.channels(self.nce_taps))
-            self.nets['discriminator'] = PatchDiscriminator(config.discriminator_dim, config.discriminator_norm, self.n_cameras)
-        for net in self.nets.values(): net.to(self.device)
+            self.nets['discriminator'] = PatchDiscriminator(
+                config.discriminator_dim, config.discriminator_norm, self.n_cameras
+            )
+        for net in self.nets.values():
+            net.to(self.device)
         self.opts = {k: joint_optimiser(config, k, net) for k, net in self.nets.items()}
 
     def step(self, batch, i):
         cfg, nets, opts, batch = self.config, self.nets, self.opts, dict(batch)
-        for net in nets.values(): net.train()
+        for net in nets.values():
+            net.train()
         set_joint_rates(cfg, opts, i)
         self.random = step_generator(self.seed, i, 1, device=self.device)
         translating = cfg.translation == 'gan' and i >= cfg.warmup_steps
@@ -291,9 +410,11 @@ class JointTransfer(Recognition):
             if translating or not cfg.reid_batch:
                 geometry = 'plain' if cfg.augment == 'strong' else cfg.augment
                 batch['source'] = augment(batch['source'], self.random, geometry)
-                if translating and geometry == 'translation': batch['target'] = augment(batch['target'], self.random, geometry)
+                if translating and geometry == 'translation':
+                    batch['target'] = augment(batch['target'], self.random, geometry)
                 features, taps = nets['generator'].encode(batch['source'], self.nce_taps if translating else ())
-            else: features = None
+            else:
+                features = None
             if translating:
                 camera = self.draw_cameras(len(features))
                 fake = nets['generator'].decode(features, batch['source'], camera)
@@ -303,6 +424,10 @@ class JointTransfer(Recognition):
                 losses |= self.identity_losses(batch, features, translating)
                 learners.append(opts['identity'])
             logged = update(losses, *learners, fabric=self.fabric) if losses else {}
-        if translating: logged |= update(self.discriminator_losses(batch, fake.detach(), camera), opts['discriminator'], fabric=self.fabric)
-        if cfg.mode == 'disjoint': logged |= update(self.identity_losses(batch, features, translating), opts['identity'], fabric=self.fabric)
+        if translating:
+            logged |= update(
+                self.discriminator_losses(batch, fake.detach(), camera), opts['discriminator'], fabric=self.fabric
+            )
+        if cfg.mode == 'disjoint':
+            logged |= update(self.identity_losses(batch, features, translating), opts['identity'], fabric=self.fabric)
         return logged

@@ -8,7 +8,13 @@ __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged',
            'MetricsLog', 'read_metrics', 'Checkpointer', 'draw_pairs', 'SampleGrid', 'check_method']
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
-import csv, json, os, shutil, signal, tempfile, threading
+import csv
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -25,70 +31,83 @@ from ..core import UserError, atomic_write, seed_everything, to_uint8
 
 # %% ../../nbs/40_training.loop.ipynb #eff653b0
 def update(
-    losses: dict, # {name: scalar with graph}; already weighted
-    *opts: torch.optim.Optimizer, # each takes one step
-    fabric=None, # lightning_fabric.Fabric when several processes train together
-) -> dict: # {name: detached scalar}
+    losses: dict,  # {name: scalar with graph}; already weighted
+    *opts: torch.optim.Optimizer,  # each takes one step
+    fabric=None,  # lightning_fabric.Fabric when several processes train together
+) -> dict:  # {name: detached scalar}
     "One backward through the sum of the losses, one step of every optimiser."
-    for opt in opts: opt.zero_grad(set_to_none=True)
+    for opt in opts:
+        opt.zero_grad(set_to_none=True)
     sum(losses.values()).backward()
     if fabric is not None and fabric.world_size > 1:
         for p in (p for opt in opts for group in opt.param_groups for p in group['params']):
-            if p.grad is not None: p.grad = fabric.all_reduce(p.grad, reduce_op='mean')
-    for opt in opts: opt.step()
+            if p.grad is not None:
+                p.grad = fabric.all_reduce(p.grad, reduce_op='mean')
+    for opt in opts:
+        opt.step()
     return {name: loss.detach() for name, loss in losses.items()}
 
 # %% ../../nbs/40_training.loop.ipynb #b8b39487
 @contextmanager
 def only_training(
-    *nets: nn.Module, # these keep their gradients
-    among, # all nets: a dict or an iterable
+    *nets: nn.Module,  # these keep their gradients
+    among,  # all nets: a dict or an iterable
 ):
     "Freeze every net of `among` that is not named; restore all flags afterwards."
     among = among.values() if isinstance(among, dict) else among
     frozen = [p for net in among if not any(net is n for n in nets) for p in net.parameters() if p.requires_grad]
-    for p in frozen: p.requires_grad_(False)
-    try: yield
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        yield
     finally:
-        for p in frozen: p.requires_grad_(True)
+        for p in frozen:
+            p.requires_grad_(True)
 
 # %% ../../nbs/40_training.loop.ipynb #0310251e
 def rate_at(
-    step: int, # from 0
-    steps: int, # length of the run
-    warmup: int = 0, # linear warm-up steps
-    milestones: tuple = (), # fractions of the run at which the rate is multiplied by `gamma`
-    gamma: float = 0.1, # factor at each milestone
-    flat: float = 1.0, # fraction of the run after which the rate falls linearly; 1.0 never
-    final: float = 0.02, # what it falls to
-) -> float: # factor for the base learning rate
+    step: int,  # from 0
+    steps: int,  # length of the run
+    warmup: int = 0,  # linear warm-up steps
+    milestones: tuple = (),  # fractions of the run at which the rate is multiplied by `gamma`
+    gamma: float = 0.1,  # factor at each milestone
+    flat: float = 1.0,  # fraction of the run after which the rate falls linearly; 1.0 never
+    final: float = 0.02,  # what it falls to
+) -> float:  # factor for the base learning rate
     "The learning-rate factor at a step: warm-up, multi-step or flat-then-linear."
     t = step / max(1, steps)
     factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
     factor *= gamma ** sum(t >= m for m in milestones)
     return factor * (1.0 if flat >= 1 or t < flat else final + (1 - final) * (1 - t) / (1 - flat))
 
+
 def set_rate(
-    opt: torch.optim.Optimizer, # its groups get this rate
-    lr: float, # learning rate
+    opt: torch.optim.Optimizer,  # its groups get this rate
+    lr: float,  # learning rate
 ):
     "Set the learning rate of every parameter group."
-    for group in opt.param_groups: group['lr'] = lr
+    for group in opt.param_groups:
+        group['lr'] = lr
 
 # %% ../../nbs/40_training.loop.ipynb #20dbadde
 class TrainingDiverged(UserError):
     "A loss or a weight is no longer finite."
 
+
 def check_finite(
-    losses: dict, # {name: scalar}
-    step: int, # for the message
-    last_good: str = 'none yet', # name of the last checkpoint
+    losses: dict,  # {name: scalar}
+    step: int,  # for the message
+    last_good: str = 'none yet',  # name of the last checkpoint
 ):
     "Raise `TrainingDiverged` with the loss table if any loss is NaN or infinite."
     values = torch.stack([v.float() for v in losses.values()])
-    if values.isfinite().all(): return
+    if values.isfinite().all():
+        return
     table = ', '.join(f'{k} {v:.4g}' for k, v in zip(losses, values.tolist()))
-    raise TrainingDiverged(f'expected finite losses, got {table} at step {step}: last good checkpoint: {last_good}; lower the learning rate or the weight of the loss that grew first (metrics.csv)')
+    raise TrainingDiverged(
+        f'expected finite losses, got {table} at step {step}: last good checkpoint: {last_good}; lower the learning'
+        ' rate or the weight of the loss that grew first (metrics.csv)'
+    )
 
 # %% ../../nbs/40_training.loop.ipynb #9b26d25e
 @contextmanager
@@ -98,23 +117,28 @@ def deferred_interrupt():
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+
     def note(number, frame):
-        if came: raise KeyboardInterrupt
+        if came:
+            raise KeyboardInterrupt
         came.append(number)
+
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try: yield lambda: bool(came)
+    try:
+        yield lambda: bool(came)
     finally:
-        for s, handler in before.items(): signal.signal(s, handler)
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 # %% ../../nbs/40_training.loop.ipynb #174e5f19
 def fit(
-    method, # nets, opts, seed, step(batch, i) -> {loss: scalar}
-    batches, # `batches(i)` gives the batch of step i
-    steps: int, # run until this step
-    start: int = 0, # first step to run (the number of steps already done)
-    hooks=(), # callables (method, steps done, losses); `close(method, steps done, failed)` if they have one; `stopping` true ends the run after the step
-    fabric=None, # lightning_fabric.Fabric: precision, several processes
-) -> int: # steps done: `steps`, or fewer after an interrupt
+    method,  # nets, opts, seed, step(batch, i) -> {loss: scalar}
+    batches,  # `batches(i)` gives the batch of step i
+    steps: int,  # run until this step
+    start: int = 0,  # first step to run (the number of steps already done)
+    hooks=(),  # callables (method, steps done, losses); `close(method, steps done, failed)` if they have one; `stopping` true ends the run after the step
+    fabric=None,  # lightning_fabric.Fabric: precision, several processes
+) -> int:  # steps done: `steps`, or fewer after an interrupt
     "Train. Every step is seeded from (seed, step, rank); hooks look, and change nothing."
     done, rank = start, fabric.global_rank if fabric else 0
     failed = True
@@ -122,212 +146,300 @@ def fit(
         with deferred_interrupt() as interrupted:
             for i in range(start, steps):
                 seed_everything(method.seed, i, rank)
-                with fabric.autocast() if fabric else nullcontext(): losses = method.step(batches(i), i)
+                with fabric.autocast() if fabric else nullcontext():
+                    losses = method.step(batches(i), i)
                 check_finite(losses, i, next((h.last_good for h in hooks if hasattr(h, 'last_good')), 'none yet'))
                 done = i + 1
-                for hook in hooks: hook(method, done, losses)
-                if interrupted() or any(getattr(hook, 'stopping', False) for hook in hooks): break
+                for hook in hooks:
+                    hook(method, done, losses)
+                if interrupted() or any(getattr(hook, 'stopping', False) for hook in hooks):
+                    break
         failed = False
     finally:
-        for hook in hooks: getattr(hook, 'close', lambda *_: None)(method, done, failed)
+        for hook in hooks:
+            getattr(hook, 'close', lambda *_: None)(method, done, failed)
     return done
 
 # %% ../../nbs/40_training.loop.ipynb #0b500dcb
 def describe(
-    method, # `config` (a dataclass) and `extra` (dict) are recorded when it has them
-    step: int, # steps done
-) -> dict: # what goes into meta.json
+    method,  # `config` (a dataclass) and `extra` (dict) are recorded when it has them
+    step: int,  # steps done
+) -> dict:  # what goes into meta.json
     "What must be known to use a method again; the size is that of its config, and images in nets are always RGB in [-1, 1]."
     config = getattr(method, 'config', None)
-    images = dict(size=getattr(config, 'size', None), channels='RGB', range=[-1, 1], mean=[0.5] * 3, std=[0.5] * 3) # (x - mean) / std of colours in [0, 1]
-    return dict(step=step, method=getattr(method, 'name', type(method).__name__), version=__version__, images=images, config=asdict(config) if config else {}, **getattr(method, 'extra', {}))
+    images = dict(
+        size=getattr(config, 'size', None), channels='RGB', range=[-1, 1], mean=[0.5] * 3, std=[0.5] * 3
+    )  # (x - mean) / std of colours in [0, 1]
+    return dict(
+        step=step,
+        method=getattr(method, 'name', type(method).__name__),
+        version=__version__,
+        images=images,
+        config=asdict(config) if config else {},
+        **getattr(method, 'extra', {}),
+    )
+
 
 def save_checkpoint(
-    method, # nets, opts; `config` and `extra` (dict) are recorded when it has them
-    folder, # where checkpoints live
-    step: int, # steps done
-) -> Path: # the new checkpoint
+    method,  # nets, opts; `config` and `extra` (dict) are recorded when it has them
+    folder,  # where checkpoints live
+    step: int,  # steps done
+) -> Path:  # the new checkpoint
     "Write `folder/step_00000042` in one piece. Weights that are not finite are refused."
-    weights = {f'{n}.{k}': v.detach().contiguous() for n, net in method.nets.items() for k, v in net.state_dict().items()}
+    weights = {
+        f'{n}.{k}': v.detach().contiguous() for n, net in method.nets.items() for k, v in net.state_dict().items()
+    }
     bad = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise TrainingDiverged(f'expected finite weights, got NaN or infinity in {bad[0]} at step {step}: nothing was saved; go back to the last checkpoint with a lower learning rate')
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    if bad:
+        raise TrainingDiverged(
+            f'expected finite weights, got NaN or infinity in {bad[0]} at step {step}: nothing was saved; go back to'
+            ' the last checkpoint with a lower learning rate'
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     final, tmp = folder / f'step_{step:08d}', folder / f'.step_{step:08d}.tmp'
-    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir()
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir()
     save_file(weights, tmp / 'nets.safetensors')
     torch.save({k: opt.state_dict() for k, opt in method.opts.items()}, tmp / 'opts.pt')
     (tmp / 'meta.json').write_text(json.dumps(describe(method, step), indent=1))
     for file in tmp.iterdir():
-        with open(file, 'rb') as f: os.fsync(f.fileno())
-    if final.exists(): final.rename(old := folder / f'.step_{step:08d}.old'); tmp.rename(final); shutil.rmtree(old)
-    else: tmp.rename(final)
+        with open(file, 'rb') as f:
+            os.fsync(f.fileno())
+    if final.exists():
+        final.rename(old := folder / f'.step_{step:08d}.old')
+        tmp.rename(final)
+        shutil.rmtree(old)
+    else:
+        tmp.rename(final)
     return final
 
 # %% ../../nbs/40_training.loop.ipynb #dc0a55fc
 def list_checkpoints(
-    folder, # where checkpoints live
-) -> list[Path]: # oldest first
+    folder,  # where checkpoints live
+) -> list[Path]:  # oldest first
     "The complete checkpoints of a run, by step."
     return sorted(p for p in Path(folder).glob('step_*') if p.is_dir())
 
+
 def read_meta(
-    checkpoint, # a checkpoint folder
-) -> dict: # step, method, config, ...
+    checkpoint,  # a checkpoint folder
+) -> dict:  # step, method, config, ...
     "The readable part of a checkpoint."
     try:
         meta = json.loads((Path(checkpoint) / 'meta.json').read_text())
         return {'step': meta['step'], 'method': meta['method'], 'config': meta['config'], **meta}
-    except (OSError, ValueError, KeyError, TypeError) as e: raise UserError(f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): remove this folder to go on from the checkpoint before it, or give a folder checkpoints/step_... of a run') from None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): remove this'
+            ' folder to go on from the checkpoint before it, or give a folder checkpoints/step_... of a run'
+        ) from None
 
 # %% ../../nbs/40_training.loop.ipynb #a6b5bcb8
 def load_checkpoint(
-    method, # nets (and opts) of the same shapes
-    checkpoint, # a checkpoint folder
-    optimisers: bool = True, # also restore the optimisers, to go on training
-) -> int: # steps done
+    method,  # nets (and opts) of the same shapes
+    checkpoint,  # a checkpoint folder
+    optimisers: bool = True,  # also restore the optimisers, to go on training
+) -> int:  # steps done
     "Restore a method strictly. A damaged file or other shapes are a `UserError`; the method is unchanged then."
     checkpoint = Path(checkpoint)
     meta = read_meta(checkpoint)
-    if optimisers and not (checkpoint / 'opts.pt').exists(): raise UserError(f'expected optimiser states in {checkpoint}, found weights only (older checkpoints keep no more): use it to evaluate, or go on from a later one')
+    if optimisers and not (checkpoint / 'opts.pt').exists():
+        raise UserError(
+            f'expected optimiser states in {checkpoint}, found weights only (older checkpoints keep no more): use it to'
+            ' evaluate, or go on from a later one'
+        )
     remedy = f'remove {checkpoint} to go on from the checkpoint before it'
     try:
         weights = load_file(checkpoint / 'nets.safetensors')
         opts = torch.load(checkpoint / 'opts.pt', weights_only=True, map_location='cpu') if optimisers else {}
     except Exception as e:  # a cut file can raise nearly anything inside the unpickler
-        raise UserError(f'expected a whole checkpoint, {checkpoint} is damaged or incomplete ({type(e).__name__}): {remedy}') from None
+        raise UserError(
+            f'expected a whole checkpoint, {checkpoint} is damaged or incomplete ({type(e).__name__}): {remedy}'
+        ) from None
     own = {f'{n}.{k}': v.shape for n, net in method.nets.items() for k, v in net.state_dict().items()}
-    wrong = [k for k in own.keys() ^ weights.keys()] + [k for k in own.keys() & weights.keys() if own[k] != weights[k].shape]
-    if wrong: raise UserError(f'expected weights that fit the configuration, got {len(wrong)} that do not, such as {sorted(wrong)[0]}: use the configuration in {checkpoint / "meta.json"}')
+    wrong = [k for k in own.keys() ^ weights.keys()] + [
+        k for k in own.keys() & weights.keys() if own[k] != weights[k].shape
+    ]
+    if wrong:
+        raise UserError(
+            f'expected weights that fit the configuration, got {len(wrong)} that do not, such as {sorted(wrong)[0]}:'
+            f' use the configuration in {checkpoint / "meta.json"}'
+        )
     try:
-        for k, state in opts.items(): method.opts[k].load_state_dict(state)
-    except (KeyError, ValueError) as e: raise UserError(f'expected optimiser states that fit the configuration, got others ({e}): use the configuration in {checkpoint / "meta.json"}') from None
-    for n, net in method.nets.items(): net.load_state_dict({k.removeprefix(n + '.'): v for k, v in weights.items() if k.startswith(n + '.')})
-    if hasattr(method, 'extra'): method.extra |= {k: meta[k] for k in ('recipe', 'data') if k in meta and k not in method.extra}
+        for k, state in opts.items():
+            method.opts[k].load_state_dict(state)
+    except (KeyError, ValueError) as e:
+        raise UserError(
+            f'expected optimiser states that fit the configuration, got others ({e}): use the configuration in'
+            f' {checkpoint / "meta.json"}'
+        ) from None
+    for n, net in method.nets.items():
+        net.load_state_dict({k.removeprefix(n + '.'): v for k, v in weights.items() if k.startswith(n + '.')})
+    if hasattr(method, 'extra'):
+        method.extra |= {k: meta[k] for k in ('recipe', 'data') if k in meta and k not in method.extra}
     return meta['step']
 
 # %% ../../nbs/40_training.loop.ipynb #c30aeda2
 class ProgressBar:
     "A bar with the losses (smoothed) and the speed; works in notebooks and terminals."
-    def __init__(self,
-        steps: int, # length of the run
-        start: int = 0, # steps already done
-        label: str = 'train', # shown in front
-        disable: bool = False, # show nothing
+
+    def __init__(
+        self,
+        steps: int,  # length of the run
+        start: int = 0,  # steps already done
+        label: str = 'train',  # shown in front
+        disable: bool = False,  # show nothing
     ):
-        self.bar, self.mean = tqdm(total=steps, initial=start, desc=label, disable=disable, leave=False, mininterval=0.5), {}
+        self.bar, self.mean = (
+            tqdm(total=steps, initial=start, desc=label, disable=disable, leave=False, mininterval=0.5),
+            {},
+        )
 
     def __call__(self, method, done, losses):
-        for k, v in losses.items(): self.mean[k] = 0.95 * self.mean.get(k, float(v)) + 0.05 * float(v)
+        for k, v in losses.items():
+            self.mean[k] = 0.95 * self.mean.get(k, float(v)) + 0.05 * float(v)
         self.bar.update(done - self.bar.n)
-        if done % 10 == 0: self.bar.set_postfix_str(' '.join(f'{k} {v:.3g}' for k, v in self.mean.items()))
+        if done % 10 == 0:
+            self.bar.set_postfix_str(' '.join(f'{k} {v:.3g}' for k, v in self.mean.items()))
 
-    def close(self, method, done, failed=False): self.bar.close()
+    def close(self, method, done, failed=False):
+        self.bar.close()
 
 # %% ../../nbs/40_training.loop.ipynb #7b1098fd
 class MetricsLog:
     "Mean losses per `every` steps into metrics.csv (long format: step, name, value) and TensorBoard."
-    def __init__(self,
-        folder, # run folder
-        start: int = 0, # rows after this step (of a run that was killed) are dropped
-        every: int = 20, # steps averaged into one row
-        tensorboard: bool = True, # also write TensorBoard events
+
+    def __init__(
+        self,
+        folder,  # run folder
+        start: int = 0,  # rows after this step (of a run that was killed) are dropped
+        every: int = 20,  # steps averaged into one row
+        tensorboard: bool = True,  # also write TensorBoard events
     ):
         self.path, self.every, self.sums = Path(folder) / 'metrics.csv', every, {}
         rows = read_metrics(self.path) if self.path.exists() else []
         with atomic_write(self.path) as tmp:
-            with open(tmp, 'w', newline='') as f: csv.writer(f).writerows([('step', 'name', 'value'), *(r for r in rows if r[0] <= start)])
+            with open(tmp, 'w', newline='') as f:
+                csv.writer(f).writerows([('step', 'name', 'value'), *(r for r in rows if r[0] <= start)])
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
+
             self.board = SummaryWriter(Path(folder) / 'tensorboard', purge_step=start)
 
     def __call__(self, method, done, losses):
-        for k, v in losses.items(): self.sums.setdefault(k, []).append(float(v))
-        if done % self.every == 0: self.write(done)
+        for k, v in losses.items():
+            self.sums.setdefault(k, []).append(float(v))
+        if done % self.every == 0:
+            self.write(done)
 
     def write(self, done):
         means = {k: sum(v) / len(v) for k, v in self.sums.items()}
         self.sums = {}
-        with open(self.path, 'a', newline='') as f: csv.writer(f).writerows((done, k, repr(v)) for k, v in means.items())
-        if self.board: [self.board.add_scalar(k, v, done) for k, v in means.items()]
+        with open(self.path, 'a', newline='') as f:
+            csv.writer(f).writerows((done, k, repr(v)) for k, v in means.items())
+        if self.board:
+            [self.board.add_scalar(k, v, done) for k, v in means.items()]
 
     def close(self, method, done, failed=False):
-        if self.sums: self.write(done)
-        if self.board: self.board.close()
+        if self.sums:
+            self.write(done)
+        if self.board:
+            self.board.close()
+
 
 def read_metrics(
-    path, # metrics.csv
-) -> list: # [(step, name, value)]
+    path,  # metrics.csv
+) -> list:  # [(step, name, value)]
     "The rows of metrics.csv; a last line cut by a kill is ignored."
-    with open(path, newline='') as f: rows = [r for r in csv.reader(f) if len(r) == 3][1:]
+    with open(path, newline='') as f:
+        rows = [r for r in csv.reader(f) if len(r) == 3][1:]
     keep = []
     for r in rows:
-        try: keep.append((int(r[0]), r[1], float(r[2])))
-        except ValueError: continue
+        try:
+            keep.append((int(r[0]), r[1], float(r[2])))
+        except ValueError:
+            continue
     return keep
 
 # %% ../../nbs/40_training.loop.ipynb #8e8de3fe
 class Checkpointer:
     "Save every `every` steps and at the end; older ones keep their weights but not their optimisers."
-    def __init__(self,
-        folder, # where checkpoints live
-        every: int, # steps between checkpoints
-        steps: int, # length of the run: the last step is always saved
+
+    def __init__(
+        self,
+        folder,  # where checkpoints live
+        every: int,  # steps between checkpoints
+        steps: int,  # length of the run: the last step is always saved
     ):
         self.folder, self.every, self.steps, self.saved = Path(folder), every, steps, None
         self.last_good = str(next(reversed(list_checkpoints(folder)), 'none yet'))
 
     def __call__(self, method, done, losses):
-        if done % self.every == 0 or done == self.steps: self.save(method, done)
+        if done % self.every == 0 or done == self.steps:
+            self.save(method, done)
 
     def save(self, method, done):
         self.last_good, self.saved = str(save_checkpoint(method, self.folder, done)), done
-        for old in list_checkpoints(self.folder)[:-2]: (old / 'opts.pt').unlink(missing_ok=True)
+        for old in list_checkpoints(self.folder)[:-2]:
+            (old / 'opts.pt').unlink(missing_ok=True)
 
     def close(self, method, done, failed=False):
-        if not failed and self.saved != done and done: self.save(method, done)
+        if not failed and self.saved != done and done:
+            self.save(method, done)
 
 # %% ../../nbs/40_training.loop.ipynb #e5f7e3a3
 def draw_pairs(
-    images: torch.Tensor, # (N, 3, H, W) in [-1, 1]
-    translated: torch.Tensor, # likewise
-) -> Image.Image: # two rows of pictures
+    images: torch.Tensor,  # (N, 3, H, W) in [-1, 1]
+    translated: torch.Tensor,  # likewise
+) -> Image.Image:  # two rows of pictures
     "Sources above, translations below."
     return Image.fromarray(np.concatenate([np.concatenate(list(to_uint8(x)), 1) for x in (images, translated)]))
 
+
 class SampleGrid:
     "Every `every` steps, a picture of the same images: samples/step_00000500.png."
-    def __init__(self,
-        folder, # where the pictures go
-        draw, # draw(method) -> PIL image, of images that are fixed for the whole run
-        every: int, # steps between pictures
+
+    def __init__(
+        self,
+        folder,  # where the pictures go
+        draw,  # draw(method) -> PIL image, of images that are fixed for the whole run
+        every: int,  # steps between pictures
     ):
         self.folder, self.draw, self.every = Path(folder), draw, every
 
     def __call__(self, method, done, losses):
-        if done % self.every: return
-        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp: self.draw(method).save(tmp, format='PNG')
+        if done % self.every:
+            return
+        with atomic_write(self.folder / f'step_{done:08d}.png') as tmp:
+            self.draw(method).save(tmp, format='PNG')
 
 # %% ../../nbs/40_training.loop.ipynb #e3d1683d
 def check_method(
-    make, # make() -> a new method, always the same
-    batches, # batches(i) -> batch
-    steps: int = 4, # even; half of it before the stop
-) -> dict: # {check: 'ok'}; any failure raises AssertionError
+    make,  # make() -> a new method, always the same
+    batches,  # batches(i) -> batch
+    steps: int = 4,  # even; half of it before the stop
+) -> dict:  # {check: 'ok'}; any failure raises AssertionError
     "The contract of a method, checked by running it."
     weights = lambda m: {f'{n}.{k}': v.clone() for n, net in m.nets.items() for k, v in net.state_dict().items()}
     same = lambda a, b: a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    whole = make(); before = weights(whole)
+    whole = make()
+    before = weights(whole)
     fit(whole, batches, steps)
     after = weights(whole)
     for n, net in whole.nets.items():
-        assert any(not torch.equal(before[f'{n}.{k}'], after[f'{n}.{k}']) for k, _ in net.named_parameters()), f'{n} did not learn in {steps} steps'
+        assert any(not torch.equal(before[f'{n}.{k}'], after[f'{n}.{k}']) for k, _ in net.named_parameters()), (
+            f'{n} did not learn in {steps} steps'
+        )
     looked = make()
     fit(looked, batches, steps, hooks=[lambda m, i, losses: torch.rand(i)])
     assert same(after, weights(looked)), 'a hook that draws random numbers changed the training'
     with tempfile.TemporaryDirectory() as d:
-        first = make(); fit(first, batches, steps // 2)
-        second = make(); start = load_checkpoint(second, save_checkpoint(first, d, steps // 2))
+        first = make()
+        fit(first, batches, steps // 2)
+        second = make()
+        start = load_checkpoint(second, save_checkpoint(first, d, steps // 2))
         fit(second, batches, steps, start=start)
     assert same(after, weights(second)), 'stop and resume gave other weights than the uninterrupted run'
     return dict.fromkeys(('losses finite', 'every net learns', 'hooks change nothing', 'resume is exact'), 'ok')

@@ -9,7 +9,13 @@ __all__ = ['METHODS', 'SHARES', 'make_config', 'check_settings', 'make_method', 
            'name_protocol']
 
 # %% ../../nbs/48_training.runs.ipynb #ec71b3f9
-import hashlib, inspect, json, math, os, sys, warnings
+import hashlib
+import inspect
+import json
+import math
+import os
+import sys
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -27,92 +33,168 @@ from .dgnet import DGNet, DGNetConfig, draw_swaps, teacher_digest
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
 from .joint import JointConfig, JointTransfer
-from .loop import Checkpointer, MetricsLog, ProgressBar, SampleGrid, draw_pairs, fit, list_checkpoints, load_checkpoint, read_meta
+from synthreid.training.loop import (
+    Checkpointer,
+    MetricsLog,
+    ProgressBar,
+    SampleGrid,
+    draw_pairs,
+    fit,
+    list_checkpoints,
+    load_checkpoint,
+    read_meta,
+)
 
 # %% ../../nbs/48_training.runs.ipynb #8993dc37
-METHODS = {'direct': (DirectTransfer, DirectConfig), 'joint': (JointTransfer, JointConfig), 'flip': (FlipReID, FlipConfig), 'dgnet': (DGNet, DGNetConfig)}
+METHODS = {
+    'direct': (DirectTransfer, DirectConfig),
+    'joint': (JointTransfer, JointConfig),
+    'flip': (FlipReID, FlipConfig),
+    'dgnet': (DGNet, DGNetConfig),
+}
+
 
 def make_config(
-    name: str, # a key of `METHODS`
-    settings: dict, # field: value
-): # an instance of that method's config
+    name: str,  # a key of `METHODS`
+    settings: dict,  # field: value
+):  # an instance of that method's config
     "Settings from a dictionary; an unknown field or method is a `UserError`."
-    if name not in METHODS: raise UserError(f'expected a method of {sorted(METHODS)}, got {name!r}: choose one of these')
+    if name not in METHODS:
+        raise UserError(f'expected a method of {sorted(METHODS)}, got {name!r}: choose one of these')
     known = {f.name for f in fields(METHODS[name][1])}
     unknown = sorted(settings.keys() - known)
-    if unknown: raise UserError(f'expected settings of the method {name!r}, got {unknown[0]!r}: its settings are {", ".join(sorted(known))}')
+    if unknown:
+        raise UserError(
+            f'expected settings of the method {name!r}, got {unknown[0]!r}: its settings are {", ".join(sorted(known))}'
+        )
     return METHODS[name][1](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
-SHARES = ('erasing', 'grey_patches', 'label_smoothing', 'dropout', 'encoder_again', 'codes_from', 'teacher_from', 'flat', 'milestones', 'identity_milestones') # settings from 0 to 1
+
+SHARES = (
+    'erasing',
+    'grey_patches',
+    'label_smoothing',
+    'dropout',
+    'encoder_again',
+    'codes_from',
+    'teacher_from',
+    'flat',
+    'milestones',
+    'identity_milestones',
+)  # settings from 0 to 1
+
 
 def check_settings(
-    config, # of any method
+    config,  # of any method
 ):
     "Numbers of a config that mean nothing are a `UserError`: negative ones, shares above 1, what is not finite."
     for f in fields(config):
         value = getattr(config, f.name)
         for v in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(v, (int, float)) and not 0 <= v <= (1 if f.name in SHARES else sys.float_info.max):
-                raise UserError(f'expected {f.name} {"from 0 to 1" if f.name in SHARES else "of at least 0"}, got {v}: --{f.name.replace("_", "-")}')
+                raise UserError(
+                    f'expected {f.name} {"from 0 to 1" if f.name in SHARES else "of at least 0"}, got {v}:'
+                    f' --{f.name.replace("_", "-")}'
+                )
+
 
 def make_method(
-    name: str, # a key of `METHODS`
-    config, # its config
-    n_ids: int, # source identities
-    n_cameras: int = 1, # target cameras, for methods that take them
-    seed: int = 0, # of initialisation and training
-    device='cpu', # where the nets live
-): # the method
+    name: str,  # a key of `METHODS`
+    config,  # its config
+    n_ids: int,  # source identities
+    n_cameras: int = 1,  # target cameras, for methods that take them
+    seed: int = 0,  # of initialisation and training
+    device='cpu',  # where the nets live
+):  # the method
     "Build a method from the numbers that its nets depend on."
-    parse_size(config.size); check_settings(config)
+    parse_size(config.size)
+    check_settings(config)
     cameras = {'n_cameras': n_cameras} if 'n_cameras' in inspect.signature(METHODS[name][0]).parameters else {}
-    try: return METHODS[name][0](config, n_ids, seed=seed, device=device, **cameras)
+    try:
+        return METHODS[name][0](config, n_ids, seed=seed, device=device, **cameras)
     except (ValueError, RuntimeError, TypeError, ZeroDivisionError) as e:
-        if isinstance(e, UserError) or 'out of memory' in str(e): raise
-        raise UserError(f'expected settings from which the method {name!r} can be built, got an error instead ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}): check sizes, widths and numbers of layers') from e
+        if isinstance(e, UserError) or 'out of memory' in str(e):
+            raise
+        raise UserError(
+            f'expected settings from which the method {name!r} can be built, got an error instead ({type(e).__name__}:'
+            f' {str(e).splitlines()[0] if str(e) else ""}): check sizes, widths and numbers of layers'
+        ) from e
+
 
 def uses_target(
-    config, # of any method
-) -> bool: # True: it trains on unlabelled target images as well
+    config,  # of any method
+) -> bool:  # True: it trains on unlabelled target images as well
     "Whether a config asks for a target."
     return getattr(config, 'translation', 'none') != 'none' or getattr(config, 'use_target', False)
 
 # %% ../../nbs/48_training.runs.ipynb #39ae8814
 def fingerprint(
-    split: ReidSplit, # images in memory
-) -> str: # 16 hexadecimal digits
+    split: ReidSplit,  # images in memory
+) -> str:  # 16 hexadecimal digits
     "Changes when labels, cameras or (a sample of 64) images change."
     h = hashlib.sha256(split.pids.tobytes() + split.camids.tobytes())
-    for image in split.images[::max(1, len(split) // 64)]: h.update(np.ascontiguousarray(image).tobytes())
+    for image in split.images[:: max(1, len(split) // 64)]:
+        h.update(np.ascontiguousarray(image).tobytes())
     return h.hexdigest()[:16]
+
 
 def _check_claim(folder, settings):
     "Does config.yaml say the same, as far as settings are given? Without a checkpoint there is nothing to protect yet."
     path = Path(folder) / 'config.yaml'
-    if not path.exists() and Path(folder).exists() and any(Path(folder).iterdir()): raise UserError(f'expected a new folder or that of a run, {folder} holds other files: choose another folder')
-    if not path.exists() or not list_checkpoints(Path(folder) / 'checkpoints'): return
-    flat = lambda s: {**{k: v for k, v in s.items() if k != 'config'}, **{k: v for k, v in s.get('config', {}).items() if k != 'teacher'}} # a teacher may move
-    try: old = flat(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, AttributeError, TypeError): raise UserError(f'expected a readable {path}, got something else: choose another folder') from None
-    said = {'source': 'other source images', 'target': 'other target images', 'teacher_weights': 'another teacher, or this one has learned on: name its checkpoint, TEACHER/checkpoints/step_...'}
-    changed = [said.get(k, f'{k} {old.get(k)} there, {v} here') for k, v in flat(settings).items() if old.get(k, v if k == 'teacher_weights' else None) != v]
-    if changed: raise UserError(f'expected the settings of the run in {folder}, got others ({"; ".join(changed[:3])}): choose another folder, or remove that one')
+    if not path.exists() and Path(folder).exists() and any(Path(folder).iterdir()):
+        raise UserError(f'expected a new folder or that of a run, {folder} holds other files: choose another folder')
+    if not path.exists() or not list_checkpoints(Path(folder) / 'checkpoints'):
+        return
+    flat = lambda s: {
+        **{k: v for k, v in s.items() if k != 'config'},
+        **{k: v for k, v in s.get('config', {}).items() if k != 'teacher'},
+    }  # a teacher may move
+    try:
+        old = flat(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, AttributeError, TypeError):
+        raise UserError(f'expected a readable {path}, got something else: choose another folder') from None
+    said = {
+        'source': 'other source images',
+        'target': 'other target images',
+        'teacher_weights': (
+            'another teacher, or this one has learned on: name its checkpoint, TEACHER/checkpoints/step_...'
+        ),
+    }
+    changed = [
+        said.get(k, f'{k} {old.get(k)} there, {v} here')
+        for k, v in flat(settings).items()
+        if old.get(k, v if k == 'teacher_weights' else None) != v
+    ]
+    if changed:
+        raise UserError(
+            f'expected the settings of the run in {folder}, got others ({"; ".join(changed[:3])}): choose another'
+            ' folder, or remove that one'
+        )
+
 
 def _claim(folder, settings):
     "Write config.yaml, or check that the one that is there says the same."
     _check_claim(folder, settings)
     if not list_checkpoints(Path(folder) / 'checkpoints'):
-        with atomic_write(Path(folder) / 'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
+        with atomic_write(Path(folder) / 'config.yaml') as tmp:
+            tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 # %% ../../nbs/48_training.runs.ipynb #a62359d9
 def _begin(name, config, source, target, seed, device, precision):
     "The method, the target with its cameras renumbered and the settings of config.yaml, after all checks that need no pixels."
     device = pick_device(device)
     check_positive(steps=config.steps, batch_size=config.batch_size)
-    if precision not in ('32-true', 'bf16-mixed'): raise UserError(f"expected precision '32-true' or 'bf16-mixed', got {precision!r}: choose one of the two")
+    if precision not in ('32-true', 'bf16-mixed'):
+        raise UserError(f"expected precision '32-true' or 'bf16-mixed', got {precision!r}: choose one of the two")
     if not target and uses_target(config):
-        if getattr(config, 'use_target', False): raise UserError('expected target images for use_target, got none: give a target (--target), or leave --use-target out')
-        raise UserError("expected target images to translate towards, got none: give a target (--target), or set translation='none' (--translation none)")
+        if getattr(config, 'use_target', False):
+            raise UserError(
+                'expected target images for use_target, got none: give a target (--target), or leave --use-target out'
+            )
+        raise UserError(
+            "expected target images to translate towards, got none: give a target (--target), or set translation='none'"
+            " (--translation none)"
+        )
     n_cameras = 1
     if target is not None:
         cameras, camids = np.unique(target.camids, return_inverse=True)
@@ -120,238 +202,348 @@ def _begin(name, config, source, target, seed, device, precision):
     method = make_method(name, config, source.n_ids, n_cameras, seed, device)
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
     extra = {k: v for k, v in method.extra.items() if k != 'seed'}
-    if path := getattr(config, 'teacher', None): extra['teacher_weights'] = teacher_digest(path)
+    if path := getattr(config, 'teacher', None):
+        extra['teacher_weights'] = teacher_digest(path)
     return method, target, dict(method=name, seed=seed, precision=precision, **extra, config=plain)
 
+
 def check_run(
-    folder, # run folder, new or of the same run
-    name: str, # a key of `METHODS`
-    config, # its config
-    source: ReidSplit, # labelled, paths suffice
-    target: ReidSplit | None = None, # unlabelled, paths suffice
-    seed: int = 0, # see `train_run`
-    device: str = 'auto', # likewise
-    precision: str = '32-true', # likewise
-    without=('teacher',), # settings that name what may not be there yet: not looked at
+    folder,  # run folder, new or of the same run
+    name: str,  # a key of `METHODS`
+    config,  # its config
+    source: ReidSplit,  # labelled, paths suffice
+    target: ReidSplit | None = None,  # unlabelled, paths suffice
+    seed: int = 0,  # see `train_run`
+    device: str = 'auto',  # likewise
+    precision: str = '32-true',  # likewise
+    without=('teacher',),  # settings that name what may not be there yet: not looked at
 ):
     "Build everything that `train_run` builds and throw it away: what is wrong with settings, weights or folder is said before a million images are decoded."
     later = {k: v for k in without if (v := getattr(config, k, None)) is not None}
-    method, target, settings = _begin(name, replace(config, **dict.fromkeys(later)), source, target, seed, device, precision)
-    _check_claim(folder, {k: settings[k] for k in ('method', 'seed', 'precision')} | {'config': settings['config'] | later}) # the number of people may shrink when broken images are left out
+    method, target, settings = _begin(
+        name, replace(config, **dict.fromkeys(later)), source, target, seed, device, precision
+    )
+    _check_claim(
+        folder, {k: settings[k] for k in ('method', 'seed', 'precision')} | {'config': settings['config'] | later}
+    )  # the number of people may shrink when broken images are left out
     size = parse_size(config.size)
     blank = lambda s: s and replace(s, images=np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (len(s), *size, 3)))
     method.batches(blank(source), blank(target))
 
+
 def is_finished(
-    folder, # run folder
-    config, # as for `train_run`
-    source: ReidSplit, # labelled, paths suffice
-    target: ReidSplit | None = None, # unlabelled, paths suffice
-) -> bool: # False, too, where a picture cannot be read: training will say so
+    folder,  # run folder
+    config,  # as for `train_run`
+    source: ReidSplit,  # labelled, paths suffice
+    target: ReidSplit | None = None,  # unlabelled, paths suffice
+) -> bool:  # False, too, where a picture cannot be read: training will say so
     "Whether a run was trained to its end on these images; of them only the sample of `fingerprint` is decoded."
     saved = list_checkpoints(Path(folder) / 'checkpoints')
-    if not saved or read_meta(saved[-1])['step'] < config.steps: return False
-    if target is not None: target = replace(target, camids=np.unique(target.camids, return_inverse=True)[1])
-    lazy = lambda s: s if s is None or s.images is not None else replace(s, images=LazyImages(s.paths, parse_size(config.size)))
+    if not saved or read_meta(saved[-1])['step'] < config.steps:
+        return False
+    if target is not None:
+        target = replace(target, camids=np.unique(target.camids, return_inverse=True)[1])
+    lazy = lambda s: (
+        s if s is None or s.images is not None else replace(s, images=LazyImages(s.paths, parse_size(config.size)))
+    )
     then = yaml.safe_load((Path(folder) / 'config.yaml').read_text())
-    try: return all(then.get(k) == (None if s is None else fingerprint(lazy(s))) for k, s in (('source', source), ('target', target)))
-    except UserError: return False
+    try:
+        return all(
+            then.get(k) == (None if s is None else fingerprint(lazy(s)))
+            for k, s in (('source', source), ('target', target))
+        )
+    except UserError:
+        return False
 
 # %% ../../nbs/48_training.runs.ipynb #f2e479b6
-def _digests(split, progress=False) -> np.ndarray: # (N,) uint64
+def _digests(split, progress=False) -> np.ndarray:  # (N,) uint64
     "The first 64 bits of what identifies every file, 0 where it cannot be read; nothing for images that have no file."
-    if split is None or split.paths is None: return np.empty(0, np.uint64)
-    return np.array([0 if d[0] == '!' else int(d[:16], 16) for d in _content_digests(list(split.paths), progress)], np.uint64)
+    if split is None or split.paths is None:
+        return np.empty(0, np.uint64)
+    return np.array(
+        [0 if d[0] == '!' else int(d[:16], 16) for d in _content_digests(list(split.paths), progress)], np.uint64
+    )
+
 
 def run_file(
-    run, # run folder, or a checkpoint in it
-    name: str, # of a file
-) -> Path: # where it is, or would be
+    run,  # run folder, or a checkpoint in it
+    name: str,  # of a file
+) -> Path:  # where it is, or would be
     "A file of a run."
     run = Path(run)
     return next((p / name for p in (run, *run.resolve().parents[:2]) if (p / name).exists()), run / name)
 
+
 def record_training(
-    folder, # run folder
-    labelled: ReidSplit, # with paths; images in memory cannot be recognised later
-    unlabelled: ReidSplit | None = None, # likewise
-    builds_on=(), # runs whose pictures were seen, too
-    progress: bool = False, # show a bar
-    teacher=None, # one of these, whose labels are learned: a warning where it was trained on none of the pictures
-) -> Path: # the file trained_on.npz
+    folder,  # run folder
+    labelled: ReidSplit,  # with paths; images in memory cannot be recognised later
+    unlabelled: ReidSplit | None = None,  # likewise
+    builds_on=(),  # runs whose pictures were seen, too
+    progress: bool = False,  # show a bar
+    teacher=None,  # one of these, whose labels are learned: a warning where it was trained on none of the pictures
+) -> Path:  # the file trained_on.npz
     "Write down which pictures a run sees; what is there is left as it is."
     path = Path(folder) / 'trained_on.npz'
-    if path.exists(): return path
+    if path.exists():
+        return path
     seen = {'labelled': _digests(labelled, progress), 'unlabelled': _digests(unlabelled, progress)}
     own = np.setdiff1d(seen['labelled'], [0])
     for run in builds_on:
         if (more := run_file(run, path.name)).exists():
             with np.load(more) as old:
-                if run == teacher and len(own) and len(old['labelled']) and not np.isin(own, old['labelled']).any(): warnings.warn(f'the teacher {run} was trained on none of these pictures: its labels mean nothing unless it knows the same people under the same numbers')
+                if run == teacher and len(own) and len(old['labelled']) and not np.isin(own, old['labelled']).any():
+                    warnings.warn(
+                        f'the teacher {run} was trained on none of these pictures: its labels mean nothing unless it'
+                        ' knows the same people under the same numbers'
+                    )
                 seen = {k: np.union1d(v, old[k]) for k, v in seen.items()}
-    with atomic_write(path) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **{k: np.setdiff1d(v, [0]) for k, v in seen.items()})
+    with atomic_write(path) as tmp, open(tmp, 'wb') as f:
+        np.savez_compressed(f, **{k: np.setdiff1d(v, [0]) for k, v in seen.items()})
     return path
 
+
 def seen_in_training(
-    run, # run folder, or a checkpoint in it
-    dataset: ReidDataset, # with paths; its query and gallery are asked about
-) -> str | None: # '' for a clean test; None where the run has no record
+    run,  # run folder, or a checkpoint in it
+    dataset: ReidDataset,  # with paths; its query and gallery are asked about
+) -> str | None:  # '' for a clean test; None where the run has no record
     "Say how many test images and people a run was trained on."
     path, test = run_file(run, 'trained_on.npz'), dataset.query + dataset.gallery
     test = test[test.pids > 0]
-    if not path.exists() or test.paths is None: return None
+    if not path.exists() or test.paths is None:
+        return None
     try:
-        with np.load(path) as f: seen = {k: f[k] for k in ('labelled', 'unlabelled')}
-    except (OSError, ValueError, KeyError): raise UserError(f'expected a record of training images in {path}, got something else: remove the file to go on without') from None
-    digests = _digests(test); said = []
+        with np.load(path) as f:
+            seen = {k: f[k] for k in ('labelled', 'unlabelled')}
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f'expected a record of training images in {path}, got something else: remove the file to go on without'
+        ) from None
+    digests = _digests(test)
+    said = []
     for kind, what in (('labelled', ''), ('unlabelled', ' without labels')):
         hit = np.isin(digests, seen[kind])
-        if hit.any(): said.append(f'{hit.sum()} of {len(test)} test images ({test[hit].n_ids} of {test.n_ids} people) were trained on{what}')
+        if hit.any():
+            said.append(
+                f'{hit.sum()} of {len(test)} test images ({test[hit].n_ids} of {test.n_ids} people) were trained'
+                f' on{what}'
+            )
     return 'NO CLEAN TEST: ' + ', '.join(said) if said else ''
 
 # %% ../../nbs/48_training.runs.ipynb #0e874bfe
 def train_run(
-    folder, # run folder, new or of the same run
-    name: str, # a key of `METHODS`
-    config, # its config
-    source: ReidSplit, # labelled images in memory
-    target: ReidSplit | None = None, # unlabelled images in memory, with cameras
-    seed: int = 0, # of initialisation, data order, augmentation
-    device: str = 'auto', # 'auto', 'cpu', 'cuda', ...
-    precision: str = '32-true', # or 'bf16-mixed'
-    checkpoint_every: int = 200, # steps
-    sample_every: int = 200, # steps between translation grids; 0 none
-    tensorboard: bool = True, # also write TensorBoard events
-    progress: bool = True, # show a bar
-    recipe: str | None = None, # name of the recipe, recorded in the checkpoints
-    data: str | None = None, # names of the datasets, recorded likewise: 'GTASynthReid to Market-1501'
-    builds_on=(), # runs that went into the images, such as a translator: what they were trained on counts as seen
-): # the trained method, and the steps done (fewer than config.steps after an interrupt)
+    folder,  # run folder, new or of the same run
+    name: str,  # a key of `METHODS`
+    config,  # its config
+    source: ReidSplit,  # labelled images in memory
+    target: ReidSplit | None = None,  # unlabelled images in memory, with cameras
+    seed: int = 0,  # of initialisation, data order, augmentation
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda', ...
+    precision: str = '32-true',  # or 'bf16-mixed'
+    checkpoint_every: int = 200,  # steps
+    sample_every: int = 200,  # steps between translation grids; 0 none
+    tensorboard: bool = True,  # also write TensorBoard events
+    progress: bool = True,  # show a bar
+    recipe: str | None = None,  # name of the recipe, recorded in the checkpoints
+    data: str | None = None,  # names of the datasets, recorded likewise: 'GTASynthReid to Market-1501'
+    builds_on=(),  # runs that went into the images, such as a translator: what they were trained on counts as seen
+):  # the trained method, and the steps done (fewer than config.steps after an interrupt)
     "Train a method in a run folder, or go on where the run stopped."
     folder, device = Path(folder), pick_device(device)
     check_positive(checkpoint_every=checkpoint_every)
     method, target, settings = _begin(name, config, source, target, seed, device, precision)
-    fabric = Fabric(accelerator=device.type, devices=1 if device.index is None or device.type != 'cuda' else [device.index], precision=precision)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=1 if device.index is None or device.type != 'cuda' else [device.index],
+        precision=precision,
+    )
     method.fabric, done = fabric, 0
-    _claim(folder, settings | dict(source=fingerprint(source), target=fingerprint(target) if target is not None else None))
+    _claim(
+        folder, settings | dict(source=fingerprint(source), target=fingerprint(target) if target is not None else None)
+    )
     teacher = getattr(config, 'teacher', None)
     record_training(folder, source, target, [*builds_on, *filter(None, [teacher])], progress, teacher)
     method.extra |= {k: v for k, v in dict(recipe=recipe, data=data).items() if v is not None}
     saved = list_checkpoints(folder / 'checkpoints')
-    if saved: done = load_checkpoint(method, saved[-1])
-    elif hasattr(method, 'prepare'): method.prepare(source, target)
-    if done >= config.steps: return method, done
+    if saved:
+        done = load_checkpoint(method, saved[-1])
+    elif hasattr(method, 'prepare'):
+        method.prepare(source, target)
+    if done >= config.steps:
+        return method, done
     batches = method.batches(source, target)
-    hooks = [MetricsLog(folder, done, tensorboard=tensorboard), ProgressBar(config.steps, done, folder.name, disable=not progress)]
-    some = to_signed(source.images[::max(1, len(source) // 8)][:8], fabric.device)
-    if sample_every and hasattr(method, 'swap_grid'): hooks.append(SampleGrid(folder / 'samples', lambda m: draw_swaps(some, some, m.swap_grid(some, some)), sample_every))
-    if sample_every and hasattr(method, 'translate') and getattr(config, 'translation', 'gan') == 'gan': hooks.append(SampleGrid(folder / 'samples', lambda m: draw_pairs(some, m.translate(some)), sample_every))
-    hooks.append(Checkpointer(folder / 'checkpoints', checkpoint_every, config.steps)) # last: what it saves has been logged
+    hooks = [
+        MetricsLog(folder, done, tensorboard=tensorboard),
+        ProgressBar(config.steps, done, folder.name, disable=not progress),
+    ]
+    some = to_signed(source.images[:: max(1, len(source) // 8)][:8], fabric.device)
+    if sample_every and hasattr(method, 'swap_grid'):
+        hooks.append(
+            SampleGrid(folder / 'samples', lambda m: draw_swaps(some, some, m.swap_grid(some, some)), sample_every)
+        )
+    if sample_every and hasattr(method, 'translate') and getattr(config, 'translation', 'gan') == 'gan':
+        hooks.append(SampleGrid(folder / 'samples', lambda m: draw_pairs(some, m.translate(some)), sample_every))
+    hooks.append(
+        Checkpointer(folder / 'checkpoints', checkpoint_every, config.steps)
+    )  # last: what it saves has been logged
     return method, fit(method, batches, config.steps, done, hooks, fabric)
 
 # %% ../../nbs/48_training.runs.ipynb #4b19e7ea
 def find_checkpoint(
-    run, # a run folder (its last checkpoint is taken) or a checkpoint folder
-) -> Path: # the checkpoint folder
+    run,  # a run folder (its last checkpoint is taken) or a checkpoint folder
+) -> Path:  # the checkpoint folder
     "The checkpoint that stands for a run."
     run = Path(run)
-    if not run.is_dir(): raise UserError(f'expected a run folder or a checkpoint, found nothing at {run}: check the path')
-    if (run / 'meta.json').exists(): return run
+    if not run.is_dir():
+        raise UserError(f'expected a run folder or a checkpoint, found nothing at {run}: check the path')
+    if (run / 'meta.json').exists():
+        return run
     saved = list_checkpoints(run / 'checkpoints')
-    if not saved: raise UserError(f'expected checkpoints in {run}/checkpoints, found none: train first, or give a folder checkpoints/step_...')
+    if not saved:
+        raise UserError(
+            f'expected checkpoints in {run}/checkpoints, found none: train first, or give a folder checkpoints/step_...'
+        )
     return saved[-1]
 
+
 def load_method(
-    run, # a run folder (its last checkpoint is taken) or a checkpoint folder
-    device: str = 'auto', # where the nets live
-): # the method, ready to embed and translate
+    run,  # a run folder (its last checkpoint is taken) or a checkpoint folder
+    device: str = 'auto',  # where the nets live
+):  # the method, ready to embed and translate
     "Rebuild a method from a checkpoint; nothing else is needed."
     run = find_checkpoint(run)
     meta = read_meta(run)
-    method = make_method(meta['method'], make_config(meta['method'], {k: None if k in ('weights', 'teacher') else v for k, v in meta['config'].items()}), meta['n_ids'], meta.get('n_cameras', 1), meta['seed'], pick_device(device))
+    method = make_method(
+        meta['method'],
+        make_config(meta['method'], {k: None if k in ('weights', 'teacher') else v for k, v in meta['config'].items()}),
+        meta['n_ids'],
+        meta.get('n_cameras', 1),
+        meta['seed'],
+        pick_device(device),
+    )
     load_checkpoint(method, run, optimisers=False)
     return method
 
 # %% ../../nbs/48_training.runs.ipynb #dc5b09cd
 def finished_checkpoint(
-    run, # a run folder; a checkpoint folder is taken as it is
-) -> Path: # the checkpoint folder
+    run,  # a run folder; a checkpoint folder is taken as it is
+) -> Path:  # the checkpoint folder
     "The last checkpoint of a run that was trained to its end; an unfinished run is a `UserError`."
     checkpoint = find_checkpoint(run)
     meta = read_meta(checkpoint)
     done, steps = meta['step'], meta['config'].get('steps', 0)
     if checkpoint != Path(run) and done < steps and 'imported' not in meta:
-        raise UserError(f'expected a run trained to its end, {run} stands at step {done} of {steps}: start its training again, it goes on from there, or name one of its checkpoints')
+        raise UserError(
+            f'expected a run trained to its end, {run} stands at step {done} of {steps}: start its training again, it'
+            ' goes on from there, or name one of its checkpoints'
+        )
     return checkpoint
 
+
 def translate_split(
-    split: ReidSplit, # with paths, or images of the translator's size in memory
-    run, # a finished run, or a checkpoint, of a method that translates
-    size=None, # H x W of the result; None: the translator's
-    cache=None, # see `load_images`
-    device: str = 'auto', # where to translate
-    batch_size: int = 64, # images at a time
-    progress: bool = True, # show bars
-    on_broken: str = 'refuse', # see `load_images`
-) -> ReidSplit: # the same labels, `images` uint8 (N, H, W, 3): translations to all target cameras in turn
+    split: ReidSplit,  # with paths, or images of the translator's size in memory
+    run,  # a finished run, or a checkpoint, of a method that translates
+    size=None,  # H x W of the result; None: the translator's
+    cache=None,  # see `load_images`
+    device: str = 'auto',  # where to translate
+    batch_size: int = 64,  # images at a time
+    progress: bool = True,  # show bars
+    on_broken: str = 'refuse',  # see `load_images`
+) -> ReidSplit:  # the same labels, `images` uint8 (N, H, W, 3): translations to all target cameras in turn
     "Translate a labelled split with a finished run; the result is kept in the checkpoint's folder."
     checkpoint = finished_checkpoint(run)
     translator = load_method(checkpoint, device)
-    if not hasattr(translator, 'translate'): raise UserError(f'expected a method that translates, the run {run} holds {translator.name!r}: give a joint run')
-    split, size = load_images(split, translator.config.size, cache, progress, on_broken), parse_size(size or translator.config.size)
+    if not hasattr(translator, 'translate'):
+        raise UserError(f'expected a method that translates, the run {run} holds {translator.name!r}: give a joint run')
+    split, size = (
+        load_images(split, translator.config.size, cache, progress, on_broken),
+        parse_size(size or translator.config.size),
+    )
     kept = checkpoint / 'translated' / f'{size[0]}x{size[1]}_{fingerprint(split)}.npy'
     if not kept.exists():
-        with atomic_write(kept) as tmp, open(tmp, 'wb') as f: # ordinary writes: a full disk is an error then, not a crash
-            np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(len(split), *size, 3)))
-            for i in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch', disable=not progress, leave=False):
-                x = translator.translate(to_signed(split.images[i:i + batch_size], translator.device))
-                f.write(to_uint8(x if x.shape[2:] == size else F.interpolate(x, size, mode='bilinear', antialias=True)).tobytes())
+        with (
+            atomic_write(kept) as tmp,
+            open(tmp, 'wb') as f,
+        ):  # ordinary writes: a full disk is an error then, not a crash
+            np.lib.format.write_array_header_1_0(
+                f, dict(descr='|u1', fortran_order=False, shape=(len(split), *size, 3))
+            )
+            for i in tqdm(
+                range(0, len(split), batch_size), desc='translate', unit='batch', disable=not progress, leave=False
+            ):
+                x = translator.translate(to_signed(split.images[i : i + batch_size], translator.device))
+                f.write(
+                    to_uint8(
+                        x if x.shape[2:] == size else F.interpolate(x, size, mode='bilinear', antialias=True)
+                    ).tobytes()
+                )
     return replace(split, images=np.load(kept, mmap_mode='r'))
 
 # %% ../../nbs/48_training.runs.ipynb #94029e8f
 def record_metrics(
-    run, # a run folder (its last checkpoint is taken) or a checkpoint folder
-    row: dict, # numbers and names, from `result_row(..., target='Market-1501', protocol=result.protocol)`; NaN is left out
-) -> list: # all rows of the checkpoint
+    run,  # a run folder (its last checkpoint is taken) or a checkpoint folder
+    row: dict,  # numbers and names, from `result_row(..., target='Market-1501', protocol=result.protocol)`; NaN is left out
+) -> list:  # all rows of the checkpoint
     "Write a row of results into the `metrics` of a checkpoint's meta.json."
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
     plain = {k: v for k, v in plain.items() if v is not None and not (isinstance(v, float) and math.isnan(v))}
     odd = [k for k, v in plain.items() if not isinstance(v, (str, int, float))]
-    if odd or not plain.get('protocol'): raise UserError(f"expected numbers and names, 'protocol' among them, got {odd[0] if odd else 'no protocol'}: use result_row(name, result, target=..., protocol=result.protocol)")
+    if odd or not plain.get('protocol'):
+        raise UserError(
+            f"expected numbers and names, 'protocol' among them, got {odd[0] if odd else 'no protocol'}: use"
+            " result_row(name, result, target=..., protocol=result.protocol)"
+        )
     checkpoint = find_checkpoint(run)
     meta, names = read_meta(checkpoint), lambda r: {k: v for k, v in r.items() if isinstance(v, str)}
     meta['metrics'] = [r for r in meta.get('metrics', []) if names(r) != names(plain)] + [plain]
-    with atomic_write(checkpoint / 'meta.json') as tmp: tmp.write_text(json.dumps(meta, indent=1))
+    with atomic_write(checkpoint / 'meta.json') as tmp:
+        tmp.write_text(json.dumps(meta, indent=1))
     return meta['metrics']
 
 # %% ../../nbs/48_training.runs.ipynb #dfea0856
 def record_folders(
-    run, # run folder
-    **folders, # name: folder or manifest, for instance source=..., target=...
-) -> Path: # the file data.json
+    run,  # run folder
+    **folders,  # name: folder or manifest, for instance source=..., target=...
+) -> Path:  # the file data.json
     "Note where the datasets of a run lie."
     run = Path(run).resolve()
-    told = {k: {'folder': str(Path(v).resolve()), 'from_here': os.path.relpath(Path(v).resolve(), run)} for k, v in folders.items() if v is not None}
-    with atomic_write(run / 'data.json') as tmp: tmp.write_text(json.dumps(told, indent=1))
+    told = {
+        k: {'folder': str(Path(v).resolve()), 'from_here': os.path.relpath(Path(v).resolve(), run)}
+        for k, v in folders.items()
+        if v is not None
+    }
+    with atomic_write(run / 'data.json') as tmp:
+        tmp.write_text(json.dumps(told, indent=1))
     return run / 'data.json'
 
+
 def find_folders(
-    run, # run folder, or a checkpoint in it
-) -> dict: # name: folder, as `record_folders` noted them
+    run,  # run folder, or a checkpoint in it
+) -> dict:  # name: folder, as `record_folders` noted them
     "The datasets of a run; a `UserError` where they were not noted or are gone."
     run = run_file(run, 'data.json').parent
-    try: told = json.loads((run / 'data.json').read_text())
-    except (OSError, ValueError): raise UserError(f'expected {run}/data.json, which says where the images of the run are, found none: name the folders (--source, --target)') from None
-    found = {k: next((p for p in (run / v['from_here'], Path(v['folder'])) if p.exists()), None) for k, v in told.items()}
-    if gone := [k for k, v in found.items() if v is None]: raise UserError(f'expected the {gone[0]} of the run {run} at {told[gone[0]]["folder"]}, found nothing: name the folder (--{gone[0]})')
+    try:
+        told = json.loads((run / 'data.json').read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f'expected {run}/data.json, which says where the images of the run are, found none: name the folders'
+            ' (--source, --target)'
+        ) from None
+    found = {
+        k: next((p for p in (run / v['from_here'], Path(v['folder'])) if p.exists()), None) for k, v in told.items()
+    }
+    if gone := [k for k, v in found.items() if v is None]:
+        raise UserError(
+            f'expected the {gone[0]} of the run {run} at {told[gone[0]]["folder"]}, found nothing: name the folder'
+            f' (--{gone[0]})'
+        )
     return {k: v.resolve() for k, v in found.items()}
 
 # %% ../../nbs/48_training.runs.ipynb #bbf74895
 def name_protocol(
-    result, # from `evaluate_reid`
-    dataset: ReidDataset, # it was measured on
-    seen: str | None = '', # from `seen_in_training`
-): # the result with a `protocol` that says everything
+    result,  # from `evaluate_reid`
+    dataset: ReidDataset,  # it was measured on
+    seen: str | None = '',  # from `seen_in_training`
+):  # the result with a `protocol` that says everything
     "Put dataset, split and doubts into the protocol of a result."
     rule, text = result.protocol.split(':', 1)
     own = dataset.protocol if rule == dataset.rule else f"{rule} in place of the dataset's own {dataset.protocol}"

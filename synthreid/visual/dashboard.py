@@ -7,7 +7,16 @@ __all__ = ['list_runs', 'run_folder', 'choose_run', 'choose_opponent', 'Missing'
            'find_masks', 'RunData', 'Parts', 'Views', 'Dashboard', 'settings_cell', 'write_notebook', 'explore', 'app']
 
 # %% ../../nbs/53_visual.dashboard.ipynb #ca90079c
-import html, importlib.util, json, os, signal, socket, subprocess, sys, tempfile, time
+import html
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +28,7 @@ from ..core import UserError, atomic_write, parse_size, pick_device, to_signed
 from ..data.datasets import load_dataset
 from ..data.render import load_truth
 from ..data.store import load_images
-from ..metrics.frechet import find_fid_weights, inception_features
+from ..metrics.features import find_fid_weights, inception_features
 from ..training.loop import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, find_folders, load_method
 from . import embedding, patches, ranked, translations
@@ -27,67 +36,108 @@ from .swaps import SwapExplorer
 
 # %% ../../nbs/53_visual.dashboard.ipynb #148e6347
 def list_runs(
-    folder, # with runs in it, up to three levels down
-) -> list: # run folders that have a checkpoint
+    folder,  # with runs in it, up to three levels down
+) -> list:  # run folders that have a checkpoint
     "All runs in a folder."
     found = {p.parent for depth in range(4) for p in Path(folder).glob('*/' * depth + 'config.yaml')}
     return sorted(r for r in found if list_checkpoints(r / 'checkpoints'))
 
+
 def run_folder(
-    run, # run folder or checkpoint
-) -> Path: # the run folder; the checkpoint itself where it lies alone
+    run,  # run folder or checkpoint
+) -> Path:  # the run folder; the checkpoint itself where it lies alone
     "Where a run's own files are."
     run = Path(run).resolve()
     return run.parent.parent if (run / 'meta.json').exists() and run.parent.name == 'checkpoints' else run
 
-def _settings(run): # method, and how it translates: 'none', 'closed_form', 'gan', ...
+
+def _settings(run):  # method, and how it translates: 'none', 'closed_form', 'gan', ...
     meta = read_meta(find_checkpoint(run))
     return meta['method'], str(meta['config'].get('translation', 'none'))
 
 # %% ../../nbs/53_visual.dashboard.ipynb #ff275300
 def choose_run(
-    path, # run folder, checkpoint, or folder with runs
-) -> Path: # run folder or checkpoint
+    path,  # run folder, checkpoint, or folder with runs
+) -> Path:  # run folder or checkpoint
     "The run to show."
     path = Path(path)
-    if not path.is_dir() or (path / 'meta.json').exists() or list_checkpoints(path / 'checkpoints') or not (found := list_runs(path)): return (find_checkpoint(path), path)[1]
+    if (
+        not path.is_dir()
+        or (path / 'meta.json').exists()
+        or list_checkpoints(path / 'checkpoints')
+        or not (found := list_runs(path))
+    ):
+        return (find_checkpoint(path), path)[1]
     age = lambda r: (list_checkpoints(r / 'checkpoints')[-1] / 'meta.json').stat().st_mtime
     group = max(found, key=age).parent
-    return min((r for r in found if r.parent == group), key=lambda r: ({'gan': 0, 'none': 2}.get(_settings(r)[1], 1), r.name))
+    return min(
+        (r for r in found if r.parent == group), key=lambda r: ({'gan': 0, 'none': 2}.get(_settings(r)[1], 1), r.name)
+    )
+
 
 def choose_opponent(
-    run, # run folder or checkpoint
-) -> Path | None: # run folder
+    run,  # run folder or checkpoint
+) -> Path | None:  # run folder
     "A run of direct transfer beside a run, on the same target."
     home = run_folder(run)
-    if _settings(run)[0] == 'direct': return None
+    if _settings(run)[0] == 'direct':
+        return None
+
     def target(r):
-        try: return find_folders(r).get('target')
-        except UserError: return None
-    found = [r for r in list_runs(home.parent) if r.parent == home.parent and r != home and _settings(r)[0] == 'direct' and target(r) == target(home) != None]
+        try:
+            return find_folders(r).get('target')
+        except UserError:
+            return None
+
+    found = [
+        r
+        for r in list_runs(home.parent)
+        if r.parent == home.parent and r != home and _settings(r)[0] == 'direct' and target(r) == target(home) != None
+    ]
     strong = lambda r: read_meta(find_checkpoint(r))['config'].get('augment') == 'strong'
     return min(found, key=lambda r: (not strong(r), r.name), default=None)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #d135f88f
-def _page(body, name): # HTML in the explorers' look
-    css = '\n'.join((files('synthreid') / 'visual' / 'static' / f'{n}.css').read_text(encoding='utf-8') for n in ('common', 'dashboard'))
+def _page(body, name):  # HTML in the explorers' look
+    css = '\n'.join(
+        (files('synthreid') / 'visual' / 'static' / f'{n}.css').read_text(encoding='utf-8')
+        for n in ('common', 'dashboard')
+    )
     return f'<style>{css}</style><div class="sr-explorer db-{name}" data-part="{name}">{body}</div>'
+
 
 class Missing:
     "A part that a run does not have, and why."
-    def __init__(self, part: str, why: str): self.part, self.why = part, why
-    def __repr__(self): return f'no {self.part}: {self.why}'
-    def _repr_html_(self): return _page(f'<b>No {html.escape(self.part)} here.</b> {html.escape(self.why)}', 'missing')
+
+    def __init__(self, part: str, why: str):
+        self.part, self.why = part, why
+
+    def __repr__(self):
+        return f'no {self.part}: {self.why}'
+
+    def _repr_html_(self):
+        return _page(f'<b>No {html.escape(self.part)} here.</b> {html.escape(self.why)}', 'missing')
+
 
 class Numbers:
     "Numbers before and after translation, as cards."
-    def __init__(self,
-        rows: list, # dicts: name, after; if known before, best (what could be reached), percent, up (True: more is better), note
-        title: str = '', # what is compared
-        note: str = '', # protocol, features
-    ): self.rows, self.title, self.note = rows, title, note
 
-    def __repr__(self): return '\n'.join([self.title, *(f"{r['name']:22}{self._text(r, 'before'):>10} -> {self._text(r, 'after'):>8}" for r in self.rows), self.note])
+    def __init__(
+        self,
+        rows: list,  # dicts: name, after; if known before, best (what could be reached), percent, up (True: more is better), note
+        title: str = '',  # what is compared
+        note: str = '',  # protocol, features
+    ):
+        self.rows, self.title, self.note = rows, title, note
+
+    def __repr__(self):
+        return '\n'.join(
+            [
+                self.title,
+                *(f"{r['name']:22}{self._text(r, 'before'):>10} -> {self._text(r, 'after'):>8}" for r in self.rows),
+                self.note,
+            ]
+        )
 
     @staticmethod
     def _text(r, which):
@@ -99,267 +149,492 @@ class Numbers:
         known = [v for v in (r.get('before'), r['after'], r.get('best')) if v is not None]
         scale = 1 if r.get('percent') else max(known) or 1
         x = lambda which: f'{100 * min(1, max(0, r[which] / scale)):.2f}%'
-        marks = ''.join(f'<i class="db-{w}" style="left:{x(w)}" title="{title} {text(w)}"></i>' for w, title in (('before', 'before'), ('best', r.get('best_name', 'best possible'))) if r.get(w) is not None)
-        told = [f'before {text("before")}' if r.get('before') is not None else '', f'{r.get("best_name", "best possible")} {text("best")}' if r.get('best') is not None else '']
-        return (f'<div class="db-card" data-number="{html.escape(r["name"])}" title="{html.escape(r.get("note", ""))}"><div class="db-name">{html.escape(r["name"])} <span>{"↑" if r.get("up", True) else "↓"}</span></div>'
-                f'<div class="db-value">{text("after")}</div><div class="db-track"><i class="db-after" style="width:{x("after")}"></i>{marks}</div><div class="db-told">{"<br>".join(filter(None, told)) or "&nbsp;"}</div></div>')
+        marks = ''.join(
+            f'<i class="db-{w}" style="left:{x(w)}" title="{title} {text(w)}"></i>'
+            for w, title in (('before', 'before'), ('best', r.get('best_name', 'best possible')))
+            if r.get(w) is not None
+        )
+        told = [
+            f'before {text("before")}' if r.get('before') is not None else '',
+            f'{r.get("best_name", "best possible")} {text("best")}' if r.get('best') is not None else '',
+        ]
+        return (
+            f'<div class="db-card" data-number="{html.escape(r["name"])}" title="{html.escape(r.get("note", ""))}"><div'
+            f' class="db-name">{html.escape(r["name"])} <span>{"↑" if r.get("up", True) else "↓"}</span></div><div'
+            f' class="db-value">{text("after")}</div><div class="db-track"><i class="db-after"'
+            f' style="width:{x("after")}"></i>{marks}</div><div'
+            f' class="db-told">{"<br>".join(filter(None, told)) or "&nbsp;"}</div></div>'
+        )
 
     def _repr_html_(self):
-        return _page(f'<div class="db-title">{html.escape(self.title)}</div><div class="db-cards">{"".join(map(self._card, self.rows))}</div><div class="sr-quiet">{html.escape(self.note)}</div>', 'numbers')
+        return _page(
+            f'<div class="db-title">{html.escape(self.title)}</div><div'
+            f' class="db-cards">{"".join(map(self._card, self.rows))}</div><div'
+            f' class="sr-quiet">{html.escape(self.note)}</div>',
+            'numbers',
+        )
 
 # %% ../../nbs/53_visual.dashboard.ipynb #37db8438
 def ranking_rows(
-    after, # `RankingResult` of the run
-    before=None, # of its opponent; None: there is none
-) -> list: # rows of `Numbers`
+    after,  # `RankingResult` of the run
+    before=None,  # of its opponent; None: there is none
+) -> list:  # rows of `Numbers`
     "Rank-1, mAP and mINP."
     worths = {'rank-1': lambda r: r.rank(1), 'mAP': lambda r: r.mAP, 'mINP': lambda r: r.mINP}
-    return [dict(name=name, after=float(worth(after)), percent=True, **({} if before is None else {'before': float(worth(before))})) for name, worth in worths.items()]
+    return [
+        dict(
+            name=name,
+            after=float(worth(after)),
+            percent=True,
+            **({} if before is None else {'before': float(worth(before))}),
+        )
+        for name, worth in worths.items()
+    ]
+
 
 def curve_rows(
-    curves: list, # `info['curves']` of a `TranslationExplorer`
-) -> list: # rows of `Numbers`
+    curves: list,  # `info['curves']` of a `TranslationExplorer`
+) -> list:  # rows of `Numbers`
     "Distance to the target and identity, at the last checkpoint."
     rows = []
     for c in curves:
-        if c['name'].lower().startswith('kernel') or c['name'] == 'KID': continue
+        if c['name'].lower().startswith('kernel') or c['name'] == 'KID':
+            continue
         best = {'best': c['floor'], 'best_name': 'two halves of the target'} if 'floor' in c else {}
-        rows.append(dict(name=c['name'], after=c['values'][-1], before=c.get('before'), percent=c.get('percent', False), up=bool(c.get('percent')), note=c.get('note', ''), **best))
+        rows.append(
+            dict(
+                name=c['name'],
+                after=c['values'][-1],
+                before=c.get('before'),
+                percent=c.get('percent', False),
+                up=bool(c.get('percent')),
+                note=c.get('note', ''),
+                **best,
+            )
+        )
     return rows
 
 # %% ../../nbs/53_visual.dashboard.ipynb #08ea45e0
-def _spread(split, n): # n of them, evenly
+def _spread(split, n):  # n of them, evenly
     return split[np.linspace(0, len(split) - 1, min(n, len(split))).round().astype(int)]
 
+
 def find_masks(
-    split, # with paths
-    folder, # they were read from
-    size: tuple, # (H, W) of the images in memory
-) -> np.ndarray | None: # (N, H, W) bool
+    split,  # with paths
+    folder,  # they were read from
+    size: tuple,  # (H, W) of the images in memory
+) -> np.ndarray | None:  # (N, H, W) bool
     "The people in rendered images; None for a folder that is not of the renderer, or another size."
-    if not (Path(folder) / 'truth.npz').exists(): return None
+    if not (Path(folder) / 'truth.npz').exists():
+        return None
     truth, folder = load_truth(folder), Path(folder).resolve()
-    try: masks = np.stack([truth[Path(p).resolve().relative_to(folder).as_posix()][0] for p in split.paths])
-    except (KeyError, ValueError): return None
+    try:
+        masks = np.stack([truth[Path(p).resolve().relative_to(folder).as_posix()][0] for p in split.paths])
+    except (KeyError, ValueError):
+        return None
     return masks if masks.shape[1:] == tuple(size) else None
 
-def _label(run): # a run's name for people
+
+def _label(run):  # a run's name for people
     words = run_folder(run).name.split('_')
     return ' '.join(words[:-1] if len(words) > 1 and words[-1].startswith('seed') else words)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #96168160
 class RunData:
     "A run, its opponent, and the images they are about."
-    def __init__(self,
-        run, # run folder, checkpoint, or folder with runs: see `choose_run`
-        compare: str = 'auto', # run folder to stand beside it, 'none', or 'auto': see `choose_opponent`
-        source=None, # folder or manifest of the labelled dataset; None: as the run noted it
-        target=None, # folder or manifest of the real dataset; None: as the run noted it
-        fid_weights=None, # pytorch-fid's Inception weights; None: a stand-in of another name
-        n: int | None = None, # source images for translations and their curves; None: 400, of pictures above 128x64 on a CPU 100
-        device: str = 'auto', # 'auto', 'cpu', 'cuda'
+
+    def __init__(
+        self,
+        run,  # run folder, checkpoint, or folder with runs: see `choose_run`
+        compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': see `choose_opponent`
+        source=None,  # folder or manifest of the labelled dataset; None: as the run noted it
+        target=None,  # folder or manifest of the real dataset; None: as the run noted it
+        fid_weights=None,  # pytorch-fid's Inception weights; None: a stand-in of another name
+        n: (
+            int | None
+        ) = None,  # source images for translations and their curves; None: 400, of pictures above 128x64 on a CPU 100
+        device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     ):
         self.run, given = choose_run(run), {k: v for k, v in dict(source=source, target=target).items() if v}
-        try: self.folders = {**find_folders(self.run), **given}
+        try:
+            self.folders = {**find_folders(self.run), **given}
         except UserError:
-            if not {'source', 'target'} <= set(given): raise
+            if not {'source', 'target'} <= set(given):
+                raise
             self.folders = given
-        if 'target' not in self.folders and 'source' in self.folders: self.folders['target'] = self.folders['source'] # supervised: tested where it was trained
-        if 'target' not in self.folders: raise UserError(f'expected the target of {self.run}, none is noted there: name its folder (--target)')
-        self.compare = choose_opponent(self.run) if compare == 'auto' else None if compare == 'none' else (find_checkpoint(compare), Path(compare))[1]
+        if 'target' not in self.folders and 'source' in self.folders:
+            self.folders['target'] = self.folders['source']  # supervised: tested where it was trained
+        if 'target' not in self.folders:
+            raise UserError(f'expected the target of {self.run}, none is noted there: name its folder (--target)')
+        self.compare = (
+            choose_opponent(self.run)
+            if compare == 'auto'
+            else None
+            if compare == 'none'
+            else (find_checkpoint(compare), Path(compare))[1]
+        )
         self.device, self.weights = pick_device(device), find_fid_weights(fid_weights) if fid_weights else None
         self.method = load_method(self.run, self.device)
         self.size = parse_size(self.method.config.size)
         self.n = n or (100 if self.device.type == 'cpu' and np.prod(self.size) > 128 * 64 else 400)
 
     @cached_property
-    def target(self): return load_dataset('auto', self.folders['target'])
+    def target(self):
+        return load_dataset('auto', self.folders['target'])
 
     @cached_property
     def source(self):
-        if 'source' not in self.folders: raise UserError(f'expected the source of {self.run}, none is noted there: name its folder (--source)')
+        if 'source' not in self.folders:
+            raise UserError(f'expected the source of {self.run}, none is noted there: name its folder (--source)')
         return load_dataset('auto', self.folders['source']).labelled()
 
-    def _images(self, split): return load_images(split, self.method.config.size, progress=False)
+    def _images(self, split):
+        return load_images(split, self.method.config.size, progress=False)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #fc044d4d
 class Parts(RunData):
     "The explorers of a run, each made once, joined as soon as both ends are there."
-    @cached_property
-    def parts(self): return {} # those that were made, by name
 
-    def _part(self, name, make): # what a run does not have is said
+    @cached_property
+    def parts(self):
+        return {}  # those that were made, by name
+
+    def _part(self, name, make):  # what a run does not have is said
         if name not in self.parts:
-            try: self.parts[name] = make()
-            except UserError as e: self.parts[name] = Missing(name, f'{e}.')
+            try:
+                self.parts[name] = make()
+            except UserError as e:
+                self.parts[name] = Missing(name, f'{e}.')
             self._join()
         return self.parts[name]
 
-    def _join(self): # parts that hear each other, once both are there
+    def _join(self):  # parts that hear each other, once both are there
         made = lambda part, kind: self.parts[part] if isinstance(self.parts.get(part), kind) else None
         points, lists = made('map of features', embedding.PointsExplorer), made('ranked lists', ranked.RankedExplorer)
         if points and lists and not hasattr(self, '_feeds') and len(self.target.query):
-            self._feeds = points.on_select(lambda chosen: lists.set_trait('choices', points.selected_rows('target').tolist()))
-        pictures, places = made('translations', translations.TranslationExplorer), made('patches', patches.PatchExplorer)
-        if pictures and places and not hasattr(self, '_steps'): self._steps = traitlets.link((pictures, 'step'), (places, 'step'))
+            self._feeds = points.on_select(
+                lambda chosen: lists.set_trait('choices', points.selected_rows('target').tolist())
+            )
+        pictures, places = (
+            made('translations', translations.TranslationExplorer),
+            made('patches', patches.PatchExplorer),
+        )
+        if pictures and places and not hasattr(self, '_steps'):
+            self._steps = traitlets.link((pictures, 'step'), (places, 'step'))
 
-    def _translates(self): # said before anything is loaded
-        if _settings(self.run)[1] == 'none': raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which does not translate the source into the look of the target; a joint run does')
+    def _translates(self):  # said before anything is loaded
+        if _settings(self.run)[1] == 'none':
+            raise UserError(
+                f'{_label(self.run)} is a run of the method {self.method.name!r}, which does not translate the source'
+                ' into the look of the target; a joint run does'
+            )
 
     def translations(self, **options):
         "Source and translation at every checkpoint; `options` of `visual.translations.from_run`."
+
         def make():
             self._translates()
             some, real = self._images(_spread(self.source, self.n)), self._images(_spread(self.target.train, 1500))
             extractor = inception_features(self.weights, self.device) if self.weights else None
-            return translations.from_run(self.run, some.images, real.images, masks=find_masks(some, self.folders['source'], self.size), labels=[f'person {p}' for p in some.pids],
-                                         device=self.device, extractor=extractor, **options)
+            return translations.from_run(
+                self.run,
+                some.images,
+                real.images,
+                masks=find_masks(some, self.folders['source'], self.size),
+                labels=[f'person {p}' for p in some.pids],
+                device=self.device,
+                extractor=extractor,
+                **options,
+            )
+
         return self._part('translations', make)
 
     def patches(self, **options):
         "Places of the source in the translation; `options` of `explore_patches`."
+
         def make():
-            self._translates(); patches.nce_taps(self.method)
-            return patches.explore_patches(self.run, self._images(_spread(self.source, 8)).images, device=self.device, **{'curve': 2, **options})
+            self._translates()
+            patches.nce_taps(self.method)
+            return patches.explore_patches(
+                self.run, self._images(_spread(self.source, 8)).images, device=self.device, **{'curve': 2, **options}
+            )
+
         return self._part('patches', make)
 
     def swaps(self, **options):
         "Clothes of five people of the source on seven others (DG-Net); `options` of `SwapExplorer.from_method`."
+
         def make():
-            if not hasattr(self.method, 'swap_grid'): raise UserError(f'{_label(self.run)} is a run of the method {self.method.name!r}, which dresses nobody in other clothes; a dgnet run does')
-            some = _spread(self.source[np.unique(self.source.pids, return_index=True)[1]], 12) # one picture of each of twelve people
-            if len(some) < 2: raise UserError(f'{_label(self.run)} has one person in its source: nobody to swap with')
-            images, names, half = to_signed(self._images(some).images, self.method.device), [f'person {p}' for p in some.pids], (5 * len(some) + 11) // 12
-            return SwapExplorer.from_method(self.method, images[:half], images[half:], **{'appearances': names[:half], 'structures': names[half:], **options})
+            if not hasattr(self.method, 'swap_grid'):
+                raise UserError(
+                    f'{_label(self.run)} is a run of the method {self.method.name!r}, which dresses nobody in other'
+                    ' clothes; a dgnet run does'
+                )
+            some = _spread(
+                self.source[np.unique(self.source.pids, return_index=True)[1]], 12
+            )  # one picture of each of twelve people
+            if len(some) < 2:
+                raise UserError(f'{_label(self.run)} has one person in its source: nobody to swap with')
+            images, names, half = (
+                to_signed(self._images(some).images, self.method.device),
+                [f'person {p}' for p in some.pids],
+                (5 * len(some) + 11) // 12,
+            )
+            return SwapExplorer.from_method(
+                self.method,
+                images[:half],
+                images[half:],
+                **{'appearances': names[:half], 'structures': names[half:], **options},
+            )
+
         return self._part('swaps', make)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #2cd213bc
 class Views(Parts):
     "What every run has: features, and ranked lists."
+
     def features(self, **options):
         "Source, translated and target features on a plane, 300 pictures of each; `options` of `EmbeddingExplorer.from_run`. The target is the queries, where there are any."
+
         def make():
             real = self.target.query if len(self.target.query) else self.target.train
             return embedding.EmbeddingExplorer.from_run(self.method, self.source, real, **{'n': 300, **options})
+
         return self._part('map of features', make)
 
     def lists(self, **options):
         "Ranked lists, the opponent's beside them; `options` of `RankedExplorer`."
+
         def make():
             runs = {_label(self.run): self.method} | ({_label(self.compare): self.compare} if self.compare else {})
-            if self.compare and len(runs) < 2: runs = {run_folder(self.run).name: self.method, run_folder(self.compare).name: self.compare}
+            if self.compare and len(runs) < 2:
+                runs = {run_folder(self.run).name: self.method, run_folder(self.compare).name: self.compare}
             explorer = ranked.from_runs(runs, self.target, self.device, **options)
-            explorer.flip = True # as `synthreid evaluate` counts
+            explorer.flip = True  # as `synthreid evaluate` counts
             return explorer
+
         return self._part('ranked lists', make)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #a460369a
 class Dashboard(Views):
     "The numbers and the explorers of a run."
+
     def numbers(self) -> Numbers:
         "Rank-1, mAP, mINP, distance to the target and identity, before and after."
         rows, notes, lists, shown = [], [], self.lists(), self.translations()
-        if isinstance(lists, Missing): notes.append(f'No ranking: {lists.why}')
+        if isinstance(lists, Missing):
+            notes.append(f'No ranking: {lists.why}')
         else:
             name, *other = lists.info['models']
             rows += ranking_rows(*(lists.lists[f'{m}/flip'].result for m in (name, *other)))
-            notes.append(f"{len(self.target.query)} queries, {len(self.target.gallery)} gallery images of {self.target.name}, {lists.info['protocol']}, flip averaged{f'; before: {other[0]}' if other else ''}.")
-        if isinstance(shown, Missing): notes.append(f'No distances: {shown.why}')
+            notes.append(
+                f"{len(self.target.query)} queries, {len(self.target.gallery)} gallery images of {self.target.name},"
+                f" {lists.info['protocol']}, flip averaged{f'; before: {other[0]}' if other else ''}."
+            )
+        if isinstance(shown, Missing):
+            notes.append(f'No distances: {shown.why}')
         else:
             rows += curve_rows(shown.info['curves'])
             notes.append(f"{shown.info['curves'][0]['name']}: {shown.info['curves'][0]['note']}; {shown.info['note']}")
-        return Numbers(rows, f'{_label(self.run)}, step {read_meta(find_checkpoint(self.run))["step"]}', ' '.join(notes))
+        return Numbers(
+            rows, f'{_label(self.run)}, step {read_meta(find_checkpoint(self.run))["step"]}', ' '.join(notes)
+        )
 
 # %% ../../nbs/53_visual.dashboard.ipynb #a1844fb0
-_SWAPS = ('## Swaps\n\nDown a column the pose stays, along a row the clothes. Choose one (← → ↑ ↓), slide to other clothes (+ −).', 'board.swaps()')
-_TEXT = ('# {name}\n\nEverything about `{run}` on a page. In JupyterLab: **Run ▸ Run All Cells**.',
-         '## Translations\n\nDrag a divider, go through the checkpoints (← →), click a picture to see it large. Sort by identity: the first ones are least themselves.',
-         '## Patches\n\nMove over the source: bright tiles of the translation resemble that place. The checkpoint is the one chosen above.',
-         '## Features\n\nCircles are the source, triangles its translations, squares real pictures. Draw a lasso round some of them: the lists below then page through the queries inside.',
-         '## Ranked lists\n\nFrom the worst query to the best (↑ ↓): who is taken for whom, and what the run without translation finds in its place.')
+_SWAPS = (
+    (
+        '## Swaps\n\nDown a column the pose stays, along a row the clothes. Choose one (← → ↑ ↓), slide to other'
+        ' clothes (+ −).'
+    ),
+    'board.swaps()',
+)
+_TEXT = (
+    '# {name}\n\nEverything about `{run}` on a page. In JupyterLab: **Run ▸ Run All Cells**.',
+    (
+        '## Translations\n\nDrag a divider, go through the checkpoints (← →), click a picture to see it large. Sort by'
+        ' identity: the first ones are least themselves.'
+    ),
+    (
+        '## Patches\n\nMove over the source: bright tiles of the translation resemble that place. The checkpoint is the'
+        ' one chosen above.'
+    ),
+    (
+        '## Features\n\nCircles are the source, triangles its translations, squares real pictures. Draw a lasso round'
+        ' some of them: the lists below then page through the queries inside.'
+    ),
+    (
+        '## Ranked lists\n\nFrom the worst query to the best (↑ ↓): who is taken for whom, and what the run without'
+        ' translation finds in its place.'
+    ),
+)
 _CODE = ('board.numbers()', 'board.translations()', 'board.patches()', 'board.features()', 'board.lists()')
 
+
 def settings_cell(
-    run, # of `Dashboard`
-    **options, # of `Dashboard`; None is left out
-) -> str: # Python
+    run,  # of `Dashboard`
+    **options,  # of `Dashboard`; None is left out
+) -> str:  # Python
     "The cell that makes the dashboard."
-    told = {k: v if k in ('n', 'device') or v == 'none' else str(Path(v).resolve()) for k, v in options.items() if v not in (None, 'auto')}
+    told = {
+        k: v if k in ('n', 'device') or v == 'none' else str(Path(v).resolve())
+        for k, v in options.items()
+        if v not in (None, 'auto')
+    }
     arguments = ', '.join([repr(str(Path(run).resolve())), *(f'{k}={v!r}' for k, v in told.items())])
     return f'from synthreid.visual.dashboard import Dashboard\n\nboard = Dashboard({arguments})\nboard.numbers()'
 
+
 def write_notebook(
-    run, # run folder, checkpoint, or folder with runs
-    **options, # of `Dashboard`
-) -> Path: # explore.ipynb
+    run,  # run folder, checkpoint, or folder with runs
+    **options,  # of `Dashboard`
+) -> Path:  # explore.ipynb
     "The dashboard of a run as a notebook; one that is there keeps everything but its settings."
     chosen, code = choose_run(run), settings_cell(run, **options)
     folder = run_folder(run) if chosen == Path(run) else Path(run).resolve()
     path = folder / 'explore.ipynb'
-    if not os.access(folder, os.W_OK): path = Path(tempfile.mkdtemp(prefix='synthreid_')) / path.name
-    cell = lambda i, kind, text, **more: dict(id=f'{kind}-{i}', cell_type=kind, metadata=more, source=text, **(dict(outputs=[], execution_count=None) if kind == 'code' else {}))
+    if not os.access(folder, os.W_OK):
+        path = Path(tempfile.mkdtemp(prefix='synthreid_')) / path.name
+    cell = lambda i, kind, text, **more: dict(
+        id=f'{kind}-{i}',
+        cell_type=kind,
+        metadata=more,
+        source=text,
+        **(dict(outputs=[], execution_count=None) if kind == 'code' else {}),
+    )
     if path.exists():
-        try: book = json.loads(path.read_text(encoding='utf-8')); cells = [c for c in book['cells'] if 'parameters' in c['metadata'].get('tags', [])]
-        except (ValueError, KeyError, TypeError, AttributeError): raise UserError(f'expected a notebook in {path}, could not read it: move it away') from None
-        if not cells: raise UserError(f"expected a cell with the tag 'parameters' in {path}, found none: move the notebook away")
+        try:
+            book = json.loads(path.read_text(encoding='utf-8'))
+            cells = [c for c in book['cells'] if 'parameters' in c['metadata'].get('tags', [])]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f'expected a notebook in {path}, could not read it: move it away') from None
+        if not cells:
+            raise UserError(f"expected a cell with the tag 'parameters' in {path}, found none: move the notebook away")
         cells[0]['source'] = code
     else:
         shown = [(_TEXT[0].format(name=_label(chosen), run=chosen), code), *zip(_TEXT[1:], _CODE[1:])]
-        if _settings(chosen)[0] == 'dgnet': shown[1:3] = [_SWAPS] # it swaps and does not translate
-        cells = [c for i, (text, part) in enumerate(shown) for c in (cell(i, 'markdown', text), cell(i, 'code', part, **({'tags': ['parameters']} if i == 0 else {})))]
-        book = dict(cells=cells, metadata=dict(kernelspec=dict(display_name='Python 3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps(book, indent=1, ensure_ascii=False), encoding='utf-8')
+        if _settings(chosen)[0] == 'dgnet':
+            shown[1:3] = [_SWAPS]  # it swaps and does not translate
+        cells = [
+            c
+            for i, (text, part) in enumerate(shown)
+            for c in (cell(i, 'markdown', text), cell(i, 'code', part, **({'tags': ['parameters']} if i == 0 else {})))
+        ]
+        book = dict(
+            cells=cells,
+            metadata=dict(kernelspec=dict(display_name='Python 3', language='python', name='python3')),
+            nbformat=4,
+            nbformat_minor=5,
+        )
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(book, indent=1, ensure_ascii=False), encoding='utf-8')
     return path
 
 # %% ../../nbs/53_visual.dashboard.ipynb #38db0770
-def _serve(command, env=None, ready=None): # until it ends; an interrupt is the server's own business
+def _serve(command, env=None, ready=None):  # until it ends; an interrupt is the server's own business
     process = subprocess.Popen(command, env=env)
-    try: old = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    except ValueError: old = None # not in the main thread
     try:
-        if ready: ready(process)
+        old = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    except ValueError:
+        old = None  # not in the main thread
+    try:
+        if ready:
+            ready(process)
         while True:
-            try: return process.wait()
-            except KeyboardInterrupt: pass
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                pass
     finally:
-        if old is not None: signal.signal(signal.SIGTERM, old)
-        if process.poll() is None: process.terminate(); process.wait()
+        if old is not None:
+            signal.signal(signal.SIGTERM, old)
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
 
 def _listens(port):
-    with socket.socket() as s: return s.connect_ex(('127.0.0.1', port)) == 0
+    with socket.socket() as s:
+        return s.connect_ex(('127.0.0.1', port)) == 0
+
 
 def _needs(module, what):
-    if importlib.util.find_spec(module) is None: raise UserError(f"expected {what}, it is not installed: pip install 'synthreid[notebook]'")
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"expected {what}, it is not installed: pip install 'synthreid[notebook]'")
 
-def _check(run, options): # what would fail in the notebook fails here, in one line
+
+def _check(run, options):  # what would fail in the notebook fails here, in one line
     board = Dashboard(run, **options)
     print(f'{board.run}' + (f', beside it {board.compare}' if board.compare else ''))
 
+
 def explore(
-    run, # run folder, checkpoint, or folder with runs
-    browser: bool = True, # open one
-    **options, # of `Dashboard`
-) -> int: # exit code of JupyterLab
+    run,  # run folder, checkpoint, or folder with runs
+    browser: bool = True,  # open one
+    **options,  # of `Dashboard`
+) -> int:  # exit code of JupyterLab
     "Open a run's dashboard in JupyterLab."
-    _needs('jupyterlab', 'JupyterLab'); _check(run, options)
+    _needs('jupyterlab', 'JupyterLab')
+    _check(run, options)
     path = write_notebook(run, **options)
     print(f'{path}: choose Run > Run All Cells there', flush=True)
-    return _serve([sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={path.parent}', f'--LabApp.default_url=/lab/tree/{path.name}', '--ServerApp.ip=127.0.0.1', '--LabApp.news_url=None', '--log-level=WARN', *([] if browser else ['--no-browser']),
-                   *(['--allow-root'] if getattr(os, 'geteuid', lambda: 1)() == 0 else [])]) # a container's only user, as a rule
+    return _serve(
+        [
+            sys.executable,
+            '-m',
+            'jupyterlab',
+            f'--ServerApp.root_dir={path.parent}',
+            f'--LabApp.default_url=/lab/tree/{path.name}',
+            '--ServerApp.ip=127.0.0.1',
+            '--LabApp.news_url=None',
+            '--log-level=WARN',
+            *([] if browser else ['--no-browser']),
+            *(['--allow-root'] if getattr(os, 'geteuid', lambda: 1)() == 0 else []),
+        ]
+    )  # a container's only user, as a rule
+
 
 def app(
-    run, # run folder, checkpoint, or folder with runs
-    port: int = 8866, # on this machine alone; the next free one if it is taken
-    **options, # of `Dashboard`
-) -> int: # exit code of Voila
+    run,  # run folder, checkpoint, or folder with runs
+    port: int = 8866,  # on this machine alone; the next free one if it is taken
+    **options,  # of `Dashboard`
+) -> int:  # exit code of Voila
     "Serve a run's dashboard through Voila, as a page without code; the address is printed."
-    _needs('voila', 'Voila'); _check(run, options)
+    _needs('voila', 'Voila')
+    _check(run, options)
     path, token = write_notebook(run, **options), os.urandom(24).hex()
-    while _listens(port): port += 1
+    while _listens(port):
+        port += 1
+
     def ready(process):
-        while process.poll() is None and not _listens(port): time.sleep(.1)
-        if process.poll() is None: print(f'{path}\nhttp://127.0.0.1:{port}/?token={token}', flush=True)
-    policy = {'headers': {'Content-Security-Policy': "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:* data: blob:"}} # the page asks nobody else, either
-    command = [sys.executable, '-W', 'ignore::DeprecationWarning', '-m', 'voila', str(path), '--no-browser', '--Voila.ip=127.0.0.1', f'--port={port}', '--token', '--show_tracebacks=True', '--Voila.log_level=ERROR',
-               '--VoilaConfiguration.progressive_rendering=True', f'--Voila.tornado_settings={policy}']
-    return _serve(command, os.environ | {'JUPYTER_TOKEN': token}, ready) # not on the command line, which everybody can list
+        while process.poll() is None and not _listens(port):
+            time.sleep(0.1)
+        if process.poll() is None:
+            print(f'{path}\nhttp://127.0.0.1:{port}/?token={token}', flush=True)
+
+    policy = {
+        'headers': {
+            'Content-Security-Policy': (
+                "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:*"
+                " data: blob:"
+            )
+        }
+    }  # the page asks nobody else, either
+    command = [
+        sys.executable,
+        '-W',
+        'ignore::DeprecationWarning',
+        '-m',
+        'voila',
+        str(path),
+        '--no-browser',
+        '--Voila.ip=127.0.0.1',
+        f'--port={port}',
+        '--token',
+        '--show_tracebacks=True',
+        '--Voila.log_level=ERROR',
+        '--VoilaConfiguration.progressive_rendering=True',
+        f'--Voila.tornado_settings={policy}',
+    ]
+    return _serve(
+        command, os.environ | {'JUPYTER_TOKEN': token}, ready
+    )  # not on the command line, which everybody can list

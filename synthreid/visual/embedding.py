@@ -27,26 +27,30 @@ from .plots import as_pixels, embed_2d, plot_embedding
 
 # %% ../../nbs/51_visual.embedding.ipynb #0b97c8d0
 def pca_2d(
-    features, # (N, D) array or tensor
-) -> tuple: # (N, 2) float32, and the share of the variance that the two axes show, 0..1
+    features,  # (N, D) array or tensor
+) -> tuple:  # (N, 2) float32, and the share of the variance that the two axes show, 0..1
     "The first two principal components, from the covariance."
     x = torch.as_tensor(features).detach().float().cpu()
-    if x.ndim != 2 or len(x) < 4 or not x.isfinite().all(): raise UserError(f'expected at least 4 finite features (N, D), got shape {tuple(x.shape)}: give one row per image')
+    if x.ndim != 2 or len(x) < 4 or not x.isfinite().all():
+        raise UserError(
+            f'expected at least 4 finite features (N, D), got shape {tuple(x.shape)}: give one row per image'
+        )
     x = x - x.mean(0)
     values, axes = torch.linalg.eigh((x.T @ x).double())
     axes = axes[:, -2:].flip(1)
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign() # the same picture everywhere
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # the same picture everywhere
     points = (x @ axes.float()).numpy()
     return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), float(values[-2:].sum() / values.sum().clamp_min(1e-12))
 
 # %% ../../nbs/51_visual.embedding.ipynb #370b78ac
 def fit_square(
-    points, # (N, 2)
-    like=None, # (N, 2) to turn towards; None: not turned
-) -> np.ndarray: # (N, 2) float32 in [-1, 1], the same scale in both directions
+    points,  # (N, 2)
+    like=None,  # (N, 2) to turn towards; None: not turned
+) -> np.ndarray:  # (N, 2) float32 in [-1, 1], the same scale in both directions
     "Points moved, scaled and perhaps turned for drawing."
     p = np.asarray(points, np.float64)
-    if p.ndim != 2 or p.shape[1] != 2 or not len(p) or not np.isfinite(p).all(): raise UserError(f'expected finite points (N, 2), got shape {p.shape}: compute them with embed_2d')
+    if p.ndim != 2 or p.shape[1] != 2 or not len(p) or not np.isfinite(p).all():
+        raise UserError(f'expected finite points (N, 2), got shape {p.shape}: compute them with embed_2d')
     if like is not None:
         q = np.asarray(like, np.float64)
         u, _, v = np.linalg.svd((p - p.mean(0)).T @ (q - q.mean(0)))
@@ -56,14 +60,14 @@ def fit_square(
 
 # %% ../../nbs/51_visual.embedding.ipynb #2dd63d43
 def name_people(
-    domain, # (N,) name of each point's domain
-    pids, # (N,) int identities; below 0: nobody
-    pairs, # (N,) index of the partner; below 0: none
-) -> tuple: # (N,) int32 index into the names, -1 for nobody; names, like 'source 3', or '3' for a single population
+    domain,  # (N,) name of each point's domain
+    pids,  # (N,) int identities; below 0: nobody
+    pairs,  # (N,) index of the partner; below 0: none
+) -> tuple:  # (N,) int32 index into the names, -1 for nobody; names, like 'source 3', or '3' for a single population
     "Identities told apart where domains are different populations."
     domain, pids, pairs = np.asarray(domain), np.asarray(pids), np.asarray(pairs)
     population = {d: d for d in dict.fromkeys(domain.tolist())}
-    for i in np.flatnonzero(pairs >= 0): # a translation joins the population of its source, the earlier one
+    for i in np.flatnonzero(pairs >= 0):  # a translation joins the population of its source, the earlier one
         a, b = population[domain[i]], population[domain[pairs[i]]]
         if a != b:
             first = next(d for d in population if d in (a, b))
@@ -72,87 +76,123 @@ def name_people(
     number = np.array([kinds.index(population[d]) for d in domain.tolist()])
     known = pids >= 0
     keys, index = np.unique(np.stack([number[known], pids[known]], 1), axis=0, return_inverse=True)
-    people = np.full(len(pids), -1, np.int32); people[known] = index.ravel()
+    people = np.full(len(pids), -1, np.int32)
+    people[known] = index.ravel()
     return people, [f'{kinds[k]} {p}' if len(kinds) > 1 else str(p) for k, p in keys.tolist()]
 
 # %% ../../nbs/51_visual.embedding.ipynb #f2528d28
 _ONE_UMAP = threading.Lock()
 
+
 def thumbnails(
-    images, # (N, H, W, 3) uint8, array or memory map
-    rows, # which of them
-    height: int = 80, # pixels at most
-) -> np.ndarray: # (len(rows), h, w, 3) uint8
+    images,  # (N, H, W, 3) uint8, array or memory map
+    rows,  # which of them
+    height: int = 80,  # pixels at most
+) -> np.ndarray:  # (len(rows), h, w, 3) uint8
     "Small pictures."
     some = np.stack([images[int(i)] for i in rows])
-    if some.shape[1] <= height: return as_pixels(some)
+    if some.shape[1] <= height:
+        return as_pixels(some)
     size = (max(1, round(some.shape[2] * height / some.shape[1])), height)
     return np.stack([np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BOX)) for x in as_pixels(some)])
 
 # %% ../../nbs/51_visual.embedding.ipynb #a28311d4
-def _column(values, n, name, fill): # one value per point
+def _column(values, n, name, fill):  # one value per point
     values = np.full(n, fill, np.int64) if values is None else np.asarray(values)
-    if values.shape != (n,): raise UserError(f'expected {name} ({n},), one per point, got shape {values.shape}')
+    if values.shape != (n,):
+        raise UserError(f'expected {name} ({n},), one per point, got shape {values.shape}')
     return values
 
+
 def describe_points(
-    domain, # (N,) names
-    pids=None, camids=None, # (N,) int; below 0: nobody, no camera
-    images=None, # (N, H, W, 3) uint8; None: no pictures
-    pairs=None, # (N,) index of the partner; below 0: none
-    embed_pictures: int = 2000, # up to so many points all pictures are embedded
-    height: int = 80, # of the pictures, pixels at most
-) -> dict: # state of an `EmbeddingExplorer` but the places
+    domain,  # (N,) names
+    pids=None,
+    camids=None,  # (N,) int; below 0: nobody, no camera
+    images=None,  # (N, H, W, 3) uint8; None: no pictures
+    pairs=None,  # (N,) index of the partner; below 0: none
+    embed_pictures: int = 2000,  # up to so many points all pictures are embedded
+    height: int = 80,  # of the pictures, pixels at most
+) -> dict:  # state of an `EmbeddingExplorer` but the places
     "Everything the browser needs to know of the points."
     domain = np.asarray(domain).astype(str)
     n, names = len(domain), list(dict.fromkeys(domain.tolist()))
     pids, camids, pairs = (_column(v, n, k, -1) for v, k in ((pids, 'pids'), (camids, 'camids'), (pairs, 'pairs')))
-    if n < 4 or len(names) > 6: raise UserError(f'expected at least 4 points of at most 6 domains, got {n} of {len(names)}: their markers could not be told apart')
-    if pairs.max() >= n: raise UserError(f'expected pairs below {n}, the number of points, got {pairs.max()}')
-    if images is not None and len(images) != n: raise UserError(f'expected one image per point ({n}), got {len(images)}')
+    if n < 4 or len(names) > 6:
+        raise UserError(
+            f'expected at least 4 points of at most 6 domains, got {n} of {len(names)}: their markers could not be told'
+            ' apart'
+        )
+    if pairs.max() >= n:
+        raise UserError(f'expected pairs below {n}, the number of points, got {pairs.max()}')
+    if images is not None and len(images) != n:
+        raise UserError(f'expected one image per point ({n}), got {len(images)}')
     people, people_names = name_people(domain, pids, pairs)
     cameras = np.unique(camids[camids >= 0])
-    info = dict(n=n, domains=names, people=people_names, cameras=[f'camera {c + 1}' for c in cameras.tolist()], columns=16, per_sheet=512)
+    info = dict(
+        n=n,
+        domains=names,
+        people=people_names,
+        cameras=[f'camera {c + 1}' for c in cameras.tolist()],
+        columns=16,
+        per_sheet=512,
+    )
     sheets = {}
     if images is not None:
         info['thumb'] = list(thumbnails(images, [0], height).shape[1:3])
-        if n <= embed_pictures: sheets = {str(k): sprite_sheet(thumbnails(images, range(s, min(n, s + 512)), height), 16) for k, s in enumerate(range(0, n, 512))}
+        if n <= embed_pictures:
+            sheets = {
+                str(k): sprite_sheet(thumbnails(images, range(s, min(n, s + 512)), height), 16)
+                for k, s in enumerate(range(0, n, 512))
+            }
     camera = np.where(camids >= 0, np.searchsorted(cameras, camids), -1)
-    return dict(info=info, sheets=sheets, domain=np.array([names.index(d) for d in domain.tolist()], np.uint8).tobytes(), camera=camera.astype('<i2').tobytes(),
-                people=people.astype('<i4').tobytes(), pairs=pairs.astype('<i4').tobytes())
+    return dict(
+        info=info,
+        sheets=sheets,
+        domain=np.array([names.index(d) for d in domain.tolist()], np.uint8).tobytes(),
+        camera=camera.astype('<i2').tobytes(),
+        people=people.astype('<i4').tobytes(),
+        pairs=pairs.astype('<i4').tobytes(),
+    )
 
 # %% ../../nbs/51_visual.embedding.ipynb #27e42a76
 UMAP_NOTE = 'UMAP distances are not metric: neighbours are kept; gaps between groups and their sizes mean nothing.'
 
+
 class PointsExplorer(Explorer):
     "Points, places and a selection; `EmbeddingExplorer` computes the places."
+
     locals().update(front_end('embedding'))
-    info = traitlets.Dict().tag(sync=True) # names and sizes
-    places = traitlets.Dict().tag(sync=True) # name: (N, 2) float32 as bytes
-    notes = traitlets.Dict().tag(sync=True) # name: what such places mean
-    place = traitlets.Unicode('').tag(sync=True) # which of them are shown (`layout` is a trait of every widget)
-    status = traitlets.Unicode('').tag(sync=True) # what is being computed
-    domain, camera, people, pairs = (traitlets.Bytes().tag(sync=True) for _ in range(4)) # per point: uint8; int16; int32; int32; -1 is none
-    sheets = traitlets.Dict().tag(sync=True) # number: JPEG
+    info = traitlets.Dict().tag(sync=True)  # names and sizes
+    places = traitlets.Dict().tag(sync=True)  # name: (N, 2) float32 as bytes
+    notes = traitlets.Dict().tag(sync=True)  # name: what such places mean
+    place = traitlets.Unicode('').tag(sync=True)  # which of them are shown (`layout` is a trait of every widget)
+    status = traitlets.Unicode('').tag(sync=True)  # what is being computed
+    domain, camera, people, pairs = (
+        traitlets.Bytes().tag(sync=True) for _ in range(4)
+    )  # per point: uint8; int16; int32; int32; -1 is none
+    sheets = traitlets.Dict().tag(sync=True)  # number: JPEG
     colour_by = traitlets.Enum(('domain', 'camera'), 'domain').tag(sync=True)
-    lines = traitlets.Enum(('hover', 'all'), 'hover').tag(sync=True) # between pairs
-    highlight = traitlets.List(traitlets.Unicode()).tag(sync=True) # identities as in `info['people']`; the others are grey
-    hidden = traitlets.List(traitlets.Unicode()).tag(sync=True) # groups, like 'domain:source' or 'camera:camera 2'
-    selected = CByteMemoryView(b'').tag(sync=True) # int32 indices of points; read `selection`
+    lines = traitlets.Enum(('hover', 'all'), 'hover').tag(sync=True)  # between pairs
+    highlight = traitlets.List(traitlets.Unicode()).tag(
+        sync=True
+    )  # identities as in `info['people']`; the others are grey
+    hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)  # groups, like 'domain:source' or 'camera:camera 2'
+    selected = CByteMemoryView(b'').tag(sync=True)  # int32 indices of points; read `selection`
 
     @property
-    def selection(self) -> np.ndarray: # (K,) int64 indices of points, ascending
+    def selection(self) -> np.ndarray:  # (K,) int64 indices of points, ascending
         chosen = np.frombuffer(self.selected, '<i4').astype(np.int64)
         return chosen[(chosen >= 0) & (chosen < self.info['n'])]
 
     @property
-    def points(self) -> np.ndarray: # (N, 2) float32 in [-1, 1], as shown
+    def points(self) -> np.ndarray:  # (N, 2) float32 in [-1, 1], as shown
         return np.frombuffer(self.places[self.place], '<f4').reshape(-1, 2)
 
     def select(self, indices):
         "Select points from Python."
         indices = np.unique(np.asarray(indices, np.int64).ravel())
-        if len(indices) and not 0 <= indices[0] <= indices[-1] < self.info['n']: raise UserError(f'expected points from 0 to {self.info["n"] - 1}, got {indices[0]} to {indices[-1]}')
+        if len(indices) and not 0 <= indices[0] <= indices[-1] < self.info['n']:
+            raise UserError(f'expected points from 0 to {self.info["n"] - 1}, got {indices[0]} to {indices[-1]}')
         self.selected = indices.astype('<i4').tobytes()
 
     def on_select(self, f):
@@ -161,72 +201,116 @@ class PointsExplorer(Explorer):
         self.observe(handler, 'selected')
         return lambda: self.unobserve(handler, 'selected')
 
-    def selected_rows(self, domain: str) -> np.ndarray: # (K,) int64: rows of the split that the points of a domain were taken from
+    def selected_rows(
+        self, domain: str
+    ) -> np.ndarray:  # (K,) int64: rows of the split that the points of a domain were taken from
         "The selection in one domain, as rows of its data."
-        if domain not in self.info['domains']: raise UserError(f'expected a domain of {", ".join(self.info["domains"])}, got {domain!r}')
+        if domain not in self.info['domains']:
+            raise UserError(f'expected a domain of {", ".join(self.info["domains"])}, got {domain!r}')
         chosen = self.selection
         return self.rows[chosen[self._domain[chosen] == domain]]
 
     def answer(self, message, buffers):
-        if message['kind'] != 'pictures': return super().answer(message, buffers)
+        if message['kind'] != 'pictures':
+            return super().answer(message, buffers)
         points = [int(i) for i in message['points'] if 0 <= int(i) < self.info['n']][:512]
-        if self._images is None or not points: raise UserError('expected points with pictures, got none: give the explorer images')
-        self.send({'kind': 'pictures', 'points': points}, [sprite_sheet(thumbnails(self._images, points, self._height), self.info['columns'])])
+        if self._images is None or not points:
+            raise UserError('expected points with pictures, got none: give the explorer images')
+        self.send(
+            {'kind': 'pictures', 'points': points},
+            [sprite_sheet(thumbnails(self._images, points, self._height), self.info['columns'])],
+        )
 
 # %% ../../nbs/51_visual.embedding.ipynb #c3b6605d
 class MovingPoints(PointsExplorer):
     "Adds places to points."
-    _thread = None # of UMAP
+
+    _thread = None  # of UMAP
 
     def _add(self, name, points, note, like=None):
         p = fit_square(points, like)
-        if len(p) != self.info['n']: raise UserError(f'expected {self.info["n"]} points, got {len(p)}')
-        with self.hold_sync(): self.notes, self.places, self.place = {**self.notes, name: note}, {**self.places, name: p.astype('<f4').tobytes()}, name
+        if len(p) != self.info['n']:
+            raise UserError(f'expected {self.info["n"]} points, got {len(p)}')
+        with self.hold_sync():
+            self.notes, self.places, self.place = (
+                {**self.notes, name: note},
+                {**self.places, name: p.astype('<f4').tobytes()},
+                name,
+            )
 
     def _embed(self, features, umap, options):
-        if len(features) != self.info['n']: raise UserError(f'expected one row of features per point ({self.info["n"]}), got {len(features)}')
+        if len(features) != self.info['n']:
+            raise UserError(f'expected one row of features per point ({self.info["n"]}), got {len(features)}')
         flat, share = pca_2d(features)
         self._add('PCA', flat, f'PCA: linear, the first two components; they show {100 * share:.0f} % of the variance.')
+
         def work():
             try:
-                with _ONE_UMAP: points = embed_2d(features, **options)
-                self._add('UMAP', points, f'{UMAP_NOTE} Cosine metric, ' + ', '.join(f'{k} {v}' for k, v in options.items()) + '.', flat)
-            except Exception as e: self.error = f'UMAP: {type(e).__name__}: {e}'
+                with _ONE_UMAP:
+                    points = embed_2d(features, **options)
+                self._add(
+                    'UMAP',
+                    points,
+                    f'{UMAP_NOTE} Cosine metric, ' + ', '.join(f'{k} {v}' for k, v in options.items()) + '.',
+                    flat,
+                )
+            except Exception as e:
+                self.error = f'UMAP: {type(e).__name__}: {e}'
             self.status = ''
-        if not umap: return
+
+        if not umap:
+            return
         self.status = 'computing UMAP'
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> 'EmbeddingExplorer':
         "Until UMAP is ready (or `seconds` have passed), for scripts and saved notebooks."
-        if self._thread: self._thread.join(seconds)
+        if self._thread:
+            self._thread.join(seconds)
         return self
 
 # %% ../../nbs/51_visual.embedding.ipynb #6df97411
 class EmbeddingExplorer(MovingPoints):
     "Features on a plane: PCA at once, UMAP when it is ready."
-    def __init__(self,
-        domain, # (N,) name of each point's domain, e.g. 'source', 'translated', 'target'
-        features=None, # (N, D): PCA at once, UMAP in a thread
-        points=None, # {name: (N, 2)}, or (N, 2): places computed already
-        rows=None, # (N,) row of each point in the split it was taken from; None: its number among the points of its domain
-        umap: bool = True, # False: PCA alone
-        n_neighbors: int = 15, # UMAP: size of the neighbourhood that is kept (15, its default)
-        min_dist: float = 0.1, # UMAP: how tightly points may be packed (0.1, its default)
-        seed: int = 0, # of UMAP
-        **describe, # pids, camids, images, pairs, embed_pictures, height: of `describe_points`
+
+    def __init__(
+        self,
+        domain,  # (N,) name of each point's domain, e.g. 'source', 'translated', 'target'
+        features=None,  # (N, D): PCA at once, UMAP in a thread
+        points=None,  # {name: (N, 2)}, or (N, 2): places computed already
+        rows=None,  # (N,) row of each point in the split it was taken from; None: its number among the points of its domain
+        umap: bool = True,  # False: PCA alone
+        n_neighbors: int = 15,  # UMAP: size of the neighbourhood that is kept (15, its default)
+        min_dist: float = 0.1,  # UMAP: how tightly points may be packed (0.1, its default)
+        seed: int = 0,  # of UMAP
+        **describe,  # pids, camids, images, pairs, embed_pictures, height: of `describe_points`
     ):
         given = points if isinstance(points, dict) else {} if points is None else {'places': points}
-        if features is None and not given: raise UserError('expected features (N, D) or points (N, 2), got neither')
+        if features is None and not given:
+            raise UserError('expected features (N, D) or points (N, 2), got neither')
         state = describe_points(domain, **describe)
-        super().__init__(**state | {'info': state['info'] | {'methods': [*given, *(['PCA'] + ['UMAP'] * umap if features is not None else [])]}})
-        self._domain, self._images, self._height = np.asarray(domain).astype(str), describe.get('images'), describe.get('height', 80)
+        super().__init__(
+            **state
+            | {
+                'info': (
+                    state['info'] | {'methods': [*given, *(['PCA'] + ['UMAP'] * umap if features is not None else [])]}
+                )
+            }
+        )
+        self._domain, self._images, self._height = (
+            np.asarray(domain).astype(str),
+            describe.get('images'),
+            describe.get('height', 80),
+        )
         own = np.zeros(len(self._domain), np.int64)
-        for d in self.info['domains']: own[self._domain == d] = np.arange((self._domain == d).sum())
+        for d in self.info['domains']:
+            own[self._domain == d] = np.arange((self._domain == d).sum())
         self.rows = own if rows is None else _column(rows, len(own), 'rows', -1)
-        for name, p in given.items(): self._add(name, p, UMAP_NOTE if name.lower().startswith('umap') else '')
-        if features is not None: self._embed(features, umap, dict(n_neighbors=n_neighbors, min_dist=min_dist, seed=seed))
+        for name, p in given.items():
+            self._add(name, p, UMAP_NOTE if name.lower().startswith('umap') else '')
+        if features is not None:
+            self._embed(features, umap, dict(n_neighbors=n_neighbors, min_dist=min_dist, seed=seed))
 
     @classmethod
     def from_run(cls, run, source: ReidSplit, target: ReidSplit, **options) -> 'EmbeddingExplorer':
@@ -234,36 +318,42 @@ class EmbeddingExplorer(MovingPoints):
         own = {k: options.pop(k) for k in ('n', 'seed', 'device', 'progress') if k in options}
         return cls(**embed_run(run, source, target, **own), **options)
 
-    def figure(self, save=None) -> Figure: # `save`: file name, e.g. 'embedding.pdf'
+    def figure(self, save=None) -> Figure:  # `save`: file name, e.g. 'embedding.pdf'
         "What is shown, on paper: lines of pairs if they are shown for all, rings round the selection."
-        names = np.char.zfill([c.removeprefix('camera ') for c in self.info['cameras']], 2 if len(self.info['cameras']) > 9 else 1) # sorted as numbers
+        names = np.char.zfill(
+            [c.removeprefix('camera ') for c in self.info['cameras']], 2 if len(self.info['cameras']) > 9 else 1
+        )  # sorted as numbers
         camera = np.array([*names, 'none'])[np.frombuffer(self.camera, '<i2')]
         fig = plot_embedding(self.points, self._domain, camera, self.colour_by, method=self.place)
         ax, pairs = fig.axes[0], np.frombuffer(self.pairs, '<i4')
         if self.lines == 'all':
             first = np.flatnonzero(pairs > np.arange(len(pairs)))
-            for i in first: ax.plot(*self.points[[i, pairs[i]]].T, color='0.5', lw=.5, alpha=.5, zorder=0)
+            for i in first:
+                ax.plot(*self.points[[i, pairs[i]]].T, color='0.5', lw=0.5, alpha=0.5, zorder=0)
         ax.scatter(*self.points[self.selection].T, s=60, facecolors='none', edgecolors='black', linewidths=1)
-        if save: fig.savefig(save)
+        if save:
+            fig.savefig(save)
         return fig
 
 # %% ../../nbs/51_visual.embedding.ipynb #91eb5dbf
 def choose_people(
-    pids, # (N,) int
-    n: int, # pictures wanted
-    seed: int = 0, # of the draw
-) -> np.ndarray: # rows, ascending, at most n
+    pids,  # (N,) int
+    n: int,  # pictures wanted
+    seed: int = 0,  # of the draw
+) -> np.ndarray:  # rows, ascending, at most n
     "Rows of people drawn at random, all pictures of each (but the last)."
     people, index = np.unique(pids, return_inverse=True)
     turn = np.random.default_rng(seed).permutation(len(people))[index.ravel()]
     return np.sort(np.argsort(turn, kind='stable')[:n])
 
+
 def translate_to_cameras(
-    method, # with `translate` and `n_cameras`
-    images, # (N, H, W, 3) uint8
-) -> tuple: # (N, H, W, 3) uint8; (N,) int64 cameras, -1 where the method knows none
+    method,  # with `translate` and `n_cameras`
+    images,  # (N, H, W, 3) uint8
+) -> tuple:  # (N, H, W, 3) uint8; (N,) int64 cameras, -1 where the method knows none
     "Images translated to all cameras in turn."
-    if not method.n_cameras: return translate_images(method.translate, images, device=method.device), np.full(len(images), -1)
+    if not method.n_cameras:
+        return translate_images(method.translate, images, device=method.device), np.full(len(images), -1)
     camera, out = np.arange(len(images)) % method.n_cameras, np.empty_like(images)
     for c in np.unique(camera):
         to = lambda x: method.translate(x, torch.full((len(x),), int(c), device=x.device))
@@ -272,19 +362,21 @@ def translate_to_cameras(
 
 # %% ../../nbs/51_visual.embedding.ipynb #7f82aa40
 def embed_run(
-    run, # run folder, checkpoint folder, or a method in memory
-    source: ReidSplit, # labelled, synthetic
-    target: ReidSplit, # images of the cameras: of training or, to feed ranked lists, the queries
-    n: int = 500, # pictures of each at most; 0: all
-    seed: int = 0, # of the draw of people
-    device: str = 'auto', # where to compute
-    progress: bool = False, # True: show a bar
-) -> dict: # arguments of an `EmbeddingExplorer`
+    run,  # run folder, checkpoint folder, or a method in memory
+    source: ReidSplit,  # labelled, synthetic
+    target: ReidSplit,  # images of the cameras: of training or, to feed ranked lists, the queries
+    n: int = 500,  # pictures of each at most; 0: all
+    seed: int = 0,  # of the draw of people
+    device: str = 'auto',  # where to compute
+    progress: bool = False,  # True: show a bar
+) -> dict:  # arguments of an `EmbeddingExplorer`
     "Features, labels, pictures and pairs of source, translated source (where the method translates) and target."
     method = load_method(run, device) if isinstance(run, (str, Path)) else run
+
     def take(split):
         rows = choose_people(split.pids, n or len(split), seed)
         return rows, load_images(split[rows], method.config.size, progress=progress)
+
     (source_rows, s), (target_rows, t) = take(source), take(target)
     images, none = np.asarray(s.images), np.full(len(s), -1)
     sets = [('source', images, s.pids, none, source_rows)]
@@ -292,9 +384,19 @@ def embed_run(
         translated, camera = translate_to_cameras(method, images)
         sets.append(('translated', translated, s.pids, camera, source_rows))
     sets.append(('target', np.asarray(t.images), t.pids, t.camids, target_rows))
-    features = [extract_features(method.embed, x, normalise=True, device=method.device, progress=progress) for _, x, *_ in sets]
+    features = [
+        extract_features(method.embed, x, normalise=True, device=method.device, progress=progress) for _, x, *_ in sets
+    ]
     pairs = np.full(sum(map(len, features)), -1)
-    if len(sets) == 3: pairs[:2 * len(s)] = np.roll(np.arange(2 * len(s)), len(s))
+    if len(sets) == 3:
+        pairs[: 2 * len(s)] = np.roll(np.arange(2 * len(s)), len(s))
     names, images, pids, camids, rows = zip(*sets)
-    return dict(domain=np.repeat(names, [len(f) for f in features]), features=torch.cat(features), pids=np.concatenate(pids), camids=np.concatenate(camids),
-                images=np.concatenate(images), pairs=pairs, rows=np.concatenate(rows))
+    return dict(
+        domain=np.repeat(names, [len(f) for f in features]),
+        features=torch.cat(features),
+        pids=np.concatenate(pids),
+        camids=np.concatenate(camids),
+        images=np.concatenate(images),
+        pairs=pairs,
+        rows=np.concatenate(rows),
+    )

@@ -6,7 +6,9 @@
 __all__ = ['front_end', 'Explorer', 'encode_image', 'sprite_sheet', 'export_page']
 
 # %% ../../nbs/51_visual.explorer.ipynb #4ed5c22e
-import base64, io, re
+import base64
+import io
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from ..core import UserError, atomic_write
 
 # %% ../../nbs/51_visual.explorer.ipynb #81868ba4
 def front_end(
-    name: str, # file name without suffix in `visual/static`
-) -> dict: # `_esm` and `_css`, for the body of a widget class
+    name: str,  # file name without suffix in `visual/static`
+) -> dict:  # `_esm` and `_css`, for the body of a widget class
     "JavaScript and style of an explorer, the common part first."
     static = files('synthreid') / 'visual' / 'static'
     read = lambda suffix: '\n'.join((static / f'{n}.{suffix}').read_text(encoding='utf-8') for n in ('common', name))
@@ -29,88 +31,116 @@ def front_end(
 # %% ../../nbs/51_visual.explorer.ipynb #fb5ed0cb
 class Explorer(anywidget.AnyWidget):
     "Base of the explorers. Subclasses take `front_end(...)` and answer messages in `answer`."
+
     _esm = 'export default { render() {} }'
-    error = traitlets.Unicode('').tag(sync=True) # shown above the widget
+    error = traitlets.Unicode('').tag(sync=True)  # shown above the widget
 
     def __init__(self, **state):
         super().__init__(**state)
-        self._failed = {} # action: its error
+        self._failed = {}  # action: its error
         self.on_msg(lambda _, message, buffers: self._receive(message, buffers))
 
     def _attempt(self, action, f):
-        try: f()
+        try:
+            f()
         except Exception as e:
-            self.error = '' # so that the same text is a change
+            self.error = ''  # so that the same text is a change
             self.error = self._failed[action] = str(e) if isinstance(e, UserError) else f'{type(e).__name__}: {e}'
         else:
-            if self._failed.pop(action, None) == self.error: self.error = ''
+            if self._failed.pop(action, None) == self.error:
+                self.error = ''
 
     def _receive(self, message: dict, buffers: list):
-        if message.get('kind') == 'hello': return self.send({'kind': 'hello'})
+        if message.get('kind') == 'hello':
+            return self.send({'kind': 'hello'})
         self._attempt(message.get('kind'), lambda: self.answer(message, buffers))
 
     def set_state(self, sync_data):
         "Traits that the browser has changed; whoever observes them may fail."
         self._attempt(('traits', *sorted(sync_data)), lambda: super(Explorer, self).set_state(sync_data))
 
-    def answer(self,
-        message: dict, # with a 'kind'
-        buffers: list, # binary data sent along
+    def answer(
+        self,
+        message: dict,  # with a 'kind'
+        buffers: list,  # binary data sent along
     ):
         "React to a message of the browser."
         raise UserError(f'expected a message that {type(self).__name__} knows, got {message.get("kind")!r}')
 
 # %% ../../nbs/51_visual.explorer.ipynb #986a1058
 def encode_image(
-    image, # (H, W, 3) uint8
-    kind: str = 'JPEG', # or 'PNG', without loss
-    quality: int = 92, # of JPEG; from 95 on colours keep their full resolution
-) -> bytes: # a file
+    image,  # (H, W, 3) uint8
+    kind: str = 'JPEG',  # or 'PNG', without loss
+    quality: int = 92,  # of JPEG; from 95 on colours keep their full resolution
+) -> bytes:  # a file
     "One picture as a file in memory."
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3: raise UserError(f'expected an image (H, W, 3) of uint8, got {image.dtype} {image.shape}: convert with to_uint8')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f'expected an image (H, W, 3) of uint8, got {image.dtype} {image.shape}: convert with to_uint8')
     out = io.BytesIO()
-    Image.fromarray(image).save(out, format=kind, **({'quality': quality, 'subsampling': 0 if quality >= 95 else 2} if kind == 'JPEG' else {}))
+    Image.fromarray(image).save(
+        out, format=kind, **({'quality': quality, 'subsampling': 0 if quality >= 95 else 2} if kind == 'JPEG' else {})
+    )
     return out.getvalue()
 
+
 def sprite_sheet(
-    images, # (N, H, W, 3) uint8
-    columns: int = 64, # pictures per row
-    kind: str = 'JPEG', # or 'PNG'
-    quality: int = 92, # of JPEG
-) -> bytes: # one file; picture i is in row i // columns, column i % columns
+    images,  # (N, H, W, 3) uint8
+    columns: int = 64,  # pictures per row
+    kind: str = 'JPEG',  # or 'PNG'
+    quality: int = 92,  # of JPEG
+) -> bytes:  # one file; picture i is in row i // columns, column i % columns
     "Many small pictures as one."
     n, height, width = len(images), *np.asarray(images[0]).shape[:2]
     columns = min(columns, n)
     sheet = np.zeros((-(-n // columns), height, columns, width, 3), np.uint8)
-    for i in range(n): sheet[i // columns, :, i % columns] = images[i]
+    for i in range(n):
+        sheet[i // columns, :, i % columns] = images[i]
     return encode_image(sheet.reshape(-1, columns * width, 3), kind, quality)
 
 # %% ../../nbs/51_visual.explorer.ipynb #b60386ed
 def export_page(
-    notebook, # .ipynb file with saved outputs and widget state
-    out=None, # HTML file; None: beside the notebook, same name
-    code: bool = True, # False: without the code cells' sources
-) -> Path: # the HTML file
+    notebook,  # .ipynb file with saved outputs and widget state
+    out=None,  # HTML file; None: beside the notebook, same name
+    code: bool = True,  # False: without the code cells' sources
+) -> Path:  # the HTML file
     "A notebook as one HTML file in which the explorers work offline; cells marked `#| hide` are left out."
     try:
         import nbformat
         from nbconvert import HTMLExporter
-    except ImportError: raise UserError("expected nbconvert, it is not installed: pip install 'synthreid[notebook]'") from None
+    except ImportError:
+        raise UserError("expected nbconvert, it is not installed: pip install 'synthreid[notebook]'") from None
     notebook = Path(notebook)
-    if not notebook.is_file(): raise UserError(f'expected a notebook, found nothing at {notebook}: check the path')
+    if not notebook.is_file():
+        raise UserError(f'expected a notebook, found nothing at {notebook}: check the path')
     book = nbformat.read(notebook, 4)
     book.cells = [c for c in book.cells if not c.source.startswith('#| hide')]
-    for c in book.cells: c.source = re.sub(r'^#\|.*\n', '', c.source)
+    for c in book.cells:
+        c.source = re.sub(r'^#\|.*\n', '', c.source)
     script = (files('synthreid') / 'visual' / 'static' / 'page.js').read_bytes()
     nothing = 'data:text/javascript,'
-    exporter = HTMLExporter(template_name='lab', exclude_input=not code, exclude_input_prompt=True, exclude_output_prompt=True, require_js_url='', jquery_url=nothing, mathjax_url=nothing, mermaid_js_url=nothing,
-                            widget_renderer_url='data:text/javascript;base64,' + base64.b64encode(script).decode())
+    exporter = HTMLExporter(
+        template_name='lab',
+        exclude_input=not code,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        require_js_url='',
+        jquery_url=nothing,
+        mathjax_url=nothing,
+        mermaid_js_url=nothing,
+        widget_renderer_url='data:text/javascript;base64,' + base64.b64encode(script).decode(),
+    )
     page, _ = exporter.from_notebook_node(book, {'metadata': {'name': notebook.stem}})
-    dark = exporter.environment.loader.get_source(exporter.environment, 'static/theme-dark.css')[0] # JupyterLab's colours
-    style = f'@media screen {{ :root {{ color-scheme: light dark }} }}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}'
+    dark = exporter.environment.loader.get_source(exporter.environment, 'static/theme-dark.css')[
+        0
+    ]  # JupyterLab's colours
+    style = (
+        '@media screen { :root { color-scheme: light dark } }\n@media screen and (prefers-color-scheme: dark)'
+        f' {{\n{dark}\n}}'
+    )
     page = page.replace('</head>', f'<style>\n{style}\n</style>\n</head>', 1)
-    page = re.sub('<body[^>]*>', '<body class="jp-Notebook">', page, count=1) # without a theme of its own
+    page = re.sub('<body[^>]*>', '<body class="jp-Notebook">', page, count=1)  # without a theme of its own
     out = Path(out) if out else notebook.with_suffix('.html')
-    with atomic_write(out) as tmp: tmp.write_text(page, encoding='utf-8')
+    with atomic_write(out) as tmp:
+        tmp.write_text(page, encoding='utf-8')
     return out

@@ -6,7 +6,9 @@
 __all__ = ['Thinned', 'LiveView', 'LiveTraining', 'fit_live']
 
 # %% ../../nbs/51_visual.live.ipynb #9e459b15
-import asyncio, threading, time
+import asyncio
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,49 +22,70 @@ from .explorer import Explorer, front_end, sprite_sheet
 # %% ../../nbs/51_visual.live.ipynb #d97dcd0b
 class Thinned:
     "A curve in at most `limit` points, each the mean of equally many values."
-    def __init__(self,
-        limit: int = 300, # points at most; even
-    ): self.limit, self.width, self.points, self.open = limit, 1, [], []
 
-    def add(self,
-        step: int, # steps done
-        value: float, # of the curve
+    def __init__(
+        self,
+        limit: int = 300,  # points at most; even
+    ):
+        self.limit, self.width, self.points, self.open = limit, 1, [], []
+
+    def add(
+        self,
+        step: int,  # steps done
+        value: float,  # of the curve
     ):
         "One value more."
         self.open.append((step, value))
-        if len(self.open) < self.width: return
-        self.points.append(tuple(map(float, np.mean(self.open, 0)))); self.open = []
-        if len(self.points) < self.limit: return
-        self.points = [tuple(map(float, np.mean(self.points[i:i + 2], 0))) for i in range(0, self.limit, 2)]
+        if len(self.open) < self.width:
+            return
+        self.points.append(tuple(map(float, np.mean(self.open, 0))))
+        self.open = []
+        if len(self.points) < self.limit:
+            return
+        self.points = [tuple(map(float, np.mean(self.points[i : i + 2], 0))) for i in range(0, self.limit, 2)]
         self.width *= 2
 
 # %% ../../nbs/51_visual.live.ipynb #05e44848
 class LiveView(Explorer):
     "A hook for `fit`, and the widget that shows what it sees."
-    _esm, _css = front_end('live').values()
-    state = traitlets.Unicode('waiting').tag(sync=True) # waiting, running, stopping, stopped, finished, failed
-    step, steps = traitlets.Int(0).tag(sync=True), traitlets.Int(0).tag(sync=True) # done, wanted
-    rate = traitlets.Float(0).tag(sync=True) # steps per second, smoothed
-    curves = traitlets.Dict().tag(sync=True) # {loss: [[step, value], ...]}
-    samples, info = traitlets.Bytes().tag(sync=True), traitlets.Dict().tag(sync=True) # sheet: sources, then translations; its layout
-    saved = traitlets.Unicode('').tag(sync=True) # last checkpoint
 
-    def __init__(self,
-        steps: int, # length of the run
-        images=None, # (N, 3, H, W) in [-1, 1], on the method's device: translated now and then; None: no samples
-        sample_every: int = 50, # steps between two looks at the samples
-        seconds: float = 0.5, # between two refreshes of the curves
-        checkpointer=None, # `Checkpointer` of the run; put it before this hook
+    _esm, _css = front_end('live').values()
+    state = traitlets.Unicode('waiting').tag(sync=True)  # waiting, running, stopping, stopped, finished, failed
+    step, steps = traitlets.Int(0).tag(sync=True), traitlets.Int(0).tag(sync=True)  # done, wanted
+    rate = traitlets.Float(0).tag(sync=True)  # steps per second, smoothed
+    curves = traitlets.Dict().tag(sync=True)  # {loss: [[step, value], ...]}
+    samples, info = (
+        traitlets.Bytes().tag(sync=True),
+        traitlets.Dict().tag(sync=True),
+    )  # sheet: sources, then translations; its layout
+    saved = traitlets.Unicode('').tag(sync=True)  # last checkpoint
+
+    def __init__(
+        self,
+        steps: int,  # length of the run
+        images=None,  # (N, 3, H, W) in [-1, 1], on the method's device: translated now and then; None: no samples
+        sample_every: int = 50,  # steps between two looks at the samples
+        seconds: float = 0.5,  # between two refreshes of the curves
+        checkpointer=None,  # `Checkpointer` of the run; put it before this hook
     ):
         super().__init__(steps=steps)
-        self.images, self.sample_every, self.seconds, self.checkpointer, self.stopping = images, sample_every, seconds, checkpointer, False
+        self.images, self.sample_every, self.seconds, self.checkpointer, self.stopping = (
+            images,
+            sample_every,
+            seconds,
+            checkpointer,
+            False,
+        )
         self._pending, self._thin, self._seen, self._lock = [], {}, None, threading.Lock()
 
     def __call__(self, method, done, losses):
         self._pending.append((done, losses))
-        if self._seen is None: self._seen, self.state = (time.perf_counter(), done), 'stopping' if self.stopping else 'running'
-        if self.images is not None and (done % self.sample_every == 0 or not self.samples): self._translate(method, done)
-        if time.perf_counter() - self._seen[0] > self.seconds: self.refresh()
+        if self._seen is None:
+            self._seen, self.state = (time.perf_counter(), done), 'stopping' if self.stopping else 'running'
+        if self.images is not None and (done % self.sample_every == 0 or not self.samples):
+            self._translate(method, done)
+        if time.perf_counter() - self._seen[0] > self.seconds:
+            self.refresh()
 
     def _translate(self, method, done):
         pair = to_uint8(torch.cat([self.images, method.translate(self.images)]))
@@ -72,41 +95,60 @@ class LiveView(Explorer):
     def refresh(self):
         "Send what came since the last time."
         pending, self._pending = self._pending, []
-        if not pending: return
+        if not pending:
+            return
         for name in dict.fromkeys(k for _, losses in pending for k in losses):
-            curve, rows = self._thin.setdefault(name, Thinned()), [(i, losses[name]) for i, losses in pending if name in losses]
-            for (i, _), v in zip(rows, torch.stack([torch.as_tensor(v).float() for _, v in rows]).tolist()): curve.add(i, v)
+            curve, rows = (
+                self._thin.setdefault(name, Thinned()),
+                [(i, losses[name]) for i, losses in pending if name in losses],
+            )
+            for (i, _), v in zip(rows, torch.stack([torch.as_tensor(v).float() for _, v in rows]).tolist()):
+                curve.add(i, v)
         now, done, (before, first) = time.perf_counter(), pending[-1][0], self._seen
         rate, self._seen = (done - first) / max(1e-9, now - before), (now, done)
         with self.hold_sync():
             self.curves, self.step = {k: c.points for k, c in self._thin.items()}, done
-            self.rate = .7 * self.rate + .3 * rate if self.rate else rate
-            if self.checkpointer is not None and self.checkpointer.saved: self.saved = self.checkpointer.last_good
+            self.rate = 0.7 * self.rate + 0.3 * rate if self.rate else rate
+            if self.checkpointer is not None and self.checkpointer.saved:
+                self.saved = self.checkpointer.last_good
 
     def close(self, method=None, done=0, failed=False):
-        if method is None: return super().close() # the widget's own: `fit` closes a hook with its method
+        if method is None:
+            return super().close()  # the widget's own: `fit` closes a hook with its method
         self.refresh()
-        if self.checkpointer is not None and self.checkpointer.saved: self.saved = self.checkpointer.last_good
-        with self._lock: self.state = 'failed' if failed else 'finished' if done >= self.steps else 'stopped'
+        if self.checkpointer is not None and self.checkpointer.saved:
+            self.saved = self.checkpointer.last_good
+        with self._lock:
+            self.state = 'failed' if failed else 'finished' if done >= self.steps else 'stopped'
 
 # %% ../../nbs/51_visual.live.ipynb #c0032795
 class LiveTraining(LiveView):
     "`LiveView` that runs the training in a thread: `start`, `stop` (also a button), `wait`."
+
     thread = result = failure = None
 
-    def start(self,
-        function, # calls `fit` with this hook among its hooks
-        *args, **options # of `function`
-    ): # the widget
+    def start(
+        self,
+        function,  # calls `fit` with this hook among its hooks
+        *args,
+        **options,  # of `function`
+    ):  # the widget
         "Run `function(*args, **options)` in a thread."
-        if self.thread is not None: raise UserError('expected a new LiveTraining, this one has run already: make another one')
-        self._ended = threading.Event() # not `Thread.join`: an interrupt inside it makes a running thread look dead (CPython issue 45274)
+        if self.thread is not None:
+            raise UserError('expected a new LiveTraining, this one has run already: make another one')
+        self._ended = (
+            threading.Event()
+        )  # not `Thread.join`: an interrupt inside it makes a running thread look dead (CPython issue 45274)
+
         def work():
-            try: self.result = function(*args, **options)
-            except BaseException as e: # shown in the widget, raised again by `wait`
+            try:
+                self.result = function(*args, **options)
+            except BaseException as e:  # shown in the widget, raised again by `wait`
                 self.failure, self.state = e, 'failed'
                 self.error = str(e) if isinstance(e, UserError) else f'{type(e).__name__}: {e}'
-            finally: self._ended.set()
+            finally:
+                self._ended.set()
+
         self.thread = threading.Thread(target=work, name='training', daemon=True)
         self.thread.start()
         return self
@@ -115,47 +157,61 @@ class LiveTraining(LiveView):
         "End the training after the step in progress; `Checkpointer` saves."
         self.stopping = True
         with self._lock:
-            if self.state in ('waiting', 'running'): self.state = 'stopping'
+            if self.state in ('waiting', 'running'):
+                self.state = 'stopping'
 
-    def answer(self, message, buffers): self.stop() if message['kind'] == 'stop' else super().answer(message, buffers)
+    def answer(self, message, buffers):
+        self.stop() if message['kind'] == 'stop' else super().answer(message, buffers)
 
-    def wait(self,
-        seconds: float | None = None, # at most; None: until the end
-    ): # what the function given to `start` returned, None while it runs; its error is raised here
+    def wait(
+        self,
+        seconds: float | None = None,  # at most; None: until the end
+    ):  # what the function given to `start` returned, None while it runs; its error is raised here
         "Wait for the end; an interrupt of the kernel stops the training, which saves."
-        if self.thread is None: raise UserError('expected a training that was started, got none: call start first')
+        if self.thread is None:
+            raise UserError('expected a training that was started, got none: call start first')
         until = np.inf if seconds is None else time.monotonic() + seconds
         while not self._ended.is_set() and time.monotonic() < until:
-            try: self._ended.wait(.1)
-            except KeyboardInterrupt: self.stop()
-        if self._ended.is_set(): self.thread.join()
-        self.send_state() # what a thread sends while a cell is busy, some front ends file under another cell
-        if self.failure: raise self.failure
+            try:
+                self._ended.wait(0.1)
+            except KeyboardInterrupt:
+                self.stop()
+        if self._ended.is_set():
+            self.thread.join()
+        self.send_state()  # what a thread sends while a cell is busy, some front ends file under another cell
+        if self.failure:
+            raise self.failure
         return self.result
 
     def __await__(self):
         "As `wait`, but the kernel hears the button meanwhile (ipykernel from 7.4 on)."
+
         async def patience():
             while self.thread is not None and not self._ended.is_set():
-                try: await asyncio.sleep(.1)
-                except asyncio.CancelledError: self.stop() # the interrupt button
+                try:
+                    await asyncio.sleep(0.1)
+                except asyncio.CancelledError:
+                    self.stop()  # the interrupt button
             return self.wait()
+
         return patience().__await__()
 
 # %% ../../nbs/51_visual.live.ipynb #c5ed1188
 def fit_live(
-    method, # see `fit`
-    batches, # `batches(i)` gives the batch of step i
-    steps: int, # run until this step
-    folder, # run folder: checkpoints and metrics.csv; the last checkpoint there is taken up
-    images=None, # (N, 3, H, W) in [-1, 1], on the method's device: samples; None: none
-    checkpoint_every: int = 200, # steps
-    sample_every: int = 50, # steps between two looks at the samples
-    hooks=(), # further hooks of `fit`
-) -> LiveTraining: # show it; `wait()` gives the steps done
+    method,  # see `fit`
+    batches,  # `batches(i)` gives the batch of step i
+    steps: int,  # run until this step
+    folder,  # run folder: checkpoints and metrics.csv; the last checkpoint there is taken up
+    images=None,  # (N, 3, H, W) in [-1, 1], on the method's device: samples; None: none
+    checkpoint_every: int = 200,  # steps
+    sample_every: int = 50,  # steps between two looks at the samples
+    hooks=(),  # further hooks of `fit`
+) -> LiveTraining:  # show it; `wait()` gives the steps done
     "Train in a thread, with checkpoints, and watch."
     saved = list_checkpoints(Path(folder) / 'checkpoints')
     done = load_checkpoint(method, saved[-1]) if saved else 0
     keeper = Checkpointer(Path(folder) / 'checkpoints', checkpoint_every, steps)
     live = LiveTraining(steps, images, sample_every, checkpointer=keeper)
-    return live.start(fit, method, batches, steps, done, [MetricsLog(folder, done, tensorboard=False), *hooks, keeper, live])
+    return live.start(
+        fit, method, batches, steps, done, [MetricsLog(folder, done, tensorboard=False), *hooks, keeper, live]
+    )

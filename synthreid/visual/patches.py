@@ -26,106 +26,142 @@ from .plots import OKABE_ITO, as_pixels, new_figure, styled
 
 # %% ../../nbs/51_visual.patches.ipynb #5ac768c3
 def layer_grid(
-    tap: int, # tap of the encoder, see `TappedEncoder.encode`
-    size: tuple, # (H, W) of the images, pixels
-) -> dict: # name; rows, columns; step: pixels per cell; origin: pixel where the first cell's tile begins; centre: of its receptive field; field: side of that field, pixels
+    tap: int,  # tap of the encoder, see `TappedEncoder.encode`
+    size: tuple,  # (H, W) of the images, pixels
+) -> dict:  # name; rows, columns; step: pixels per cell; origin: pixel where the first cell's tile begins; centre: of its receptive field; field: side of that field, pixels
     "The geometry of a layer of `encoder_layers`."
     (h, w), stride = size, 1 if tap < 2 else 2 if tap == 2 else 4
-    if tap == 0: return dict(tap=0, name='pixels, border mirrored', rows=h + 6, columns=w + 6, step=1, origin=-3, centre=-2.5, field=1)
+    if tap == 0:
+        return dict(
+            tap=0, name='pixels, border mirrored', rows=h + 6, columns=w + 6, step=1, origin=-3, centre=-2.5, field=1
+        )
     name = {1: 'convolution 7×7', 2: 'halved once', 3: 'halved twice'}.get(tap, f'residual block {tap - 3}')
-    field = {1: 7, 2: 9, 3: 13}.get(tap, 13 + 16 * (tap - 3)) # a block adds two 3x3 convolutions, 8 pixels each
-    return dict(tap=tap, name=name, rows=h // stride, columns=w // stride, step=stride, origin=0, centre=.5, field=field)
+    field = {1: 7, 2: 9, 3: 13}.get(tap, 13 + 16 * (tap - 3))  # a block adds two 3x3 convolutions, 8 pixels each
+    return dict(
+        tap=tap, name=name, rows=h // stride, columns=w // stride, step=stride, origin=0, centre=0.5, field=field
+    )
 
 # %% ../../nbs/51_visual.patches.ipynb #71813558
 def choose_negatives(
-    place: int, # row * columns + column
-    n_places: int, # of the layer
-    sampled=None, # places drawn as in training, from `sample_patches`; None: all places are negatives
-) -> np.ndarray: # places, without `place`; with `sampled` one fewer than drawn, because the place itself was one of them
+    place: int,  # row * columns + column
+    n_places: int,  # of the layer
+    sampled=None,  # places drawn as in training, from `sample_patches`; None: all places are negatives
+) -> (
+    np.ndarray
+):  # places, without `place`; with `sampled` one fewer than drawn, because the place itself was one of them
     "The places that the positive competes with."
-    if sampled is None: return np.delete(np.arange(n_places), place)
+    if sampled is None:
+        return np.delete(np.arange(n_places), place)
     sampled = np.asarray(sampled)
-    return sampled[sampled != place][:len(sampled) - 1]
+    return sampled[sampled != place][: len(sampled) - 1]
+
 
 def contrast_place(
-    query: torch.Tensor, # (N, C) unit rows: the side that asks
-    key: torch.Tensor, # (N, C) unit rows: the side that is searched
-    place: int, # the same place on both sides
-    negatives: np.ndarray, # from `choose_negatives`
-    temperature: float = 0.07, # of InfoNCE
-    n: int = 5, # negatives listed
-) -> dict: # cosine, rank, probability, margin; hardest: [(place, cosine)], hardest first; cosines: (N,) of all places
+    query: torch.Tensor,  # (N, C) unit rows: the side that asks
+    key: torch.Tensor,  # (N, C) unit rows: the side that is searched
+    place: int,  # the same place on both sides
+    negatives: np.ndarray,  # from `choose_negatives`
+    temperature: float = 0.07,  # of InfoNCE
+    n: int = 5,  # negatives listed
+) -> dict:  # cosine, rank, probability, margin; hardest: [(place, cosine)], hardest first; cosines: (N,) of all places
     "How well a place is told from its negatives."
     cosines = key @ query[place]
     positive, others = cosines[place].item(), cosines[torch.as_tensor(negatives)]
-    logits = torch.cat([others, cosines[place:place + 1], torch.full((1,), -10.)]) / temperature # -10: the constant in `patch_nce`
+    logits = (
+        torch.cat([others, cosines[place : place + 1], torch.full((1,), -10.0)]) / temperature
+    )  # -10: the constant in `patch_nce`
     order = others.argsort(descending=True)[:n].tolist()
-    return dict(cosine=positive, rank=1 + int((others > positive).sum()), probability=logits.softmax(0)[-2].item(), margin=positive - others.max().item(),
-                hardest=[(int(negatives[i]), others[i].item()) for i in order], cosines=cosines)
+    return dict(
+        cosine=positive,
+        rank=1 + int((others > positive).sum()),
+        probability=logits.softmax(0)[-2].item(),
+        margin=positive - others.max().item(),
+        hardest=[(int(negatives[i]), others[i].item()) for i in order],
+        cosines=cosines,
+    )
 
 # %% ../../nbs/51_visual.patches.ipynb #182309fd
 def nce_taps(
-    method, # JointTransfer
-) -> tuple: # tap numbers
+    method,  # JointTransfer
+) -> tuple:  # tap numbers
     "The layers that the contrastive loss looks at."
-    if 'generator' not in getattr(method, 'nets', {}): raise UserError(f"expected a method that translates, got {getattr(method, 'name', type(method).__name__)!r}: use a joint run")
+    if 'generator' not in getattr(method, 'nets', {}):
+        raise UserError(
+            f"expected a method that translates, got {getattr(method, 'name', type(method).__name__)!r}: use a"
+            " joint run"
+        )
     return method.nets['generator'].nce_taps
+
 
 class View:
     "Pictures, their translations and the features of both, at one checkpoint and for one camera."
-    def __init__(self,
-        translated, # (N, H, W, 3) uint8
-        pairs, # function (image, tap, projected) -> two tensors (places, C): source and translated
+
+    def __init__(
+        self,
+        translated,  # (N, H, W, 3) uint8
+        pairs,  # function (image, tap, projected) -> two tensors (places, C): source and translated
     ):
         self.translated, self._pairs = translated, pairs
 
     @lru_cache(16)
-    def pair(self, image, tap, projected): # -> unit rows (places, C) of the source and of the translated image
+    def pair(self, image, tap, projected):  # -> unit rows (places, C) of the source and of the translated image
         return tuple(unit_length(x.detach().float().cpu()) for x in self._pairs(image, tap, projected))
+
 
 @torch.no_grad()
 def view_method(
-    method, # JointTransfer; its nets are put into evaluation mode
-    images: np.ndarray, # (N, H, W, 3) uint8
-    camera: int | None = None, # target camera, for methods with cameras
+    method,  # JointTransfer; its nets are put into evaluation mode
+    images: np.ndarray,  # (N, H, W, 3) uint8
+    camera: int | None = None,  # target camera, for methods with cameras
 ) -> View:
     "Translate pictures, and read the layers of both when asked."
     taps, nets = nce_taps(method), method.nets
-    for net in nets.values(): net.eval()
+    for net in nets.values():
+        net.eval()
     x = to_signed(images, method.device)
-    y = torch.cat([method.translate(one[None], None if not method.n_cameras else torch.full((1,), camera or 0, device=method.device)) for one in x])
+    y = torch.cat(
+        [
+            method.translate(
+                one[None], None if not method.n_cameras else torch.full((1,), camera or 0, device=method.device)
+            )
+            for one in x
+        ]
+    )
+
     @lru_cache(2)
     @torch.no_grad()
-    def layers(i): # both pictures in one batch
+    def layers(i):  # both pictures in one batch
         return nets['generator'].encode(torch.stack([x[i], y[i]]), taps, only_taps=True)[1]
+
     @torch.no_grad()
     def pairs(i, tap, projected):
         flat = layers(i)[tap].flatten(2).movedim(1, 2)
         return [nets['projector'].heads[taps.index(tap)](f) for f in flat] if projected else flat
+
     return View(to_uint8(y), pairs)
 
 # %% ../../nbs/51_visual.patches.ipynb #3f9f8e4b
 def compact(
-    source: torch.Tensor, # (N, C) unit rows
-    translated: torch.Tensor, # (N, C) unit rows
-    tolerance: float = 1e-3, # bound on the change of any cosine
-) -> np.ndarray: # (2, N, c) float16 with the same cosines, c <= C
+    source: torch.Tensor,  # (N, C) unit rows
+    translated: torch.Tensor,  # (N, C) unit rows
+    tolerance: float = 1e-3,  # bound on the change of any cosine
+) -> np.ndarray:  # (2, N, c) float16 with the same cosines, c <= C
     "Rotate two sets of features into as few axes as their cosines need."
     both = torch.cat([source, translated])
     values, axes = torch.linalg.eigh((both.T @ both).double())
-    turned = both @ axes.flip(1).to(both) # strongest axis first
-    left = turned.square().flip(1).cumsum(1).amax(0).flip(0) # what is lost at most when the axes from here on go
+    turned = both @ axes.flip(1).to(both)  # strongest axis first
+    left = turned.square().flip(1).cumsum(1).amax(0).flip(0)  # what is lost at most when the axes from here on go
     c = max(1, int((left > tolerance).sum()))
     return turned[:, :c].reshape(2, len(source), c).numpy().astype(np.float16)
 
 # %% ../../nbs/51_visual.patches.ipynb #84f3af36
 def view_numbers(
-    view: View, # at one checkpoint
-    taps, # layers
-    sampled: dict, # places of each layer
-    temperature: float, # of InfoNCE
-    kinds=(True, False), # projected features, raw features
-) -> dict: # 'tap/projected' or 'tap/raw' -> (mean probability, mean rank) of the positives
+    view: View,  # at one checkpoint
+    taps,  # layers
+    sampled: dict,  # places of each layer
+    temperature: float,  # of InfoNCE
+    kinds=(True, False),  # projected features, raw features
+) -> dict:  # 'tap/projected' or 'tap/raw' -> (mean probability, mean rank) of the positives
     "Mean numbers of the positives in the direction of the loss."
     result = {}
     for tap in taps:
@@ -135,105 +171,147 @@ def view_numbers(
                 key, query = (x[sampled[tap]] for x in view.pair(i, tap, projected))
                 probability.append((-patch_nce(query, key, 1, temperature)).exp().mean().item())
                 cosines = query @ key.T
-                rank.append((1. + (cosines > cosines.diagonal()[:, None]).sum(1)).mean().item())
+                rank.append((1.0 + (cosines > cosines.diagonal()[:, None]).sum(1)).mean().item())
             result[key_of(tap, projected)] = (float(np.mean(probability)), float(np.mean(rank)))
     return result
 
+
 def key_of(
-    *parts, # numbers, and last whether features are projected
-) -> str: # such as '4/projected'
+    *parts,  # numbers, and last whether features are projected
+) -> str:  # such as '4/projected'
     "Name of a piece of features."
     return '/'.join([*map(str, parts[:-1]), 'projected' if parts[-1] else 'raw'])
 
+
 def draw_places(
-    taps, # layers
-    size: tuple, # (H, W) of the images
-    n_patches: int = 256, # per layer
-    seed: int = 0, # of the draw
-) -> dict: # tap -> places, int64 (P,)
+    taps,  # layers
+    size: tuple,  # (H, W) of the images
+    n_patches: int = 256,  # per layer
+    seed: int = 0,  # of the draw
+) -> dict:  # tap -> places, int64 (P,)
     "One draw of places per layer, as training makes one for every batch."
     random = step_generator(seed, 0)
     grids = [layer_grid(t, size) for t in taps]
-    return {g['tap']: sample_patches(torch.empty(1, 1, g['rows'], g['columns']), n_patches, generator=random)[1] for g in grids}
+    return {
+        g['tap']: sample_patches(torch.empty(1, 1, g['rows'], g['columns']), n_patches, generator=random)[1]
+        for g in grids
+    }
 
 # %% ../../nbs/51_visual.patches.ipynb #96c3f79c
 def place_at(
-    pixel, # (y, x), inside the image
-    grid: dict, # from `layer_grid`
-) -> int: # place: row * columns + column
+    pixel,  # (y, x), inside the image
+    grid: dict,  # from `layer_grid`
+) -> int:  # place: row * columns + column
     "The cell of a layer under a pixel."
-    row, column = (min(int((v - grid['origin']) // grid['step']), n - 1) for v, n in zip(pixel, (grid['rows'], grid['columns'])))
+    row, column = (
+        min(int((v - grid['origin']) // grid['step']), n - 1) for v, n in zip(pixel, (grid['rows'], grid['columns']))
+    )
     return row * grid['columns'] + column
 
 # %% ../../nbs/51_visual.patches.ipynb #f11c2eec
 def wanted_first(
-    layers, # from `layer_grid`
-    tap: int, # the layer shown first
-    step: int, # the checkpoint shown first
-    steps, # all checkpoints
-    n: int, # images
-    kinds, # kinds of features, the one shown first at the front
-) -> list: # (step, camera, image, tap, projected), each once; camera 0 alone
+    layers,  # from `layer_grid`
+    tap: int,  # the layer shown first
+    step: int,  # the checkpoint shown first
+    steps,  # all checkpoints
+    n: int,  # images
+    kinds,  # kinds of features, the one shown first at the front
+) -> list:  # (step, camera, image, tap, projected), each once; camera 0 alone
     "Pieces of features, most wanted first."
-    sizes = sorted((g['rows'] * g['columns'], g['tap']) for g in layers) # the small ones first
+    sizes = sorted((g['rows'] * g['columns'], g['tap']) for g in layers)  # the small ones first
     every = [(t, k) for _, t in sizes for k in kinds]
-    keys = [(step, 0, 0, tap, kinds[0]), *((step, 0, 0, t, k) for t, k in every[:-len(kinds)]), *((s, 0, 0, tap, kinds[0]) for s in steps),
-            *((step, 0, i, tap, kinds[0]) for i in range(n)), *((step, 0, i, t, k) for i in range(n) for t, k in every)]
+    keys = [
+        (step, 0, 0, tap, kinds[0]),
+        *((step, 0, 0, t, k) for t, k in every[: -len(kinds)]),
+        *((s, 0, 0, tap, kinds[0]) for s in steps),
+        *((step, 0, i, tap, kinds[0]) for i in range(n)),
+        *((step, 0, i, t, k) for i in range(n) for t, k in every),
+    ]
     return list(dict.fromkeys(keys))
 
 # %% ../../nbs/51_visual.patches.ipynb #19923282
 class ShownPatches(Explorer):
     "Which patches are shown, and which there are."
+
     locals().update(front_end('patches'))
     info, sources = traitlets.Dict().tag(sync=True), traitlets.Bytes().tag(sync=True)
-    translations, features = traitlets.Dict().tag(sync=True), traitlets.Dict().tag(sync=True) # what works without a kernel
-    image, step, camera, tap = (traitlets.Int().tag(sync=True) for _ in range(4)) # what is shown
-    projected = traitlets.Bool(True).tag(sync=True) # features behind the projector, as in the loss
-    place = traitlets.List().tag(sync=True) # the pinned pixel [y, x]; empty: none
-    direction = traitlets.Enum(('source', 'translated'), 'source').tag(sync=True) # the side that asks; the loss asks from 'translated'
+    translations, features = (
+        traitlets.Dict().tag(sync=True),
+        traitlets.Dict().tag(sync=True),
+    )  # what works without a kernel
+    image, step, camera, tap = (traitlets.Int().tag(sync=True) for _ in range(4))  # what is shown
+    projected = traitlets.Bool(True).tag(sync=True)  # features behind the projector, as in the loss
+    place = traitlets.List().tag(sync=True)  # the pinned pixel [y, x]; empty: none
+    direction = traitlets.Enum(('source', 'translated'), 'source').tag(
+        sync=True
+    )  # the side that asks; the loss asks from 'translated'
     negatives = traitlets.Enum(('sampled', 'all'), 'sampled').tag(sync=True)
-    scale = traitlets.Enum(('fixed', 'place'), 'place').tag(sync=True) # of the heat map: [-1, 1] or that of the place
+    scale = traitlets.Enum(('fixed', 'place'), 'place').tag(sync=True)  # of the heat map: [-1, 1] or that of the place
 
     def _check(self, step, camera, image, tap, projected):
         "Refuse what there is not."
         info = self.info
-        allowed = dict(step=info['steps'], camera=range(max(1, info['cameras'])), image=range(info['n']), tap=[g['tap'] for g in info['layers']], projected=[k == 'projected' for k in info['kinds']])
+        allowed = dict(
+            step=info['steps'],
+            camera=range(max(1, info['cameras'])),
+            image=range(info['n']),
+            tap=[g['tap'] for g in info['layers']],
+            projected=[k == 'projected' for k in info['kinds']],
+        )
         for (name, values), got in zip(allowed.items(), (step, camera, image, tap, projected)):
-            if got not in values: raise UserError(f'expected {name} of {list(values)}, got {got!r}: choose one of these')
+            if got not in values:
+                raise UserError(f'expected {name} of {list(values)}, got {got!r}: choose one of these')
 
-    def _pinned(self,
-        place=None, # pixel (y, x) of the source; None: the pinned one
-    ) -> tuple: # (y, x)
+    def _pinned(
+        self,
+        place=None,  # pixel (y, x) of the source; None: the pinned one
+    ) -> tuple:  # (y, x)
         "A pixel inside the picture."
         y, x = self.place if place is None and self.place else place or (-1, -1)
         height, width = self.info['height'], self.info['width']
-        if not (0 <= y < height and 0 <= x < width): raise UserError(f'expected a pixel (y, x) inside {height}x{width}, got {(y, x)}: pin a place with a click, or give one')
+        if not (0 <= y < height and 0 <= x < width):
+            raise UserError(
+                f'expected a pixel (y, x) inside {height}x{width}, got {(y, x)}: pin a place with a click, or give one'
+            )
         return y, x
 
 # %% ../../nbs/51_visual.patches.ipynb #d069431d
 class PatchExplorer(ShownPatches):
     "Where does a place of the source go? Source, translation, and a heat map of similarity."
-    def __init__(self,
-        images: np.ndarray, # (N, H, W, 3) uint8 source images
-        view, # function (step, camera) -> `View`
-        taps, # layers to choose from
-        steps=(0,), # checkpoints to choose from
-        cameras: int = 0, # target cameras to choose from
-        temperature: float = 0.07, # of InfoNCE
-        n_patches: int = 256, # places per layer that the loss draws
-        kinds=(True, False), # kinds of features: projected (True), raw (False)
-        curve=(), # of `patch_curve`: numbers of every checkpoint
-        note: str = '', # shown below
-        budget: int = 2_000_000, # bytes of features that work without a kernel
-        seed: int = 0, # of the draw of places
+
+    def __init__(
+        self,
+        images: np.ndarray,  # (N, H, W, 3) uint8 source images
+        view,  # function (step, camera) -> `View`
+        taps,  # layers to choose from
+        steps=(0,),  # checkpoints to choose from
+        cameras: int = 0,  # target cameras to choose from
+        temperature: float = 0.07,  # of InfoNCE
+        n_patches: int = 256,  # places per layer that the loss draws
+        kinds=(True, False),  # kinds of features: projected (True), raw (False)
+        curve=(),  # of `patch_curve`: numbers of every checkpoint
+        note: str = '',  # shown below
+        budget: int = 2_000_000,  # bytes of features that work without a kernel
+        seed: int = 0,  # of the draw of places
     ):
         images, kinds = np.asarray(images), tuple(kinds)
         size = images.shape[1:3]
         self._view, self.drawn = lru_cache(4)(view), draw_places(taps, size, n_patches, seed)
         layers = [layer_grid(t, size) | {'sampled': self.drawn[t].tolist()} for t in taps]
-        info = dict(layers=layers, n=len(images), height=size[0], width=size[1], temperature=temperature, n_patches=n_patches, steps=list(steps), cameras=cameras,
-                    kinds=['projected' if k else 'raw' for k in kinds], curve=list(curve), note=note)
-        sheet = encode_image(np.concatenate(list(images), 1), 'PNG') # PNG: compression must not make up details
+        info = dict(
+            layers=layers,
+            n=len(images),
+            height=size[0],
+            width=size[1],
+            temperature=temperature,
+            n_patches=n_patches,
+            steps=list(steps),
+            cameras=cameras,
+            kinds=['projected' if k else 'raw' for k in kinds],
+            curve=list(curve),
+            note=note,
+        )
+        sheet = encode_image(np.concatenate(list(images), 1), 'PNG')  # PNG: compression must not make up details
         super().__init__(info=info, sources=sheet, step=steps[-1], tap=taps[min(2, len(taps) - 1)], projected=kinds[0])
         self._embed(wanted_first(layers, self.tap, self.step, steps, len(images), kinds), budget)
 
@@ -241,57 +319,79 @@ class PatchExplorer(ShownPatches):
         translations, features = {}, {}
         for key in keys:
             packed = self.packed(*key)
-            if features and len(packed) > budget: continue
+            if features and len(packed) > budget:
+                continue
             budget -= len(packed)
             features[key_of(*key)], translations[f'{key[0]}/{key[1]}'] = packed, self.sheet(*key[:2])
-            if budget < 10_000: break
+            if budget < 10_000:
+                break
         self.translations, self.features = translations, features
 
-    def sheet(self, step, camera): return encode_image(np.concatenate(list(self._view(step, camera).translated), 1), 'PNG')
+    def sheet(self, step, camera):
+        return encode_image(np.concatenate(list(self._view(step, camera).translated), 1), 'PNG')
 
-    def packed(self, step, camera, image, tap, projected): return compact(*self._view(step, camera).pair(image, tap, projected)).tobytes()
+    def packed(self, step, camera, image, tap, projected):
+        return compact(*self._view(step, camera).pair(image, tap, projected)).tobytes()
 
     def answer(self, message, buffers):
-        if message['kind'] != 'view': return super().answer(message, buffers)
+        if message['kind'] != 'view':
+            return super().answer(message, buffers)
         key = tuple(message[k] for k in ('step', 'camera', 'image', 'tap', 'projected'))
         self._check(*key)
-        self.send({'kind': 'view', 'key': key_of(*key), 'sheet': f'{key[0]}/{key[1]}'}, [self.sheet(*key[:2]), self.packed(*key)])
+        self.send(
+            {'kind': 'view', 'key': key_of(*key), 'sheet': f'{key[0]}/{key[1]}'},
+            [self.sheet(*key[:2]), self.packed(*key)],
+        )
 
-    def numbers(self,
-        place=None, # pixel (y, x) of the source; None: the pinned one
-    ) -> dict: # of `contrast_place`, for what is shown now
+    def numbers(
+        self,
+        place=None,  # pixel (y, x) of the source; None: the pinned one
+    ) -> dict:  # of `contrast_place`, for what is shown now
         "The numbers beside the pictures, computed in Python."
         pixel = self._pinned(place)
         self._check(self.step, self.camera, self.image, self.tap, self.projected)
-        at, sampled = place_at(pixel, next(g for g in self.info['layers'] if g['tap'] == self.tap)), None if self.negatives == 'all' else self.drawn[self.tap]
+        at, sampled = (
+            place_at(pixel, next(g for g in self.info['layers'] if g['tap'] == self.tap)),
+            None if self.negatives == 'all' else self.drawn[self.tap],
+        )
         source, translated = self._view(self.step, self.camera).pair(self.image, self.tap, self.projected)
         query, key = (source, translated) if self.direction == 'source' else (translated, source)
-        return dict(place=at, **contrast_place(query, key, at, choose_negatives(at, len(key), sampled), self.info['temperature']))
+        return dict(
+            place=at,
+            **contrast_place(query, key, at, choose_negatives(at, len(key), sampled), self.info['temperature']),
+        )
 
 # %% ../../nbs/51_visual.patches.ipynb #ca4f7f56
 def patch_curve(
-    views, # [(step, View)], or a generator of such pairs
-    taps, # layers
-    sampled: dict, # from `draw_places`
-    temperature: float = 0.07, # of InfoNCE
-    kinds=(True, False), # projected, raw
-) -> list: # one dict per checkpoint: step, numbers of `view_numbers`
+    views,  # [(step, View)], or a generator of such pairs
+    taps,  # layers
+    sampled: dict,  # from `draw_places`
+    temperature: float = 0.07,  # of InfoNCE
+    kinds=(True, False),  # projected, raw
+) -> list:  # one dict per checkpoint: step, numbers of `view_numbers`
     "How correspondence sharpens from checkpoint to checkpoint."
-    return [dict(step=step, numbers={k: list(v) for k, v in view_numbers(view, taps, sampled, temperature, kinds).items()}) for step, view in views]
+    return [
+        dict(step=step, numbers={k: list(v) for k, v in view_numbers(view, taps, sampled, temperature, kinds).items()})
+        for step, view in views
+    ]
+
 
 def explore_patches(
-    run, # run folder, checkpoint folder, or a JointTransfer in memory
-    images: np.ndarray, # (N, H, W, 3) uint8: source images to choose from; a dozen are enough
-    curve: int = 4, # images for the numbers of every checkpoint; 0: none
-    device: str = 'auto', # where to compute
-    **options, # of `PatchExplorer`: budget, note
+    run,  # run folder, checkpoint folder, or a JointTransfer in memory
+    images: np.ndarray,  # (N, H, W, 3) uint8: source images to choose from; a dozen are enough
+    curve: int = 4,  # images for the numbers of every checkpoint; 0: none
+    device: str = 'auto',  # where to compute
+    **options,  # of `PatchExplorer`: budget, note
 ) -> PatchExplorer:
     "The patch explorer of a joint run."
     if isinstance(run, (str, Path)):
         chosen = find_checkpoint(run)
-        checkpoints = {read_meta(c)['step']: c for c in list_checkpoints(chosen.parent)} or {read_meta(chosen)['step']: chosen}
+        checkpoints = {read_meta(c)['step']: c for c in list_checkpoints(chosen.parent)} or {
+            read_meta(chosen)['step']: chosen
+        }
         chosen, load = read_meta(chosen)['step'], lru_cache(2)(lambda step: load_method(checkpoints[step], device))
-    else: checkpoints, chosen, load = {0: None}, 0, lambda step: run
+    else:
+        checkpoints, chosen, load = {0: None}, 0, lambda step: run
     method, images = load(chosen), np.asarray(images)
     taps, cfg = nce_taps(method), method.config
     kinds = (True, False) if 'projector' in method.nets else (False,)
@@ -300,58 +400,109 @@ def explore_patches(
     if curve:
         first = images[np.linspace(0, len(images) - 1, min(curve, len(images))).astype(int)]
         places = draw_places(taps, images.shape[1:3], cfg.n_patches)
-        numbers = patch_curve(((s, view_method(load(s), first)) for s in checkpoints), taps, places, cfg.temperature, kinds)
-    if kinds == (False,): options = {'note': 'This method has no projector: nothing was trained to make patches correspond.', **options}
-    elif cfg.all_negatives: options = {'note': 'In training the patches of the other images of a batch were negatives, too.', **options}
-    explorer = PatchExplorer(images, view, taps, tuple(checkpoints), method.n_cameras, cfg.temperature, cfg.n_patches, kinds, numbers, **options)
+        numbers = patch_curve(
+            ((s, view_method(load(s), first)) for s in checkpoints), taps, places, cfg.temperature, kinds
+        )
+    if kinds == (False,):
+        options = {'note': 'This method has no projector: nothing was trained to make patches correspond.', **options}
+    elif cfg.all_negatives:
+        options = {'note': 'In training the patches of the other images of a batch were negatives, too.', **options}
+    explorer = PatchExplorer(
+        images,
+        view,
+        taps,
+        tuple(checkpoints),
+        method.n_cameras,
+        cfg.temperature,
+        cfg.n_patches,
+        kinds,
+        numbers,
+        **options,
+    )
     explorer.step = chosen
     return explorer
 
 # %% ../../nbs/51_visual.patches.ipynb #7f0d6359
-def _mark(ax, grid, place, label='', **style): # the tile of a place
+def _mark(ax, grid, place, label='', **style):  # the tile of a place
     r, c = divmod(place, grid['columns'])
-    y, x = (grid['origin'] + grid['step'] * v - .5 for v in (r, c)) # imshow puts pixel centres on whole numbers
+    y, x = (grid['origin'] + grid['step'] * v - 0.5 for v in (r, c))  # imshow puts pixel centres on whole numbers
     ax.add_patch(Rectangle((x, y), grid['step'], grid['step'], fill=False, **style))
-    if label: ax.text(x + grid['step'], y, label, fontsize=7, va='bottom', ha='left', color='white', bbox=dict(boxstyle='round,pad=.12', fc='black', ec='none', alpha=.7))
+    if label:
+        ax.text(
+            x + grid['step'],
+            y,
+            label,
+            fontsize=7,
+            va='bottom',
+            ha='left',
+            color='white',
+            bbox=dict(boxstyle='round,pad=.12', fc='black', ec='none', alpha=0.7),
+        )
+
 
 @styled
 def plot_patches(
-    source, # (H, W, 3) uint8
-    translated, # (H, W, 3) uint8
-    found: dict, # of `contrast_place` or `PatchExplorer.numbers`, with 'place'
-    grid: dict, # of `layer_grid`
-    fixed: bool = False, # True: colours from -1 to 1; False: from the smallest to the largest cosine
+    source,  # (H, W, 3) uint8
+    translated,  # (H, W, 3) uint8
+    found: dict,  # of `contrast_place` or `PatchExplorer.numbers`, with 'place'
+    grid: dict,  # of `layer_grid`
+    fixed: bool = False,  # True: colours from -1 to 1; False: from the smallest to the largest cosine
 ) -> Figure:
     "Source, translation, and the translation under the cosines of one place."
     size = np.asarray(source).shape[:2]
-    fig, axes = new_figure(1, 3, 5.4, .5 + 1.55 * size[0] / size[1])
+    fig, axes = new_figure(1, 3, 5.4, 0.5 + 1.55 * size[0] / size[1])
     for ax, image, title in zip(axes[0], (source, translated, translated), ('source', 'translated', 'cosine')):
         image = as_pixels(np.asarray(image)[None])[0]
-        ax.imshow(image if title != 'cosine' else image.mean(-1), cmap='gray', vmin=0, vmax=255); ax.set(xticks=[], yticks=[], title=title)
-    left, top = (grid['origin'] - .5,) * 2
+        ax.imshow(image if title != 'cosine' else image.mean(-1), cmap='gray', vmin=0, vmax=255)
+        ax.set(xticks=[], yticks=[], title=title)
+    left, top = (grid['origin'] - 0.5,) * 2
     extent = (left, left + grid['step'] * grid['columns'], top + grid['step'] * grid['rows'], top)
-    heat = axes[0, 2].imshow(found['cosines'].reshape(grid['rows'], grid['columns']), cmap='cividis', alpha=.8, **(dict(vmin=-1, vmax=1) if fixed else {}), extent=extent)
-    middle = [grid['centre'] + grid['step'] * v - .5 for v in divmod(found['place'], grid['columns'])]
+    heat = axes[0, 2].imshow(
+        found['cosines'].reshape(grid['rows'], grid['columns']),
+        cmap='cividis',
+        alpha=0.8,
+        **(dict(vmin=-1, vmax=1) if fixed else {}),
+        extent=extent,
+    )
+    middle = [grid['centre'] + grid['step'] * v - 0.5 for v in divmod(found['place'], grid['columns'])]
     for ax in axes[0]:
-        _mark(ax, grid, found['place'], ec='white', lw=2.6); _mark(ax, grid, found['place'], ec=OKABE_ITO[3], lw=1.4)
-        ax.set(xlim=(-.5, size[1] - .5), ylim=(size[0] - .5, -.5))
+        _mark(ax, grid, found['place'], ec='white', lw=2.6)
+        _mark(ax, grid, found['place'], ec=OKABE_ITO[3], lw=1.4)
+        ax.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
     side = grid['field']
-    axes[0, 0].add_patch(Rectangle((middle[1] - side / 2, middle[0] - side / 2), side, side, fill=False, ec='white', ls=':', lw=1.2))
-    for i, (place, _) in enumerate(found['hardest']): _mark(axes[0, 2], grid, place, str(i + 1), ec='white', ls='--', lw=1)
-    fig.colorbar(heat, ax=axes[0, 2], fraction=.08)
-    axes[0, 1].set_xlabel(f"tap {grid['tap']}: rank {found['rank']}, p = {found['probability']:.2f}, margin {found['margin']:+.2f}", fontsize=8.5)
+    axes[0, 0].add_patch(
+        Rectangle((middle[1] - side / 2, middle[0] - side / 2), side, side, fill=False, ec='white', ls=':', lw=1.2)
+    )
+    for i, (place, _) in enumerate(found['hardest']):
+        _mark(axes[0, 2], grid, place, str(i + 1), ec='white', ls='--', lw=1)
+    fig.colorbar(heat, ax=axes[0, 2], fraction=0.08)
+    axes[0, 1].set_xlabel(
+        f"tap {grid['tap']}: rank {found['rank']}, p = {found['probability']:.2f}, margin {found['margin']:+.2f}",
+        fontsize=8.5,
+    )
     return fig
+
 
 @styled
 def plot_patch_curve(
-    curve: list, # of `patch_curve`
-    projected: bool = True, # which features
+    curve: list,  # of `patch_curve`
+    projected: bool = True,  # which features
 ) -> Figure:
     "Probability and rank of the positives over the checkpoints, one line per layer."
     fig, axes = new_figure(1, 2, 6.8, 2.3)
     keys = [k for k in curve[0]['numbers'] if k.endswith('projected' if projected else 'raw')]
     for j, (ax, title) in enumerate(zip(axes[0], ('probability of the positive', 'rank of the positive'))):
-        for i, k in enumerate(keys): ax.plot([c['step'] for c in curve], [c['numbers'][k][j] for c in curve], marker='o^sDvPX*'[i % 8], ms=4, color=OKABE_ITO[i % 8], label=f"tap {k.split('/')[0]}")
+        for i, k in enumerate(keys):
+            ax.plot(
+                [c['step'] for c in curve],
+                [c['numbers'][k][j] for c in curve],
+                marker='o^sDvPX*'[i % 8],
+                ms=4,
+                color=OKABE_ITO[i % 8],
+                label=f"tap {k.split('/')[0]}",
+            )
         ax.set(title=title, xlabel='step')
-    axes[0, 0].set_ylim(0, 1); axes[0, 1].set_yscale('log'); fig.legend(*axes[0, 1].get_legend_handles_labels(), loc='outside right center', fontsize=8)
+    axes[0, 0].set_ylim(0, 1)
+    axes[0, 1].set_yscale('log')
+    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc='outside right center', fontsize=8)
     return fig

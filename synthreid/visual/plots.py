@@ -25,294 +25,522 @@ from matplotlib.patches import Rectangle
 from ..core import UserError, to_uint8
 
 # %% ../../nbs/50_visual.plots.ipynb #6e3206bc
-OKABE_ITO = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#F0E442', '#000000') # blue, orange, green, vermilion, purple, sky, yellow, black
+OKABE_ITO = (
+    '#0072B2',
+    '#E69F00',
+    '#009E73',
+    '#D55E00',
+    '#CC79A7',
+    '#56B4E9',
+    '#F0E442',
+    '#000000',
+)  # blue, orange, green, vermilion, purple, sky, yellow, black
 MARKERS = ('o', '^', 's', 'D', 'v', 'P', 'X', '*')
 LINES = ('-', '--', '-.', ':')
-STYLE = {'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'xtick.labelsize': 8.5, 'ytick.labelsize': 8.5,
-         'legend.fontsize': 8.5, 'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'pdf.fonttype': 42, 'ps.fonttype': 42} # 42: TrueType
+STYLE = {
+    'font.size': 9,
+    'axes.titlesize': 9.5,
+    'axes.labelsize': 9,
+    'xtick.labelsize': 8.5,
+    'ytick.labelsize': 8.5,
+    'legend.fontsize': 8.5,
+    'legend.frameon': False,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'pdf.fonttype': 42,
+    'ps.fonttype': 42,
+}  # 42: TrueType
+
 
 class _PaperFigure(Figure):
     "A figure whose files have TrueType fonts."
+
     def savefig(self, *args, **options):
-        with plt.rc_context({k: v for k, v in STYLE.items() if 'fonttype' in k}): return super().savefig(*args, **options)
+        with plt.rc_context({k: v for k, v in STYLE.items() if 'fonttype' in k}):
+            return super().savefig(*args, **options)
+
 
 def styled(
-    plot, # function that returns a figure
-): # the same function, run inside our style, with one more option: `save`, file name, e.g. 'figure.pdf'
+    plot,  # function that returns a figure
+):  # the same function, run inside our style, with one more option: `save`, file name, e.g. 'figure.pdf'
     "Run a plotting function inside our style, leaving the global one as it was; `save` writes its figure to a file."
+
     @wraps(plot)
     def inside(*args, save=None, **options):
-        with plt.rc_context({**sns.axes_style('ticks'), **STYLE}): figure = plot(*args, **options)
-        if save: figure.savefig(save)
+        with plt.rc_context({**sns.axes_style('ticks'), **STYLE}):
+            figure = plot(*args, **options)
+        if save:
+            figure.savefig(save)
         return figure
+
     own = signature(plot)
-    inside.__signature__ = own.replace(parameters=sorted([*own.parameters.values(), Parameter('save', Parameter.KEYWORD_ONLY, default=None)], key=lambda p: p.kind))
+    inside.__signature__ = own.replace(
+        parameters=sorted(
+            [*own.parameters.values(), Parameter('save', Parameter.KEYWORD_ONLY, default=None)], key=lambda p: p.kind
+        )
+    )
     return inside
 
+
 def new_figure(
-    n_rows: int = 1, # panels below each other
-    n_columns: int = 1, # panels side by side
-    width: float = 6.0, # inches
-    height: float = 3.0, # inches
-    **options, # of `plt.subplots`
-) -> tuple[Figure, np.ndarray]: # the figure and its (n_rows, n_columns) axes
+    n_rows: int = 1,  # panels below each other
+    n_columns: int = 1,  # panels side by side
+    width: float = 6.0,  # inches
+    height: float = 3.0,  # inches
+    **options,  # of `plt.subplots`
+) -> tuple[Figure, np.ndarray]:  # the figure and its (n_rows, n_columns) axes
     "A figure that pyplot does not keep."
-    fig, axes = plt.subplots(n_rows, n_columns, figsize=(width, height), layout='constrained', squeeze=False, FigureClass=_PaperFigure, **options)
+    fig, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(width, height),
+        layout='constrained',
+        squeeze=False,
+        FigureClass=_PaperFigure,
+        **options,
+    )
     plt.close(fig)
     return fig, axes
 
+
 def as_pixels(
-    images, # (N, H, W, 3) uint8, or float (N, 3, H, W) tensor in [-1, 1]
-) -> np.ndarray: # (N, H, W, 3) uint8
+    images,  # (N, H, W, 3) uint8, or float (N, 3, H, W) tensor in [-1, 1]
+) -> np.ndarray:  # (N, H, W, 3) uint8
     "Images as they are drawn."
-    if isinstance(images, torch.Tensor) and images.is_floating_point(): images = to_uint8(images)
+    if isinstance(images, torch.Tensor) and images.is_floating_point():
+        images = to_uint8(images)
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(f'expected images (N, H, W, 3) uint8 or (N, 3, H, W) float in [-1, 1], got {images.dtype} {images.shape}: convert with to_uint8')
+        raise UserError(
+            f'expected images (N, H, W, 3) uint8 or (N, 3, H, W) float in [-1, 1], got {images.dtype} {images.shape}:'
+            ' convert with to_uint8'
+        )
     return images
+
 
 def _picture(ax, image, **options):
     ax.imshow(image, interpolation='nearest' if image.shape[0] < 100 else 'antialiased', **options)
     ax.set(xticks=[], yticks=[])
-    for side in ax.spines.values(): side.set_visible(False)
+    for side in ax.spines.values():
+        side.set_visible(False)
 
 # %% ../../nbs/50_visual.plots.ipynb #cb0ec233
 @styled
 def image_grid(
-    images, # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
-    titles=None, # a text per image
-    n_columns: int = 10, # images side by side
-    image_width: float = 0.62, # inches per image
+    images,  # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
+    titles=None,  # a text per image
+    n_columns: int = 10,  # images side by side
+    image_width: float = 0.62,  # inches per image
 ) -> Figure:
     "Images in reading order."
     images = as_pixels(images)
-    if not len(images): raise UserError('expected at least one image, got none')
-    n_columns = min(n_columns, len(images)); n_rows = -(-len(images) // n_columns)
-    height = image_width * images.shape[1] / images.shape[2] + (.2 * (1 + max(t.count('\n') for t in map(str, titles))) if titles is not None else 0)
+    if not len(images):
+        raise UserError('expected at least one image, got none')
+    n_columns = min(n_columns, len(images))
+    n_rows = -(-len(images) // n_columns)
+    height = image_width * images.shape[1] / images.shape[2] + (
+        0.2 * (1 + max(t.count('\n') for t in map(str, titles))) if titles is not None else 0
+    )
     fig, axes = new_figure(n_rows, n_columns, n_columns * image_width, n_rows * height)
-    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for i, ax in enumerate(axes.flat):
-        if i >= len(images): ax.axis('off'); continue
+        if i >= len(images):
+            ax.axis('off')
+            continue
         _picture(ax, images[i])
-        if titles is not None: ax.set_title(str(titles[i]), fontsize=7.5, pad=2)
+        if titles is not None:
+            ax.set_title(str(titles[i]), fontsize=7.5, pad=2)
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #fe133d51
 @styled
 def plot_translations(
-    source, # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
-    translated, # their translations, in the same order; or a dict {row name: translations} for several
-    target=None, # images of the target domain, unpaired; None: no such row
-    n: int = 10, # columns at most
-    title: str = '', # above the figure
-    image_width: float = 0.62, # inches per image
+    source,  # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
+    translated,  # their translations, in the same order; or a dict {row name: translations} for several
+    target=None,  # images of the target domain, unpaired; None: no such row
+    n: int = 10,  # columns at most
+    title: str = '',  # above the figure
+    image_width: float = 0.62,  # inches per image
 ) -> Figure:
     "A row of source images, rows of their translations, a row of target images for comparison."
     rows = {'source': source, **(translated if isinstance(translated, dict) else {'translated': translated})}
     rows = {k: as_pixels(v) for k, v in rows.items()}
-    if len({len(v) for v in rows.values()}) > 1: raise UserError(f'expected one translation per source image, got {", ".join(f"{len(v)} {k}" for k, v in rows.items())}')
-    if target is not None: rows['target\n(others)'] = as_pixels(target)
+    if len({len(v) for v in rows.values()}) > 1:
+        raise UserError(
+            f'expected one translation per source image, got {", ".join(f"{len(v)} {k}" for k, v in rows.items())}'
+        )
+    if target is not None:
+        rows['target\n(others)'] = as_pixels(target)
     n, (h, w) = min(n, len(rows['source'])), rows['source'].shape[1:3]
-    fig, axes = new_figure(len(rows), n, n * image_width + .7, len(rows) * image_width * h / w + (.3 if title else 0))
-    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=.02)
+    fig, axes = new_figure(len(rows), n, n * image_width + 0.7, len(rows) * image_width * h / w + (0.3 if title else 0))
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0.02)
     for line, (name, images) in zip(axes, rows.items()):
-        for ax, image in zip(line, images): _picture(ax, image)
-        for ax in line[len(images):]: ax.axis('off')
+        for ax, image in zip(line, images):
+            _picture(ax, image)
+        for ax in line[len(images) :]:
+            ax.axis('off')
         line[0].set_ylabel(name, rotation=0, ha='right', va='center', fontsize=9)
     if target is not None:
-        line = Line2D([-.1, n * 1.16], [1.02, 1.02], transform=axes[-1, 0].transAxes, color='0.3', lw=1.2, clip_on=False)
-        line.set_in_layout(False); axes[-1, 0].add_artist(line)
-    if title: fig.suptitle(title, fontsize=10)
+        line = Line2D(
+            [-0.1, n * 1.16], [1.02, 1.02], transform=axes[-1, 0].transAxes, color='0.3', lw=1.2, clip_on=False
+        )
+        line.set_in_layout(False)
+        axes[-1, 0].add_artist(line)
+    if title:
+        fig.suptitle(title, fontsize=10)
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #9c3743ef
-MATCH_STYLES = {1: ('\N{CHECK MARK}', OKABE_ITO[2], '-'), 0: ('\N{BALLOT X}', OKABE_ITO[3], '--'), -1: ('junk', '0.5', ':')}
+MATCH_STYLES = {
+    1: ('\N{CHECK MARK}', OKABE_ITO[2], '-'),
+    0: ('\N{BALLOT X}', OKABE_ITO[3], '--'),
+    -1: ('junk', '0.5', ':'),
+}
+
 
 def _framed(ax, image, colour, style, faded=False):
-    _picture(ax, image, alpha=.3 if faded else 1)
-    ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=colour, linestyle=style, linewidth=2.6, clip_on=False))
+    _picture(ax, image, alpha=0.3 if faded else 1)
+    ax.add_patch(
+        Rectangle(
+            (0, 0),
+            1,
+            1,
+            transform=ax.transAxes,
+            fill=False,
+            edgecolor=colour,
+            linestyle=style,
+            linewidth=2.6,
+            clip_on=False,
+        )
+    )
+
 
 @styled
 def plot_ranked_lists(
-    query_images, # (Q, H, W, 3) uint8 or float in [-1, 1]
-    gallery_images, # (G, H, W, 3) the whole gallery
-    order, # (Q, K) gallery indices, nearest first, for instance from `top_k`
-    flags, # (Q, K) 1 right, 0 wrong, -1 junk, from `label_matches`
-    ap=None, # (Q,) average precision per query
-    query_labels=None, # (Q,) texts under the query images, e.g. person and camera
-    image_width: float = 0.68, # inches per image
-    title: str = '', # above the figure
+    query_images,  # (Q, H, W, 3) uint8 or float in [-1, 1]
+    gallery_images,  # (G, H, W, 3) the whole gallery
+    order,  # (Q, K) gallery indices, nearest first, for instance from `top_k`
+    flags,  # (Q, K) 1 right, 0 wrong, -1 junk, from `label_matches`
+    ap=None,  # (Q,) average precision per query
+    query_labels=None,  # (Q,) texts under the query images, e.g. person and camera
+    image_width: float = 0.68,  # inches per image
+    title: str = '',  # above the figure
 ) -> Figure:
     "Queries with their nearest gallery images, each marked right, wrong or junk."
     query_images, order, flags = as_pixels(query_images), np.asarray(order), np.asarray(flags)
     if order.shape != flags.shape or len(order) != len(query_images):
-        raise UserError(f'expected one line of indices and flags per query, got {len(query_images)} queries, order {order.shape}, flags {flags.shape}')
+        raise UserError(
+            f'expected one line of indices and flags per query, got {len(query_images)} queries, order {order.shape},'
+            f' flags {flags.shape}'
+        )
     (n, k), (h, w) = order.shape, query_images.shape[1:3]
-    fig, axes = new_figure(n, k + 1, (k + 1.4) * image_width, n * (image_width * h / w + .24) + .3 + (.25 if title else 0), gridspec_kw={'width_ratios': [1.4] + [1] * k})
-    fig.get_layout_engine().set(w_pad=.035, h_pad=.03, wspace=0, hspace=.01)
+    fig, axes = new_figure(
+        n,
+        k + 1,
+        (k + 1.4) * image_width,
+        n * (image_width * h / w + 0.24) + 0.3 + (0.25 if title else 0),
+        gridspec_kw={'width_ratios': [1.4] + [1] * k},
+    )
+    fig.get_layout_engine().set(w_pad=0.035, h_pad=0.03, wspace=0, hspace=0.01)
     for i, line in enumerate(axes):
         _framed(line[0], query_images[i], '#000000', '-')
-        line[0].set_title('query' + (f'  AP {ap[i]:.2f}' if ap is not None and np.isfinite(ap[i]) else ''), fontsize=8, pad=4)
-        if query_labels is not None: line[0].set_xlabel(query_labels[i], fontsize=7.5, labelpad=3)
+        line[0].set_title(
+            'query' + (f'  AP {ap[i]:.2f}' if ap is not None and np.isfinite(ap[i]) else ''), fontsize=8, pad=4
+        )
+        if query_labels is not None:
+            line[0].set_xlabel(query_labels[i], fontsize=7.5, labelpad=3)
         places = np.cumsum(flags[i] >= 0)
         for ax, j, flag, place in zip(line[1:], order[i], flags[i], places):
             sign, colour, style = MATCH_STYLES[int(flag)]
-            _framed(ax, as_pixels(gallery_images[j:j + 1])[0], colour, style, faded=flag < 0)
-            ax.set_title(f'{place} {sign}' if flag >= 0 else sign, color=colour, fontsize=8.5 if flag >= 0 else 7.5, pad=4)
-    keys = [Line2D([], [], color=c, ls=s, lw=2.4, label=t) for t, (_, c, s) in zip(('right', 'wrong', 'junk: not counted'), MATCH_STYLES.values())]
+            _framed(ax, as_pixels(gallery_images[j : j + 1])[0], colour, style, faded=flag < 0)
+            ax.set_title(
+                f'{place} {sign}' if flag >= 0 else sign, color=colour, fontsize=8.5 if flag >= 0 else 7.5, pad=4
+            )
+    keys = [
+        Line2D([], [], color=c, ls=s, lw=2.4, label=t)
+        for t, (_, c, s) in zip(('right', 'wrong', 'junk: not counted'), MATCH_STYLES.values())
+    ]
     fig.legend(handles=keys, loc='outside lower center', ncols=3, fontsize=8)
-    if title: fig.suptitle(title, fontsize=10)
+    if title:
+        fig.suptitle(title, fontsize=10)
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #a32793e9
 @styled
 def plot_cmc(
-    results: dict, # name -> RankingResult (or an array with the CMC curve)
-    max_rank: int = 20, # last rank shown
+    results: dict,  # name -> RankingResult (or an array with the CMC curve)
+    max_rank: int = 20,  # last rank shown
 ) -> Figure:
     "The share of queries with a right match among the first k."
-    fig, axes = new_figure(width=4.8, height=2.9); ax = axes[0, 0]
+    fig, axes = new_figure(width=4.8, height=2.9)
+    ax = axes[0, 0]
     for i, (name, r) in enumerate(results.items()):
         curve = np.asarray(getattr(r, 'cmc', r))[:max_rank]
-        ax.plot(np.arange(1, len(curve) + 1), 100 * curve, LINES[i % 4], marker=MARKERS[i % 8], ms=4, color=OKABE_ITO[i % 8], label=f'{name}: {100 * curve[0]:.1f} at rank 1')
-    ax.set(xlabel='rank k', ylabel='queries with a right match\namong the first k (%)', ylim=(0, 102), xlim=(.5, max_rank + .5)); ax.grid(alpha=.3)
-    ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(loc='best', frameon=True, framealpha=.8, edgecolor='none')
+        ax.plot(
+            np.arange(1, len(curve) + 1),
+            100 * curve,
+            LINES[i % 4],
+            marker=MARKERS[i % 8],
+            ms=4,
+            color=OKABE_ITO[i % 8],
+            label=f'{name}: {100 * curve[0]:.1f} at rank 1',
+        )
+    ax.set(
+        xlabel='rank k',
+        ylabel='queries with a right match\namong the first k (%)',
+        ylim=(0, 102),
+        xlim=(0.5, max_rank + 0.5),
+    )
+    ax.grid(alpha=0.3)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(loc='best', frameon=True, framealpha=0.8, edgecolor='none')
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #3d345a40
 def read_losses(
-    metrics, # path of metrics.csv, or a DataFrame: long (step, name, value) or wide (step and a column per loss)
-) -> pd.DataFrame: # columns step, name, value
+    metrics,  # path of metrics.csv, or a DataFrame: long (step, name, value) or wide (step and a column per loss)
+) -> pd.DataFrame:  # columns step, name, value
     "Losses in long format; a last line cut off by a killed run is dropped."
     if not isinstance(metrics, pd.DataFrame):
-        if not Path(metrics).is_file(): raise UserError(f'no metrics at {metrics}: expected metrics.csv of a run folder')
+        if not Path(metrics).is_file():
+            raise UserError(f'no metrics at {metrics}: expected metrics.csv of a run folder')
         metrics = pd.read_csv(metrics, on_bad_lines='skip')
-    if 'step' not in metrics: raise UserError(f'expected a column "step", got {", ".join(map(str, metrics.columns))}')
-    if not {'name', 'value'} <= set(metrics.columns): metrics = metrics.melt('step', var_name='name')
-    metrics = metrics.assign(step=pd.to_numeric(metrics.step, errors='coerce'), value=pd.to_numeric(metrics.value, errors='coerce'))
+    if 'step' not in metrics:
+        raise UserError(f'expected a column "step", got {", ".join(map(str, metrics.columns))}')
+    if not {'name', 'value'} <= set(metrics.columns):
+        metrics = metrics.melt('step', var_name='name')
+    metrics = metrics.assign(
+        step=pd.to_numeric(metrics.step, errors='coerce'), value=pd.to_numeric(metrics.value, errors='coerce')
+    )
     return metrics.dropna(subset=['step', 'value', 'name'])
+
 
 @styled
 def plot_losses(
-    metrics, # as in `read_losses`
-    names=None, # losses to show; None: all, in order of appearance
-    smooth: int = 9, # rows in the running mean
-    n_columns: int = 4, # panels side by side
+    metrics,  # as in `read_losses`
+    names=None,  # losses to show; None: all, in order of appearance
+    smooth: int = 9,  # rows in the running mean
+    n_columns: int = 4,  # panels side by side
 ) -> Figure:
     "Loss curves, one panel each."
     table = read_losses(metrics)
     names = list(names or table.name.unique())
-    if missing := set(names) - set(table.name): raise UserError(f'no loss named {", ".join(sorted(missing))}: there are {", ".join(table.name.unique())}')
-    if not names: raise UserError('expected at least one loss, got an empty table: has training begun?')
-    n_columns = min(n_columns, len(names)); n_rows = -(-len(names) // n_columns)
+    if missing := set(names) - set(table.name):
+        raise UserError(f'no loss named {", ".join(sorted(missing))}: there are {", ".join(table.name.unique())}')
+    if not names:
+        raise UserError('expected at least one loss, got an empty table: has training begun?')
+    n_columns = min(n_columns, len(names))
+    n_rows = -(-len(names) // n_columns)
     fig, axes = new_figure(n_rows, n_columns, 1.95 * n_columns, 1.5 * n_rows, sharex=True)
     for i, ax in enumerate(axes.flat):
-        if i >= len(names): ax.axis('off'); continue
+        if i >= len(names):
+            ax.axis('off')
+            continue
         one = table[table.name == names[i]].sort_values('step')
-        ax.plot(one.step, one.value, color=OKABE_ITO[5], lw=.8, alpha=.7)
+        ax.plot(one.step, one.value, color=OKABE_ITO[5], lw=0.8, alpha=0.7)
         ax.plot(one.step, one.value.rolling(smooth, min_periods=1, center=True).mean(), color=OKABE_ITO[0], lw=1.8)
-        ax.set_title(names[i], pad=3); ax.tick_params(labelsize=7.5); ax.locator_params(nbins=4)
-        if i + n_columns >= len(names): ax.set_xlabel('step'); ax.tick_params(labelbottom=True)
+        ax.set_title(names[i], pad=3)
+        ax.tick_params(labelsize=7.5)
+        ax.locator_params(nbins=4)
+        if i + n_columns >= len(names):
+            ax.set_xlabel('step')
+            ax.tick_params(labelbottom=True)
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #2aa3eb60
 def embed_2d(
-    features, # (N, D) array or tensor
-    method: str = 'umap', # 'umap' (neighbourhoods, no metric) or 'pca' (linear)
-    seed: int = 0, # of UMAP
-    n_neighbors: int = 15, # UMAP: size of the neighbourhood that is kept (15, its default)
-    min_dist: float = 0.1, # UMAP: how tightly points may be packed (0.1, its default)
-) -> np.ndarray: # (N, 2) float32
+    features,  # (N, D) array or tensor
+    method: str = 'umap',  # 'umap' (neighbourhoods, no metric) or 'pca' (linear)
+    seed: int = 0,  # of UMAP
+    n_neighbors: int = 15,  # UMAP: size of the neighbourhood that is kept (15, its default)
+    min_dist: float = 0.1,  # UMAP: how tightly points may be packed (0.1, its default)
+) -> np.ndarray:  # (N, 2) float32
     "Two coordinates per image."
     x = np.asarray(features.detach().float().cpu() if isinstance(features, torch.Tensor) else features, np.float32)
-    if x.ndim != 2 or len(x) < 4 or not np.isfinite(x).all(): raise UserError(f'expected at least 4 finite features (N, D), got shape {x.shape}')
+    if x.ndim != 2 or len(x) < 4 or not np.isfinite(x).all():
+        raise UserError(f'expected at least 4 finite features (N, D), got shape {x.shape}')
     if method == 'umap':
         import warnings
+
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # it warns that a fixed seed means one thread
+            warnings.simplefilter('ignore')  # it warns that a fixed seed means one thread
             from umap import UMAP
-            return UMAP(n_neighbors=min(n_neighbors, len(x) - 1), min_dist=min_dist, metric='cosine', random_state=seed).fit_transform(x).astype(np.float32)
-    if method != 'pca': raise UserError(f"expected method 'umap' or 'pca', got {method!r}")
+
+            return (
+                UMAP(n_neighbors=min(n_neighbors, len(x) - 1), min_dist=min_dist, metric='cosine', random_state=seed)
+                .fit_transform(x)
+                .astype(np.float32)
+            )
+    if method != 'pca':
+        raise UserError(f"expected method 'umap' or 'pca', got {method!r}")
     x = x - x.mean(0)
     _, _, axes = np.linalg.svd(x, full_matrices=False)
-    axes = axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(1)].diagonal())[:, None] # sign fixed: the same picture everywhere
+    axes = (
+        axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(1)].diagonal())[:, None]
+    )  # sign fixed: the same picture everywhere
     return np.pad(x @ axes.T, ((0, 0), (0, 2 - len(axes)))).astype(np.float32)
 
 # %% ../../nbs/50_visual.plots.ipynb #664a028b
 @styled
 def plot_embedding(
-    points, # (N, 2), from `embed_2d`
-    domain, # (N,) name of each point's domain: marker shape
-    camids=None, # (N,) camera of each point
-    colour_by: str = 'domain', # 'domain' or 'camera'
-    title: str = '', # above the figure
-    method: str = 'UMAP', # what made the points; the note under the figure depends on it
-    seed: int = 0, # of the drawing order
+    points,  # (N, 2), from `embed_2d`
+    domain,  # (N,) name of each point's domain: marker shape
+    camids=None,  # (N,) camera of each point
+    colour_by: str = 'domain',  # 'domain' or 'camera'
+    title: str = '',  # above the figure
+    method: str = 'UMAP',  # what made the points; the note under the figure depends on it
+    seed: int = 0,  # of the drawing order
 ) -> Figure:
     "Points with their domain as marker and their domain or camera as colour, hollow from the ninth on (a single domain: the camera as marker too), drawn in random order so that no group covers another."
     points, domain = np.asarray(points), np.asarray(domain)
-    if points.shape != (len(domain), 2): raise UserError(f'expected points (N, 2) and N domains, got {points.shape} and {len(domain)}')
-    if colour_by not in ('domain', 'camera') or (colour_by == 'camera' and camids is None): raise UserError(f"expected colour_by 'domain', or 'camera' with camids, got {colour_by!r}")
-    names = list(dict.fromkeys(domain.tolist())); groups = domain if colour_by == 'domain' else np.asarray(camids)
+    if points.shape != (len(domain), 2):
+        raise UserError(f'expected points (N, 2) and N domains, got {points.shape} and {len(domain)}')
+    if colour_by not in ('domain', 'camera') or (colour_by == 'camera' and camids is None):
+        raise UserError(f"expected colour_by 'domain', or 'camera' with camids, got {colour_by!r}")
+    names = list(dict.fromkeys(domain.tolist()))
+    groups = domain if colour_by == 'domain' else np.asarray(camids)
     kinds = names if colour_by == 'domain' else sorted(set(groups.tolist()))
     shaped, forms = (groups, kinds) if colour_by == 'camera' and len(names) == 1 else (domain, names)
-    fig, axes = new_figure(width=5.6, height=3.7); ax = axes[0, 0]
+    fig, axes = new_figure(width=5.6, height=3.7)
+    ax = axes[0, 0]
     o = np.random.default_rng(seed).permutation(len(points))
-    face, edge = zip(*[(c, 'white') if i < 8 else ('white', c) for i in range(len(kinds)) for c in [OKABE_ITO[i % 8]]]) # hollow from the ninth on
+    face, edge = zip(
+        *[(c, 'white') if i < 8 else ('white', c) for i in range(len(kinds)) for c in [OKABE_ITO[i % 8]]]
+    )  # hollow from the ninth on
     number = [kinds.index(k) for k in groups[o].tolist()]
-    dots = ax.scatter(*points[o].T, c=[face[i] for i in number], s=20, linewidths=[.4 if i < 8 else 1.2 for i in number], edgecolors=[edge[i] for i in number], alpha=.85)
-    shapes = [MarkerStyle(MARKERS[i % 8]) for i in range(len(forms))]; shapes = [s.get_path().transformed(s.get_transform()) for s in shapes]
+    dots = ax.scatter(
+        *points[o].T,
+        c=[face[i] for i in number],
+        s=20,
+        linewidths=[0.4 if i < 8 else 1.2 for i in number],
+        edgecolors=[edge[i] for i in number],
+        alpha=0.85,
+    )
+    shapes = [MarkerStyle(MARKERS[i % 8]) for i in range(len(forms))]
+    shapes = [s.get_path().transformed(s.get_transform()) for s in shapes]
     dots.set_paths([shapes[forms.index(k) % 8] for k in shaped[o].tolist()])
     count = {k: int((domain == k).sum()) for k in names}
-    keys = [] if shaped is groups and colour_by == 'camera' else [Line2D([], [], ls='', marker=MARKERS[i % 8], color=OKABE_ITO[i % 8] if colour_by == 'domain' else '0.35', label=f'{k} ({count[k]})') for i, k in enumerate(names)]
-    if colour_by == 'camera': keys += [Line2D([], [], ls='', marker=MARKERS[i % 8] if shaped is groups else 's', color=OKABE_ITO[i % 8], mfc=face[i], label=f'camera {k} ({int((groups == k).sum())})') for i, k in enumerate(kinds)]
-    ax.legend(handles=keys, loc='center left', bbox_to_anchor=(1, .5)); ax.set(xticks=[], yticks=[], title=title)
-    ax.set_xlabel(f'{method} (distances between groups mean nothing)' if method.lower() == 'umap' else method, fontsize=8, color='0.3')
+    keys = (
+        []
+        if shaped is groups and colour_by == 'camera'
+        else [
+            Line2D(
+                [],
+                [],
+                ls='',
+                marker=MARKERS[i % 8],
+                color=OKABE_ITO[i % 8] if colour_by == 'domain' else '0.35',
+                label=f'{k} ({count[k]})',
+            )
+            for i, k in enumerate(names)
+        ]
+    )
+    if colour_by == 'camera':
+        keys += [
+            Line2D(
+                [],
+                [],
+                ls='',
+                marker=MARKERS[i % 8] if shaped is groups else 's',
+                color=OKABE_ITO[i % 8],
+                mfc=face[i],
+                label=f'camera {k} ({int((groups == k).sum())})',
+            )
+            for i, k in enumerate(kinds)
+        ]
+    ax.legend(handles=keys, loc='center left', bbox_to_anchor=(1, 0.5))
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.set_xlabel(
+        f'{method} (distances between groups mean nothing)' if method.lower() == 'umap' else method,
+        fontsize=8,
+        color='0.3',
+    )
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #e5482945
 @styled
 def plot_results(
-    table: pd.DataFrame, # from `results_table`
-    metrics=('mAP', 'rank1'), # columns to show, a panel each
-    runs=None, # the rows that went into the table, to draw the single seeds; None: only mean and spread
-    labels=None, # {column: text on the axis}; None: the column names
+    table: pd.DataFrame,  # from `results_table`
+    metrics=('mAP', 'rank1'),  # columns to show, a panel each
+    runs=None,  # the rows that went into the table, to draw the single seeds; None: only mean and spread
+    labels=None,  # {column: text on the axis}; None: the column names
 ) -> Figure:
     "Methods below each other, numbers with their spread over the seeds."
-    if missing := [m for m in metrics if m not in table]: raise UserError(f'no column {", ".join(missing)} in the table: there are {", ".join(table.columns)}')
-    methods, labels = list(table.index), {'mAP': 'mAP (%)', 'mINP': 'mINP (%)', **{f'rank{k}': f'rank-{k} (%)' for k in (1, 5, 10)}, **(labels or {})}
-    fig, axes = new_figure(1, len(metrics), 2.0 + 2.3 * len(metrics), .75 + .32 * len(methods), sharey=True)
+    if missing := [m for m in metrics if m not in table]:
+        raise UserError(f'no column {", ".join(missing)} in the table: there are {", ".join(table.columns)}')
+    methods, labels = (
+        list(table.index),
+        {'mAP': 'mAP (%)', 'mINP': 'mINP (%)', **{f'rank{k}': f'rank-{k} (%)' for k in (1, 5, 10)}, **(labels or {})},
+    )
+    fig, axes = new_figure(1, len(metrics), 2.0 + 2.3 * len(metrics), 0.75 + 0.32 * len(methods), sharey=True)
     for ax, m in zip(axes[0], metrics):
         scale = 100 if m.startswith(('rank', 'mAP', 'mINP')) else 1
         for i, name in enumerate(methods):
             c = OKABE_ITO[i % 8]
             own = [r[m] * scale for r in runs or () if r['method'] == name and m in r]
-            ax.plot(own, np.full(len(own), i + .2), MARKERS[i % 8], mfc='none', mec=c, ms=3.5, mew=.8)
+            ax.plot(own, np.full(len(own), i + 0.2), MARKERS[i % 8], mfc='none', mec=c, ms=3.5, mew=0.8)
             sd = table[m + '_sd'].iloc[i]
-            ax.errorbar(table[m].iloc[i], i, xerr=None if np.isnan(sd) else sd, fmt=MARKERS[i % 8], color=c, ms=6.5, capsize=3, lw=1.5)
-        ax.set(xlabel=labels.get(m, m)); ax.grid(axis='x', alpha=.3); ax.margins(x=.12)
-    axes[0, 0].set(yticks=range(len(methods)), yticklabels=[f'{k} ({n} seed{"s" if n > 1 else ""})' for k, n in zip(methods, table.seeds)], ylim=(len(methods) - .5, -.5))
+            ax.errorbar(
+                table[m].iloc[i],
+                i,
+                xerr=None if np.isnan(sd) else sd,
+                fmt=MARKERS[i % 8],
+                color=c,
+                ms=6.5,
+                capsize=3,
+                lw=1.5,
+            )
+        ax.set(xlabel=labels.get(m, m))
+        ax.grid(axis='x', alpha=0.3)
+        ax.margins(x=0.12)
+    axes[0, 0].set(
+        yticks=range(len(methods)),
+        yticklabels=[f'{k} ({n} seed{"s" if n > 1 else ""})' for k, n in zip(methods, table.seeds)],
+        ylim=(len(methods) - 0.5, -0.5),
+    )
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #f56fb7d4
 @styled
 def plot_distances(
-    reports: dict, # method -> dict from `distribution_distance` or `evaluate_translation`
-    measure: str = 'frechet', # 'frechet' or 'kid'
+    reports: dict,  # method -> dict from `distribution_distance` or `evaluate_translation`
+    measure: str = 'frechet',  # 'frechet' or 'kid'
 ) -> Figure:
     "Distance to the target before and after translation; the axis names the features."
-    if measure not in ('frechet', 'kid'): raise UserError(f"expected measure 'frechet' or 'kid', got {measure!r}")
+    if measure not in ('frechet', 'kid'):
+        raise UserError(f"expected measure 'frechet' or 'kid', got {measure!r}")
     names = {r['distance'] for r in reports.values()}
-    if len(names) != 1: raise UserError(f'expected reports with the same features, got {", ".join(sorted(names)) or "none"}: distances of different features cannot share an axis')
-    label = names.pop(); prefix = '' if measure == 'frechet' else 'kid_'
-    if measure == 'kid': label = 'KID' if label == 'FID' else 'Kernel distance, ' + next(iter(reports.values()))['features']
-    fig, axes = new_figure(width=5.4, height=1.15 + .34 * len(reports)); ax = axes[0, 0]
+    if len(names) != 1:
+        raise UserError(
+            f'expected reports with the same features, got {", ".join(sorted(names)) or "none"}: distances of different'
+            ' features cannot share an axis'
+        )
+    label = names.pop()
+    prefix = '' if measure == 'frechet' else 'kid_'
+    if measure == 'kid':
+        label = 'KID' if label == 'FID' else 'Kernel distance, ' + next(iter(reports.values()))['features']
+    fig, axes = new_figure(width=5.4, height=1.15 + 0.34 * len(reports))
+    ax = axes[0, 0]
     for i, r in enumerate(reports.values()):
         before, after, floor = (r[prefix + k] for k in ('before', 'after', 'floor'))
         ax.annotate('', (after, i), (before, i), arrowprops=dict(arrowstyle='->', color='0.45', shrinkA=5, shrinkB=5))
         ax.plot(before, i, MARKERS[0], mfc='white', mec=OKABE_ITO[3], mew=1.6, ms=7, label='before' if not i else None)
         ax.plot(after, i, MARKERS[2], color=OKABE_ITO[0], ms=7, label='after' if not i else None)
-        ax.plot([floor] * 2, [i - .38, i + .38], ':', color='k', lw=1.6, label='floor: two halves of the target' if not i else None)
-    ax.set(yticks=range(len(reports)), yticklabels=list(reports), ylim=(len(reports) - .5, -.5), xlabel=f'{label} to the target')
-    ax.set_xlim(left=min(0, ax.get_xlim()[0])); ax.grid(axis='x', alpha=.3); fig.legend(loc='outside upper center', ncols=3)
+        ax.plot(
+            [floor] * 2,
+            [i - 0.38, i + 0.38],
+            ':',
+            color='k',
+            lw=1.6,
+            label='floor: two halves of the target' if not i else None,
+        )
+    ax.set(
+        yticks=range(len(reports)),
+        yticklabels=list(reports),
+        ylim=(len(reports) - 0.5, -0.5),
+        xlabel=f'{label} to the target',
+    )
+    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    ax.grid(axis='x', alpha=0.3)
+    fig.legend(loc='outside upper center', ncols=3)
     return fig

@@ -23,7 +23,15 @@ from ..metrics.distances import distance_rows, top_k
 from ..metrics.evaluate import extract_features
 from ..metrics.features import read_rgb
 from ..metrics.openset import PAIR_PROTOCOLS, Calibration, calibrate, evaluate_roc, roc_metrics
-from ..metrics.ranking import _WITHOUT_CAMERAS, _WITHOUT_JUNK, PROTOCOLS, RankingResult, _check_labels, evaluate_ranking, rank_metrics
+from synthreid.metrics.ranking import (
+    _WITHOUT_CAMERAS,
+    _WITHOUT_JUNK,
+    PROTOCOLS,
+    RankingResult,
+    _check_labels,
+    evaluate_ranking,
+    rank_metrics,
+)
 from ..metrics.reranking import k_reciprocal_distance
 from ..training.runs import find_folders, load_method
 from .explorer import Explorer, encode_image, front_end
@@ -31,220 +39,321 @@ from .plots import plot_ranked_lists
 
 # %% ../../nbs/51_visual.ranked.ipynb #7451b380
 def judge(
-    labels, # of query and gallery, from `_check_labels`
-    order, # (R, W) gallery indices
-    rows, # (R,) queries
-) -> np.ndarray: # (R, W) int8: 1 right, 0 wrong, -1 junk
+    labels,  # of query and gallery, from `_check_labels`
+    order,  # (R, W) gallery indices
+    rows,  # (R,) queries
+) -> np.ndarray:  # (R, W) int8: 1 right, 0 wrong, -1 junk
     "What each listed picture is under the protocol."
     order, rows = np.asarray(order), np.asarray(rows)[:, None]
     right = labels.g[order] == labels.q[rows]
-    if labels.protocol in _WITHOUT_CAMERAS: ignored = (order == rows) & (labels.protocol == 'leave_one_out')
-    else: ignored = (labels.gc[order] == labels.qc[rows]) & (right | (labels.protocol == 'cross_camera'))
-    if labels.protocol in _WITHOUT_JUNK: ignored |= labels.g[order] == -1
+    if labels.protocol in _WITHOUT_CAMERAS:
+        ignored = (order == rows) & (labels.protocol == 'leave_one_out')
+    else:
+        ignored = (labels.gc[order] == labels.qc[rows]) & (right | (labels.protocol == 'cross_camera'))
+    if labels.protocol in _WITHOUT_JUNK:
+        ignored |= labels.g[order] == -1
     return np.where(ignored, -1, right).astype(np.int8)
 
 # %% ../../nbs/51_visual.ranked.ipynb #f8b51d55
 @dataclass(eq=False)
 class RankedLists:
     "The beginning of every query's list, and what the whole lists are worth."
-    order: np.ndarray # (Q, W) int64 gallery indices, nearest first; -1 behind the end of a list
-    flags: np.ndarray # (Q, W) int8: 1 right, 0 wrong, -1 junk, -2 behind the end
-    distance: np.ndarray # (Q, W), small = alike
-    total: np.ndarray # (Q,) right matches in the gallery
-    result: RankingResult # of the whole lists: AP and place of the first right match per query
-    calibration: Calibration | str # of the threshold, or why there is none
-    before: np.ndarray | None = None # (Q, W) place of each picture in another list, see `places_in`
 
-    def numbers(self, i: int) -> dict: # ap, first (1 = first place), found, total
+    order: np.ndarray  # (Q, W) int64 gallery indices, nearest first; -1 behind the end of a list
+    flags: np.ndarray  # (Q, W) int8: 1 right, 0 wrong, -1 junk, -2 behind the end
+    distance: np.ndarray  # (Q, W), small = alike
+    total: np.ndarray  # (Q,) right matches in the gallery
+    result: RankingResult  # of the whole lists: AP and place of the first right match per query
+    calibration: Calibration | str  # of the threshold, or why there is none
+    before: np.ndarray | None = None  # (Q, W) place of each picture in another list, see `places_in`
+
+    def numbers(self, i: int) -> dict:  # ap, first (1 = first place), found, total
         "The numbers of a query; AP is NaN and first 0 where there is no right match."
-        return dict(ap=float(self.result.ap[i]), first=int(self.result.first_match[i]) + 1, found=int((self.flags[i] == 1).sum()), total=int(self.total[i]))
+        return dict(
+            ap=float(self.result.ap[i]),
+            first=int(self.result.first_match[i]) + 1,
+            found=int((self.flags[i] == 1).sum()),
+            total=int(self.total[i]),
+        )
+
 
 def _calibrated(roc, protocol, false_match):
-    if protocol not in PAIR_PROTOCOLS: return f'the protocol {protocol} speaks of lists, not of pairs'
+    if protocol not in PAIR_PROTOCOLS:
+        return f'the protocol {protocol} speaks of lists, not of pairs'
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # few errors: the widget shows how many
+            warnings.simplefilter('ignore')  # few errors: the widget shows how many
             return calibrate(roc(), false_match)
-    except UserError as e: return str(e)
+    except UserError as e:
+        return str(e)
+
 
 def rank_lists(
-    query_features, # (Q, D) array or tensor
-    gallery_features, # (G, D) array or tensor
-    query: ReidSplit, # labels of the queries
-    gallery: ReidSplit, # labels of the gallery
-    k: int = 20, # pictures that count, per list
-    protocol: str = 'market1501', # one of `PROTOCOLS`
-    metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-    rerank: bool = False, # True: k-reciprocal re-ranking; holds a (Q, G) matrix
-    false_match: float = 1e-3, # rate of the threshold
+    query_features,  # (Q, D) array or tensor
+    gallery_features,  # (G, D) array or tensor
+    query: ReidSplit,  # labels of the queries
+    gallery: ReidSplit,  # labels of the gallery
+    k: int = 20,  # pictures that count, per list
+    protocol: str = 'market1501',  # one of `PROTOCOLS`
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    rerank: bool = False,  # True: k-reciprocal re-ranking; holds a (Q, G) matrix
+    false_match: float = 1e-3,  # rate of the threshold
 ) -> RankedLists:
     "Rank the gallery for every query, a few rows of distances at a time."
-    labels = _check_labels(query.pids, gallery.pids, query.camids, gallery.camids, len(query_features), len(gallery_features), protocol)
-    names = lambda kept: (labels.q, labels.g[kept], *(None if c is None else c[rows] for c, rows in ((labels.qc, slice(None)), (labels.gc, kept))))
-    if rerank: # removed images take no part in the search for neighbours
-        if protocol == 'leave_one_out': raise UserError('expected a protocol in which query and gallery are different images to re-rank, got leave_one_out')
+    labels = _check_labels(
+        query.pids, gallery.pids, query.camids, gallery.camids, len(query_features), len(gallery_features), protocol
+    )
+    names = lambda kept: (
+        labels.q,
+        labels.g[kept],
+        *(None if c is None else c[rows] for c, rows in ((labels.qc, slice(None)), (labels.gc, kept))),
+    )
+    if rerank:  # removed images take no part in the search for neighbours
+        if protocol == 'leave_one_out':
+            raise UserError(
+                'expected a protocol in which query and gallery are different images to re-rank, got leave_one_out'
+            )
         kept = np.setdiff1d(np.arange(len(labels.g)), labels.removed())
         matrix = k_reciprocal_distance(query_features, gallery_features[kept], metric=metric)
-        order = np.stack([np.argsort(row, kind='stable')[:2 * k] for row in matrix])
+        order = np.stack([np.argsort(row, kind='stable')[: 2 * k] for row in matrix])
         distance, order = np.take_along_axis(matrix, order, 1), kept[order]
         result = rank_metrics(matrix, *names(kept), protocol=protocol)
         threshold = _calibrated(lambda: roc_metrics(matrix, *names(kept), false_match, protocol), protocol, false_match)
     else:
         order, distance = top_k(query_features, gallery_features, 2 * k, metric)
-        result = evaluate_ranking(query_features, gallery_features, *names(slice(None)), metric=metric, protocol=protocol)
-        threshold = _calibrated(lambda: evaluate_roc(query_features, gallery_features, *names(slice(None)), metric, false_match, protocol), protocol, false_match)
+        result = evaluate_ranking(
+            query_features, gallery_features, *names(slice(None)), metric=metric, protocol=protocol
+        )
+        threshold = _calibrated(
+            lambda: evaluate_roc(query_features, gallery_features, *names(slice(None)), metric, false_match, protocol),
+            protocol,
+            false_match,
+        )
     flags = judge(labels, order, np.arange(len(order)))
     over = (flags >= 0).cumsum(1) - (flags >= 0) >= k
-    return RankedLists(np.where(over, -1, order), np.where(over, -2, flags).astype(np.int8), distance, labels.n_right, result, threshold)
+    return RankedLists(
+        np.where(over, -1, order),
+        np.where(over, -2, flags).astype(np.int8),
+        distance,
+        labels.n_right,
+        result,
+        threshold,
+    )
 
 # %% ../../nbs/51_visual.ranked.ipynb #f6f658bf
 def places_in(
-    query_features, # (Q, D) of the other list
-    gallery_features, # (G, D)
-    query: ReidSplit, # labels of the queries
-    gallery: ReidSplit, # labels of the gallery
-    order: np.ndarray, # (Q, W) listed pictures, -1: none
-    protocol: str = 'market1501', # one of `PROTOCOLS`
-    metric: str = 'cosine', # distance of the other list
-) -> np.ndarray: # (Q, W) int64; 1 = first, 0 for junk and where nothing is listed
+    query_features,  # (Q, D) of the other list
+    gallery_features,  # (G, D)
+    query: ReidSplit,  # labels of the queries
+    gallery: ReidSplit,  # labels of the gallery
+    order: np.ndarray,  # (Q, W) listed pictures, -1: none
+    protocol: str = 'market1501',  # one of `PROTOCOLS`
+    metric: str = 'cosine',  # distance of the other list
+) -> np.ndarray:  # (Q, W) int64; 1 = first, 0 for junk and where nothing is listed
     "Places of given pictures in the lists of these features."
-    labels = _check_labels(query.pids, gallery.pids, query.camids, gallery.camids, len(query_features), len(gallery_features), protocol)
+    labels = _check_labels(
+        query.pids, gallery.pids, query.camids, gallery.camids, len(query_features), len(gallery_features), protocol
+    )
     out, everybody = np.zeros_like(order), np.arange(len(labels.g))[None]
     for start, rows in distance_rows(query_features, gallery_features, metric):
         for i, row in enumerate(rows, start):
             row[judge(labels, everybody, [i])[0] < 0] = np.inf
             listed = np.flatnonzero((order[i] >= 0) & np.isfinite(row[order[i]]))
-            ties = [np.count_nonzero(row[:j] == row[j]) for j in order[i, listed]] # equal distances keep gallery order
+            ties = [np.count_nonzero(row[:j] == row[j]) for j in order[i, listed]]  # equal distances keep gallery order
             out[i, listed] = 1 + np.sort(row).searchsorted(row[order[i, listed]]) + ties
     return out
 
 # %% ../../nbs/51_visual.ranked.ipynb #a1d51a21
 VARIANTS = ('plain', 'flip', 'rerank', 'flip+rerank')
 
+
 def rank_variants(
-    features: dict, # {'plain': (q, g)} and, if there are codes averaged with the mirror image, 'flip': (q, g)
-    query: ReidSplit, # labels of the queries
-    gallery: ReidSplit, # labels of the gallery
-    rerank: bool | None = None, # re-ranked lists, too; None: up to 10**8 pairs (their distances are held at once: 400 MB)
-    **options, # of `rank_lists`
-) -> dict: # variant: `RankedLists`
+    features: dict,  # {'plain': (q, g)} and, if there are codes averaged with the mirror image, 'flip': (q, g)
+    query: ReidSplit,  # labels of the queries
+    gallery: ReidSplit,  # labels of the gallery
+    rerank: (
+        bool | None
+    ) = None,  # re-ranked lists, too; None: up to 10**8 pairs (their distances are held at once: 400 MB)
+    **options,  # of `rank_lists`
+) -> dict:  # variant: `RankedLists`
     "The lists of one model in all variants that its features allow."
-    if 'plain' not in features or set(features) - {'plain', 'flip'}: raise UserError(f"expected features 'plain' and perhaps 'flip', got {', '.join(map(str, features))}: pass pairs (query, gallery)")
-    if rerank is None: rerank = len(query) * len(gallery) <= 10**8
-    if options.get('protocol') == 'leave_one_out': rerank = False
+    if 'plain' not in features or set(features) - {'plain', 'flip'}:
+        raise UserError(
+            f"expected features 'plain' and perhaps 'flip', got {', '.join(map(str, features))}: pass pairs (query,"
+            " gallery)"
+        )
+    if rerank is None:
+        rerank = len(query) * len(gallery) <= 10**8
+    if options.get('protocol') == 'leave_one_out':
+        rerank = False
     lists = {v: rank_lists(*pair, query, gallery, **options) for v, pair in features.items()}
-    if rerank: lists |= {'rerank' if v == 'plain' else 'flip+rerank': rank_lists(*pair, query, gallery, rerank=True, **options) for v, pair in features.items()}
+    if rerank:
+        lists |= {
+            'rerank' if v == 'plain' else 'flip+rerank': rank_lists(*pair, query, gallery, rerank=True, **options)
+            for v, pair in features.items()
+        }
     told = {k: options[k] for k in ('protocol', 'metric') if k in options}
     for v, one in lists.items():
-        if v != 'plain': one.before = places_in(*features['plain'], query, gallery, one.order, **told)
+        if v != 'plain':
+            one.before = places_in(*features['plain'], query, gallery, one.order, **told)
     return lists
 
 # %% ../../nbs/51_visual.ranked.ipynb #35c7aacf
 def picture_bytes(
-    split: ReidSplit, # with paths or images
-    i: int, # which
-    tallest: int = 256, # pixels; taller files are made smaller
-) -> bytes: # a JPEG file
+    split: ReidSplit,  # with paths or images
+    i: int,  # which
+    tallest: int = 256,  # pixels; taller files are made smaller
+) -> bytes:  # a JPEG file
     "One picture for the browser."
     path = None if split.paths is None else Path(split.paths[i])
-    if path is not None and path.suffix.lower() in ('.jpg', '.jpeg') and path.is_file() and path.stat().st_size < 30_000: return path.read_bytes()
+    if (
+        path is not None
+        and path.suffix.lower() in ('.jpg', '.jpeg')
+        and path.is_file()
+        and path.stat().st_size < 30_000
+    ):
+        return path.read_bytes()
     image = split.images[i] if split.images is not None else read_rgb(path)
     if len(image) > tallest:
         from PIL import Image
-        image = np.asarray(Image.fromarray(image).resize((max(1, round(image.shape[1] * tallest / len(image))), tallest), Image.Resampling.LANCZOS))
+
+        image = np.asarray(
+            Image.fromarray(image).resize(
+                (max(1, round(image.shape[1] * tallest / len(image))), tallest), Image.Resampling.LANCZOS
+            )
+        )
     return encode_image(image, quality=90)
 
-def file_name(split: ReidSplit, i: int) -> str: # or the number, for images that never were files
+
+def file_name(split: ReidSplit, i: int) -> str:  # or the number, for images that never were files
     "What a picture is called."
     return f'no. {i}' if split.paths is None else Path(split.paths[i]).name
 
 # %% ../../nbs/51_visual.ranked.ipynb #e52190e9
 def spread_queries(
-    ap: np.ndarray, # (Q,) average precision; NaN: no right match in the gallery
-    n: int, # queries wanted
-) -> list: # at most n queries that have a right match: the middle one, the worst and the best in turn, then evenly between
+    ap: np.ndarray,  # (Q,) average precision; NaN: no right match in the gallery
+    n: int,  # queries wanted
+) -> (
+    list
+):  # at most n queries that have a right match: the middle one, the worst and the best in turn, then evenly between
     "Queries that show the whole range."
-    ranked = np.argsort(ap, kind='stable')[:np.count_nonzero(~np.isnan(ap))]
-    ends = [i for pair in zip(ranked[:n // 6], ranked[::-1]) for i in pair]
-    return list(dict.fromkeys([ranked[len(ranked) // 2], *ends, *ranked[np.linspace(0, len(ranked) - 1, n).round().astype(int)]]))[:n]
+    ranked = np.argsort(ap, kind='stable')[: np.count_nonzero(~np.isnan(ap))]
+    ends = [i for pair in zip(ranked[: n // 6], ranked[::-1]) for i in pair]
+    return list(
+        dict.fromkeys(
+            [ranked[len(ranked) // 2], *ends, *ranked[np.linspace(0, len(ranked) - 1, n).round().astype(int)]]
+        )
+    )[:n]
 
 # %% ../../nbs/51_visual.ranked.ipynb #5af4fcbf
 def pack_pictures(
-    pictures: dict, # name: bytes
-) -> tuple: # one block of bytes, and {name: [first, end]}
+    pictures: dict,  # name: bytes
+) -> tuple:  # one block of bytes, and {name: [first, end]}
     "Many files as one."
     ends = np.cumsum([len(p) for p in pictures.values()]).tolist()
     return b''.join(pictures.values()), {key: [end - len(p), end] for (key, p), end in zip(pictures.items(), ends)}
 
+
 def describe_threshold(
-    c, # `Calibration`, or why there is none
-) -> dict: # threshold, false_match, interval, true_match, n_accepted; or no_threshold
+    c,  # `Calibration`, or why there is none
+) -> dict:  # threshold, false_match, interval, true_match, n_accepted; or no_threshold
     "A threshold for the browser."
-    if isinstance(c, str): return {'no_threshold': c}
-    return dict(threshold=c.threshold, false_match=c.false_match, interval=list(c.false_match_interval), true_match=c.true_match, n_accepted=c.n_accepted)
+    if isinstance(c, str):
+        return {'no_threshold': c}
+    return dict(
+        threshold=c.threshold,
+        false_match=c.false_match,
+        interval=list(c.false_match_interval),
+        true_match=c.true_match,
+        n_accepted=c.n_accepted,
+    )
 
 # %% ../../nbs/51_visual.ranked.ipynb #b6e700d5
 class ShownLists(Explorer):
     "Which lists are shown. Expects `lists`, {'model/variant': `RankedLists`}."
+
     locals().update(front_end('ranked'))
-    info, entries, index = (traitlets.Dict().tag(sync=True) for _ in range(3)) # what does not change; lists of the embedded queries; where their pictures are
-    pictures, ap = traitlets.Bytes().tag(sync=True), traitlets.Bytes().tag(sync=True) # JPEGs one after the other; float32 (info['keys'], queries)
-    query = traitlets.Int().tag(sync=True) # the query that is shown
-    choices = traitlets.List(traitlets.Int()).tag(sync=True) # queries to page through; empty: all
-    models = traitlets.List(traitlets.Unicode()).tag(sync=True) # one or two names
+    info, entries, index = (
+        traitlets.Dict().tag(sync=True) for _ in range(3)
+    )  # what does not change; lists of the embedded queries; where their pictures are
+    pictures, ap = (
+        traitlets.Bytes().tag(sync=True),
+        traitlets.Bytes().tag(sync=True),
+    )  # JPEGs one after the other; float32 (info['keys'], queries)
+    query = traitlets.Int().tag(sync=True)  # the query that is shown
+    choices = traitlets.List(traitlets.Int()).tag(sync=True)  # queries to page through; empty: all
+    models = traitlets.List(traitlets.Unicode()).tag(sync=True)  # one or two names
     flip, rerank, hide_junk = (traitlets.Bool(False).tag(sync=True) for _ in range(3))
 
     @traitlets.validate('query')
     def _known_query(self, proposal):
-        if not 0 <= proposal['value'] < self.info['n_query']: raise UserError(f'expected a query from 0 to {self.info["n_query"] - 1}, got {proposal["value"]}')
+        if not 0 <= proposal['value'] < self.info['n_query']:
+            raise UserError(f'expected a query from 0 to {self.info["n_query"] - 1}, got {proposal["value"]}')
         return proposal['value']
 
     @traitlets.validate('models')
     def _known_models(self, proposal):
         names = proposal['value']
-        if not 1 <= len(names) <= 2 or set(names) - set(self.info['models']): raise UserError(f'expected one or two of the models {", ".join(self.info["models"])}, got {", ".join(names) or "none"}')
+        if not 1 <= len(names) <= 2 or set(names) - set(self.info['models']):
+            raise UserError(
+                f'expected one or two of the models {", ".join(self.info["models"])}, got {", ".join(names) or "none"}'
+            )
         return names
 
     @traitlets.validate('choices')
     def _known_choices(self, proposal):
         chosen = list(dict.fromkeys(proposal['value']))
-        if odd := [i for i in chosen if not 0 <= i < self.info['n_query']]: raise UserError(f'expected queries from 0 to {self.info["n_query"] - 1}, got {odd[0]}')
+        if odd := [i for i in chosen if not 0 <= i < self.info['n_query']]:
+            raise UserError(f'expected queries from 0 to {self.info["n_query"] - 1}, got {odd[0]}')
         return chosen
 
     @traitlets.observe('choices')
     def _first_choice(self, change):
-        if self.choices and self.query not in self.choices: self.query = self.choices[0]
+        if self.choices and self.query not in self.choices:
+            self.query = self.choices[0]
 
-    def variant(self, model: str) -> str: # one of `VARIANTS`
+    def variant(self, model: str) -> str:  # one of `VARIANTS`
         "Which lists the toggles show for a model: switches that it has no features for do nothing."
         wanted = '+'.join(k for k in ('flip', 'rerank') if getattr(self, k) and f'{model}/{k}' in self.lists)
         return wanted or 'plain'
 
-    def numbers(self) -> dict: # model: dict of ap, first, found, total
+    def numbers(self) -> dict:  # model: dict of ap, first, found, total
         "The numbers that are shown now."
         return {m: self.lists[f'{m}/{self.variant(m)}'].numbers(self.query) for m in self.models}
 
 # %% ../../nbs/51_visual.ranked.ipynb #887b860a
 class SentLists(ShownLists):
     "What the browser is told. Expects `lists`, and the splits `_query` and `_gallery`."
-    def entry(self,
-        i: int, # query
-    ) -> dict: # lists: per list order, flags, distance, before and the numbers; gallery: {index: [name, pid, camera]}
+
+    def entry(
+        self,
+        i: int,  # query
+    ) -> dict:  # lists: per list order, flags, distance, before and the numbers; gallery: {index: [name, pid, camera]}
         "What the browser needs to know of a query."
         lists, seen = {}, {}
         for key, one in self.lists.items():
             n = int((one.flags[i] > -2).sum())
-            lists[key] = {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in one.numbers(i).items()}
-            lists[key] |= dict(order=one.order[i, :n].tolist(), flags=one.flags[i, :n].tolist(), distance=[float(f'{d:.5g}') for d in one.distance[i, :n]],
-                               before=None if one.before is None else one.before[i, :n].tolist())
-            seen |= {str(j): [file_name(self._gallery, j), int(self._gallery.pids[j]), int(self._gallery.camids[j])] for j in one.order[i, :n]}
+            lists[key] = {
+                k: v if not isinstance(v, float) or np.isfinite(v) else None for k, v in one.numbers(i).items()
+            }
+            lists[key] |= dict(
+                order=one.order[i, :n].tolist(),
+                flags=one.flags[i, :n].tolist(),
+                distance=[float(f'{d:.5g}') for d in one.distance[i, :n]],
+                before=None if one.before is None else one.before[i, :n].tolist(),
+            )
+            seen |= {
+                str(j): [file_name(self._gallery, j), int(self._gallery.pids[j]), int(self._gallery.camids[j])]
+                for j in one.order[i, :n]
+            }
         return dict(lists=lists, gallery=seen)
 
     @cached_property
-    def _picture(self): # of 'q3' or 'g7'; the last ones are remembered
+    def _picture(self):  # of 'q3' or 'g7'; the last ones are remembered
         return lru_cache(4096)(lambda key: picture_bytes(self._query if key[0] == 'q' else self._gallery, int(key[1:])))
 
-    def _keys(self, i, entry): return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
+    def _keys(self, i, entry):
+        return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
 
     def _embed(self, queries, budget):
         wanted, entries = {}, {}
@@ -252,15 +361,19 @@ class SentLists(ShownLists):
             entry = self.entry(i)
             more = {key: self._picture(key) for key in self._keys(i, entry) if key not in wanted}
             budget -= sum(map(len, more.values()))
-            if entries and budget < 0: break
-            wanted |= more; entries[str(i)] = entry
+            if entries and budget < 0:
+                break
+            wanted |= more
+            entries[str(i)] = entry
         self.pictures, self.index = pack_pictures(wanted)
         self.entries, self.query = entries, int(next(iter(entries)))
 
     def answer(self, message, buffers):
-        if message['kind'] != 'entry': return super().answer(message, buffers)
+        if message['kind'] != 'entry':
+            return super().answer(message, buffers)
         i = message['query']
-        if not (isinstance(i, int) and 0 <= i < len(self._query)): raise UserError(f'expected a query from 0 to {len(self._query) - 1}, got {i!r}')
+        if not (isinstance(i, int) and 0 <= i < len(self._query)):
+            raise UserError(f'expected a query from 0 to {len(self._query) - 1}, got {i!r}')
         entry = self.entry(i)
         pictures, index = pack_pictures({key: self._picture(key) for key in self._keys(i, entry)})
         self.send({'kind': 'entry', 'query': i, 'entry': entry, 'index': index}, [pictures])
@@ -268,79 +381,137 @@ class SentLists(ShownLists):
 # %% ../../nbs/51_visual.ranked.ipynb #3933f507
 class RankedExplorer(SentLists):
     "Queries and their ranked lists, for one model or two side by side."
-    def __init__(self,
-        features: dict, # {model: (q, g)} or {model: {'plain': (q, g), 'flip': (q, g)}}, each (images, D)
-        query: ReidSplit, # labels, and paths or images, of the queries
-        gallery: ReidSplit, # likewise of the gallery
-        k: int = 20, # pictures that count, per list
-        protocol: str = 'market1501', # one of `PROTOCOLS`
-        metric: str = 'cosine', # 'cosine', 'euclidean' or 'squared_euclidean'
-        rerank: bool | None = None, # as in `rank_variants`
-        false_match: float = 1e-3, # rate of the threshold
-        embed=24, # queries that work without a kernel: a number (as in `spread_queries`) or their indices
-        budget: int = 2_000_000, # bytes of their pictures
-        note: str = '', # shown below
+
+    def __init__(
+        self,
+        features: dict,  # {model: (q, g)} or {model: {'plain': (q, g), 'flip': (q, g)}}, each (images, D)
+        query: ReidSplit,  # labels, and paths or images, of the queries
+        gallery: ReidSplit,  # likewise of the gallery
+        k: int = 20,  # pictures that count, per list
+        protocol: str = 'market1501',  # one of `PROTOCOLS`
+        metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+        rerank: bool | None = None,  # as in `rank_variants`
+        false_match: float = 1e-3,  # rate of the threshold
+        embed=24,  # queries that work without a kernel: a number (as in `spread_queries`) or their indices
+        budget: int = 2_000_000,  # bytes of their pictures
+        note: str = '',  # shown below
     ):
-        if not features: raise UserError('expected features of at least one model, got none')
+        if not features:
+            raise UserError('expected features of at least one model, got none')
         self._query, self._gallery = query, gallery
         options = dict(rerank=rerank, k=k, protocol=protocol, metric=metric, false_match=false_match)
-        variants = {m: rank_variants(f if isinstance(f, dict) else {'plain': f}, query, gallery, **options) for m, f in features.items()}
-        self.lists = {f'{m}/{v}': one for m, lists in variants.items() for v, one in lists.items()} # 'joint/flip': `RankedLists`
+        variants = {
+            m: rank_variants(f if isinstance(f, dict) else {'plain': f}, query, gallery, **options)
+            for m, f in features.items()
+        }
+        self.lists = {
+            f'{m}/{v}': one for m, lists in variants.items() for v, one in lists.items()
+        }  # 'joint/flip': `RankedLists`
         size = np.asarray(query.images[0]).shape if query.images is not None else read_rgb(query.paths[0]).shape
-        described = {key: dict(rank1=one.result.rank(1), mAP=one.result.mAP, **describe_threshold(one.calibration)) for key, one in self.lists.items()}
-        info = dict(models=list(features), keys=list(self.lists), lists=described, k=k, protocol=protocol, says=PROTOCOLS[protocol], metric=metric, false_match=false_match, n_query=len(query), n_gallery=len(gallery),
-                    height=size[0], width=size[1], note=note, names=[file_name(query, i) for i in range(len(query))], pids=query.pids.tolist(), camids=query.camids.tolist())
+        described = {
+            key: dict(rank1=one.result.rank(1), mAP=one.result.mAP, **describe_threshold(one.calibration))
+            for key, one in self.lists.items()
+        }
+        info = dict(
+            models=list(features),
+            keys=list(self.lists),
+            lists=described,
+            k=k,
+            protocol=protocol,
+            says=PROTOCOLS[protocol],
+            metric=metric,
+            false_match=false_match,
+            n_query=len(query),
+            n_gallery=len(gallery),
+            height=size[0],
+            width=size[1],
+            note=note,
+            names=[file_name(query, i) for i in range(len(query))],
+            pids=query.pids.tolist(),
+            camids=query.camids.tolist(),
+        )
         ap = np.stack([one.result.ap for one in self.lists.values()])
         super().__init__(info=info, ap=ap.astype(np.float32).tobytes(), models=list(features)[:2])
         self._embed(spread_queries(ap[0], embed) if isinstance(embed, int) else list(embed), budget)
 
 # %% ../../nbs/51_visual.ranked.ipynb #d783e93c
 def mirror_features(
-    method, # with `embed` and `device`
-    query: ReidSplit, # with images in memory
-    gallery: ReidSplit, # likewise
-) -> dict: # {'plain': (q, g), 'flip': (q, g)}, float32 tensors
+    method,  # with `embed` and `device`
+    query: ReidSplit,  # with images in memory
+    gallery: ReidSplit,  # likewise
+) -> dict:  # {'plain': (q, g), 'flip': (q, g)}, float32 tensors
     "Codes of all pictures, alone and averaged with those of their mirror images."
+
     def both(split):
         one = extract_features(method.embed, split.images, device=method.device)
         return one, (one + extract_features(lambda x: method.embed(x.flip(-1)), split.images, device=method.device)) / 2
+
     return {v: pair for v, pair in zip(('plain', 'flip'), zip(both(query), both(gallery)))}
 
+
 def from_runs(
-    runs: dict, # {name: run folder, checkpoint, or method}; the first is shown left
-    dataset: ReidDataset | None = None, # with query and gallery; None: the target noted in the first run's folder
-    device: str = 'auto', # where the nets live
-    cache=None, # folder for decoded images; None: in memory
-    **options, # of `RankedExplorer`; protocol is the dataset's unless given
+    runs: dict,  # {name: run folder, checkpoint, or method}; the first is shown left
+    dataset: ReidDataset | None = None,  # with query and gallery; None: the target noted in the first run's folder
+    device: str = 'auto',  # where the nets live
+    cache=None,  # folder for decoded images; None: in memory
+    **options,  # of `RankedExplorer`; protocol is the dataset's unless given
 ) -> RankedExplorer:
     "Ranked lists of trained models on a dataset."
-    if not runs: raise UserError('expected at least one run, got none')
-    if dataset is None: dataset = load_dataset('auto', find_folders(next(iter(runs.values())))['target'])
-    if not len(dataset.query) or not len(dataset.gallery): raise UserError(f'expected a dataset with query and gallery, got {dataset.name} with {len(dataset.query)} and {len(dataset.gallery)} images')
+    if not runs:
+        raise UserError('expected at least one run, got none')
+    if dataset is None:
+        dataset = load_dataset('auto', find_folders(next(iter(runs.values())))['target'])
+    if not len(dataset.query) or not len(dataset.gallery):
+        raise UserError(
+            f'expected a dataset with query and gallery, got {dataset.name} with {len(dataset.query)} and'
+            f' {len(dataset.gallery)} images'
+        )
     features = {}
     for name, run in runs.items():
         method = run if hasattr(run, 'embed') else load_method(run, device)
-        features[name] = mirror_features(method, *(load_images(s, method.config.size, cache, progress=False) for s in (dataset.query, dataset.gallery)))
+        features[name] = mirror_features(
+            method,
+            *(load_images(s, method.config.size, cache, progress=False) for s in (dataset.query, dataset.gallery)),
+        )
     return RankedExplorer(features, dataset.query, dataset.gallery, **{'protocol': dataset.rule, **options})
 
 # %% ../../nbs/51_visual.ranked.ipynb #960dead0
 def plot_lists(
-    explorer: RankedExplorer, # its models and toggles decide which lists
-    queries=None, # indices; None: the query that is shown
-    k: int = 10, # pictures per list
-    model: str | None = None, # name; None: the first that is shown
-    **options, # of `plot_ranked_lists`, e.g. `save='lists.pdf'`
-): # a figure
+    explorer: RankedExplorer,  # its models and toggles decide which lists
+    queries=None,  # indices; None: the query that is shown
+    k: int = 10,  # pictures per list
+    model: str | None = None,  # name; None: the first that is shown
+    **options,  # of `plot_ranked_lists`, e.g. `save='lists.pdf'`
+):  # a figure
     "The static twin: ranked lists of some queries."
     rows = np.asarray([explorer.query] if queries is None else queries)
     model = model or explorer.models[0]
-    variant = explorer.variant(model); lists = explorer.lists[f'{model}/{variant}']
+    variant = explorer.variant(model)
+    lists = explorer.lists[f'{model}/{variant}']
     order, flags = lists.order[rows, :k], lists.flags[rows, :k]
-    if (flags == -2).any(): raise UserError(f'expected lists of at least {k} pictures, got {int((flags > -2).sum(1).min())}: ask for fewer, or build the explorer with a larger k')
+    if (flags == -2).any():
+        raise UserError(
+            f'expected lists of at least {k} pictures, got {int((flags > -2).sum(1).min())}: ask for fewer, or build'
+            ' the explorer with a larger k'
+        )
     from PIL import Image
+
     size = explorer.info['width'], explorer.info['height']
-    def pixels(split, i): return np.asarray(Image.fromarray(split.images[i] if split.images is not None else read_rgb(split.paths[i])).resize(size))
+
+    def pixels(split, i):
+        return np.asarray(
+            Image.fromarray(split.images[i] if split.images is not None else read_rgb(split.paths[i])).resize(size)
+        )
+
     shown, places = np.unique(order, return_inverse=True)
     names = [f'person {explorer._query.pids[i]}\ncamera {explorer._query.camids[i] + 1}' for i in rows]
-    return plot_ranked_lists(np.stack([pixels(explorer._query, i) for i in rows]), np.stack([pixels(explorer._gallery, j) for j in shown]), places.reshape(order.shape), flags,
-                             lists.result.ap[rows], names, title=f'{model}' + ('' if variant == 'plain' else f' ({variant})'), **options)
+    return plot_ranked_lists(
+        np.stack([pixels(explorer._query, i) for i in rows]),
+        np.stack([pixels(explorer._gallery, j) for j in shown]),
+        places.reshape(order.shape),
+        flags,
+        lists.result.ap[rows],
+        names,
+        title=f'{model}' + ('' if variant == 'plain' else f' ({variant})'),
+        **options,
+    )

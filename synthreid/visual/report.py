@@ -6,7 +6,9 @@
 __all__ = ['STYLE', 'Table', 'embed_picture', 'write_report']
 
 # %% ../../nbs/52_visual.report.ipynb #78deb9aa
-import base64, html, io
+import base64
+import html
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -18,16 +20,20 @@ from ..core import UserError, atomic_write
 class Table(str):
     "A string of HTML that is to be written as it is, for instance from `table_html`."
 
+
 def embed_picture(
-    picture, # matplotlib Figure or PIL image
-    alt: str = '', # what a reader who cannot see it is told
-    dpi: int = 110, # resolution of figures
-) -> str: # an <img> tag with the PNG inside
+    picture,  # matplotlib Figure or PIL image
+    alt: str = '',  # what a reader who cannot see it is told
+    dpi: int = 110,  # resolution of figures
+) -> str:  # an <img> tag with the PNG inside
     "A figure or an image as part of the page."
     buffer = io.BytesIO()
-    if isinstance(picture, Figure): picture.savefig(buffer, format='png', dpi=dpi, bbox_inches='tight', facecolor='white')
-    elif isinstance(picture, Image.Image): picture.save(buffer, format='png')
-    else: raise UserError(f'expected a matplotlib figure or a PIL image, got {type(picture).__name__}: pass one of these')
+    if isinstance(picture, Figure):
+        picture.savefig(buffer, format='png', dpi=dpi, bbox_inches='tight', facecolor='white')
+    elif isinstance(picture, Image.Image):
+        picture.save(buffer, format='png')
+    else:
+        raise UserError(f'expected a matplotlib figure or a PIL image, got {type(picture).__name__}: pass one of these')
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 # %% ../../nbs/52_visual.report.ipynb #0ea2926b
@@ -44,21 +50,35 @@ th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 
 # %% ../../nbs/52_visual.report.ipynb #b3232658
 def write_report(
-    path, # the HTML file
-    title: str, # of the page
-    intro: str, # first paragraph
-    sections: list, # (heading, blocks): a block is text, a `Table`, or (figure or image, caption)
-) -> Path: # the file
+    path,  # the HTML file
+    title: str,  # of the page
+    intro: str,  # first paragraph
+    sections: list,  # (heading, blocks): a block is text, a `Table`, or (figure or image, caption)
+) -> Path:  # the file
     "Write a self-contained page; the old one stays until the new one is whole."
+
     def block(b):
-        if isinstance(b, Table): return f'<div class="wide">{b}</div>'
-        if isinstance(b, str): return f'<p>{html.escape(b)}</p>'
+        if isinstance(b, Table):
+            return f'<div class="wide">{b}</div>'
+        if isinstance(b, str):
+            return f'<p>{html.escape(b)}</p>'
         picture, caption = b
-        return f'<figure>{embed_picture(picture, caption)}<figcaption class="note">{html.escape(caption)}</figcaption></figure>'
+        return (
+            f'<figure>{embed_picture(picture, caption)}<figcaption'
+            f' class="note">{html.escape(caption)}</figcaption></figure>'
+        )
+
     name = lambda i: f's{i}'
     nav = ''.join(f'<a href="#{name(i)}">{html.escape(h)}</a>' for i, (h, _) in enumerate(sections))
-    body = ''.join(f'<section id="{name(i)}"><h2>{html.escape(h)}</h2>{"".join(map(block, blocks))}</section>' for i, (h, blocks) in enumerate(sections))
-    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-            f'<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p class="note">{html.escape(intro)}</p><nav>{nav}</nav>{body}</body></html>')
-    with atomic_write(path) as tmp: tmp.write_text(page, encoding='utf-8')
+    body = ''.join(
+        f'<section id="{name(i)}"><h2>{html.escape(h)}</h2>{"".join(map(block, blocks))}</section>'
+        for i, (h, blocks) in enumerate(sections)
+    )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        f' content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p'
+        f' class="note">{html.escape(intro)}</p><nav>{nav}</nav>{body}</body></html>'
+    )
+    with atomic_write(path) as tmp:
+        tmp.write_text(page, encoding='utf-8')
     return Path(path)

@@ -18,21 +18,32 @@ from .plots import _picture, as_pixels, new_figure, styled
 # %% ../../nbs/51_visual.swaps.ipynb #01a5ad12
 @styled
 def plot_swaps(
-    appearance, # (R, H, W, 3) uint8, or float (R, 3, H, W) in [-1, 1]: who lends the clothes
-    structure, # (C, ...): who lends the pose
-    swaps, # (R, C, ...): the swapped pictures
-    image_width: float = 0.55, # inches per image
+    appearance,  # (R, H, W, 3) uint8, or float (R, 3, H, W) in [-1, 1]: who lends the clothes
+    structure,  # (C, ...): who lends the pose
+    swaps,  # (R, C, ...): the swapped pictures
+    image_width: float = 0.55,  # inches per image
 ) -> Figure:
     "A grid of swaps with its donors at the margins."
     appearance, structure = as_pixels(appearance), as_pixels(structure)
-    if tuple(swaps.shape[:2]) != (len(appearance), len(structure)): raise UserError(f'expected {len(appearance)} x {len(structure)} swaps, got {tuple(swaps.shape[:2])}: rows are appearances, columns structures')
+    if tuple(swaps.shape[:2]) != (len(appearance), len(structure)):
+        raise UserError(
+            f'expected {len(appearance)} x {len(structure)} swaps, got {tuple(swaps.shape[:2])}: rows are appearances,'
+            ' columns structures'
+        )
     rows, (h, w) = [as_pixels(row) for row in swaps], appearance.shape[1:3]
-    fig, axes = new_figure(len(appearance) + 1, len(structure) + 1, (len(structure) + 1) * image_width + .4, (len(appearance) + 1) * image_width * h / w + .3)
-    fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=0, hspace=0)
+    fig, axes = new_figure(
+        len(appearance) + 1,
+        len(structure) + 1,
+        (len(structure) + 1) * image_width + 0.4,
+        (len(appearance) + 1) * image_width * h / w + 0.3,
+    )
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     axes[0, 0].axis('off')
-    for ax, image in zip(axes[0, 1:], structure): _picture(ax, image)
+    for ax, image in zip(axes[0, 1:], structure):
+        _picture(ax, image)
     for line, donor, row in zip(axes[1:], appearance, rows):
-        for ax, image in zip(line, [donor, *row]): _picture(ax, image)
+        for ax, image in zip(line, [donor, *row]):
+            _picture(ax, image)
     axes[0, (len(structure) + 2) // 2].set_title('structure: how they stand', fontsize=9)
     axes[(len(appearance) + 2) // 2, 0].set_ylabel('appearance: what they wear', fontsize=9)
     return fig
@@ -40,63 +51,102 @@ def plot_swaps(
 # %% ../../nbs/51_visual.swaps.ipynb #5691e837
 @styled
 def plot_interpolation(
-    first, # (B, H, W, 3) uint8, or float (B, 3, H, W): appearance at the left end
-    last, # (B, ...): at the right end
-    structure, # (B, ...): who stands there
-    between, # (B, n, ...): the pictures from left to right
-    image_width: float = 0.55, # inches per image
+    first,  # (B, H, W, 3) uint8, or float (B, 3, H, W): appearance at the left end
+    last,  # (B, ...): at the right end
+    structure,  # (B, ...): who stands there
+    between,  # (B, n, ...): the pictures from left to right
+    image_width: float = 0.55,  # inches per image
 ) -> Figure:
     "Pictures whose appearance goes from one donor to another."
     ends = [as_pixels(v) for v in (first, structure, last)]
-    if len({len(v) for v in (*ends, between)}) > 1: raise UserError(f'expected as many rows everywhere, got {[len(v) for v in (*ends, between)]}')
+    if len({len(v) for v in (*ends, between)}) > 1:
+        raise UserError(f'expected as many rows everywhere, got {[len(v) for v in (*ends, between)]}')
     n, (h, w) = between.shape[1], ends[0].shape[1:3]
-    fig, axes = new_figure(len(between), n + 3, (n + 3) * image_width, len(between) * image_width * h / w + .25)
-    fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=0, hspace=0)
+    fig, axes = new_figure(len(between), n + 3, (n + 3) * image_width, len(between) * image_width * h / w + 0.25)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for line, a, s, b, row in zip(axes, *ends, between):
-        for ax, image in zip(line, [s, a, *as_pixels(row), b]): _picture(ax, image)
-    for ax, title in zip(axes[0, [0, 1, -1]], ('structure', 'from', 'to')): ax.set_title(title, fontsize=8)
+        for ax, image in zip(line, [s, a, *as_pixels(row), b]):
+            _picture(ax, image)
+    for ax, title in zip(axes[0, [0, 1, -1]], ('structure', 'from', 'to')):
+        ax.set_title(title, fontsize=8)
     return fig
 
 # %% ../../nbs/51_visual.swaps.ipynb #7d29068c
 class SwapExplorer(Explorer):
     "Swaps in a grid, one of them large, and the way to other clothes."
-    _esm, _css = front_end('swap').values()
-    info = traitlets.Dict().tag(sync=True) # size, counts, names
-    sheet = traitlets.Bytes().tag(sync=True) # all pictures: appearances, structures, swaps row by row, ways between rows
-    row = traitlets.Int(0).tag(sync=True) # chosen appearance
-    column = traitlets.Int(0).tag(sync=True) # chosen structure
-    other = traitlets.Int(1).tag(sync=True) # appearance at the far end of the slider
-    mix = traitlets.Int(0).tag(sync=True) # place of the slider, 0 to the number of pictures between + 1
 
-    def __init__(self,
-        appearance, # (R, H, W, 3) uint8, or float (R, 3, H, W) in [-1, 1]
-        structure, # (C, ...)
-        swaps, # (R, C, ...)
-        between=None, # (R (R - 1) / 2, C, n, ...): from row a to row b, for every a < b; None: no slider
-        appearances=(), # a name for every row
-        structures=(), # a name for every column
+    _esm, _css = front_end('swap').values()
+    info = traitlets.Dict().tag(sync=True)  # size, counts, names
+    sheet = traitlets.Bytes().tag(
+        sync=True
+    )  # all pictures: appearances, structures, swaps row by row, ways between rows
+    row = traitlets.Int(0).tag(sync=True)  # chosen appearance
+    column = traitlets.Int(0).tag(sync=True)  # chosen structure
+    other = traitlets.Int(1).tag(sync=True)  # appearance at the far end of the slider
+    mix = traitlets.Int(0).tag(sync=True)  # place of the slider, 0 to the number of pictures between + 1
+
+    def __init__(
+        self,
+        appearance,  # (R, H, W, 3) uint8, or float (R, 3, H, W) in [-1, 1]
+        structure,  # (C, ...)
+        swaps,  # (R, C, ...)
+        between=None,  # (R (R - 1) / 2, C, n, ...): from row a to row b, for every a < b; None: no slider
+        appearances=(),  # a name for every row
+        structures=(),  # a name for every column
     ):
         ends, (R, C) = [as_pixels(appearance), as_pixels(structure)], swaps.shape[:2]
-        if (R, C) != (len(ends[0]), len(ends[1])): raise UserError(f'expected {len(ends[0])} x {len(ends[1])} swaps, got {R} x {C}: rows are appearances, columns structures')
+        if (R, C) != (len(ends[0]), len(ends[1])):
+            raise UserError(
+                f'expected {len(ends[0])} x {len(ends[1])} swaps, got {R} x {C}: rows are appearances, columns'
+                ' structures'
+            )
         ways = R * (R - 1) // 2
-        if between is not None and tuple(between.shape[:2]) != (ways, C): raise UserError(f'expected ways between {ways} pairs of rows for {C} structures, got {tuple(between.shape[:2])}')
+        if between is not None and tuple(between.shape[:2]) != (ways, C):
+            raise UserError(
+                f'expected ways between {ways} pairs of rows for {C} structures, got {tuple(between.shape[:2])}'
+            )
         flat = lambda v: as_pixels(v.reshape(-1, *v.shape[-3:]))
         n, (height, width) = 0 if between is None else between.shape[2], ends[0].shape[1:3]
         images = np.concatenate([*ends, flat(swaps), *([flat(between)] if n and ways else [])])
-        names = [[str(v) for v in given] or [f'person {letter(i)}' for i in range(k)] for given, k, letter in ((appearances, R, lambda i: chr(65 + i)), (structures, C, lambda i: i + 1))]
-        super().__init__(info=dict(size=[height, width], rows=R, columns=C, between=n, sheet=min(32, len(images)), appearances=names[0], structures=names[1]),
-                         sheet=sprite_sheet(images, 32), other=min(1, R - 1))
+        names = [
+            [str(v) for v in given] or [f'person {letter(i)}' for i in range(k)]
+            for given, k, letter in ((appearances, R, lambda i: chr(65 + i)), (structures, C, lambda i: i + 1))
+        ]
+        super().__init__(
+            info=dict(
+                size=[height, width],
+                rows=R,
+                columns=C,
+                between=n,
+                sheet=min(32, len(images)),
+                appearances=names[0],
+                structures=names[1],
+            ),
+            sheet=sprite_sheet(images, 32),
+            other=min(1, R - 1),
+        )
 
     @classmethod
-    def from_method(cls,
-        method, # a trained DG-Net: `swap_grid` and `interpolate`
-        appearance: torch.Tensor, # (R, 3, H, W) in [-1, 1]; few, the ways grow with the square
-        structure: torch.Tensor, # (C, 3, H, W) in [-1, 1]
-        n: int = 5, # pictures between two rows
-        **names, # `appearances`, `structures`
+    def from_method(
+        cls,
+        method,  # a trained DG-Net: `swap_grid` and `interpolate`
+        appearance: torch.Tensor,  # (R, 3, H, W) in [-1, 1]; few, the ways grow with the square
+        structure: torch.Tensor,  # (C, 3, H, W) in [-1, 1]
+        n: int = 5,  # pictures between two rows
+        **names,  # `appearances`, `structures`
     ) -> 'SwapExplorer':
         "Everything a trained method paints for these people."
         R, C = len(appearance), len(structure)
         each = lambda image: image[None].expand(C, -1, -1, -1)
-        between = [method.interpolate(each(appearance[a]), each(appearance[b]), structure, n + 2)[:, 1:-1] for a in range(R) for b in range(a + 1, R)]
-        return cls(appearance, structure, method.swap_grid(appearance, structure), torch.stack(between) if between else None, **names)
+        between = [
+            method.interpolate(each(appearance[a]), each(appearance[b]), structure, n + 2)[:, 1:-1]
+            for a in range(R)
+            for b in range(a + 1, R)
+        ]
+        return cls(
+            appearance,
+            structure,
+            method.swap_grid(appearance, structure),
+            torch.stack(between) if between else None,
+            **names,
+        )

@@ -14,9 +14,10 @@ import torch
 import traitlets
 from matplotlib.figure import Figure
 
-from ..core import UserError, pick_device, to_signed
+from ..core import UserError, pick_device
 from ..metrics.evaluate import EdgeHistograms, translate_images
-from ..metrics.frechet import as_signed, frechet_between, kernel_distance_subsets, random_features
+from ..metrics.features import as_signed, random_features
+from ..metrics.frechet import frechet_between, kernel_distance_subsets
 from ..training.loop import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, load_method
 from .explorer import Explorer, front_end, sprite_sheet
@@ -25,21 +26,35 @@ from .plots import LINES, MARKERS, OKABE_ITO, as_pixels, new_figure, styled
 # %% ../../nbs/51_visual.translations.ipynb #0d3cce74
 @torch.no_grad()
 def identity_margin(
-    sources, # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]: at least two images
-    translated, # (M, ...) translations of some of them
-    own=None, # (M,) index of each translation's source; None: all in the same order
-    masks=None, # (N, H, W) person in the sources, weights of any scale; None: whole images
-    chunk: int = 256, # images at a time
-) -> np.ndarray: # (M,) float32 in [-1, 1]; above 0: nearest to its own source
+    sources,  # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]: at least two images
+    translated,  # (M, ...) translations of some of them
+    own=None,  # (M,) index of each translation's source; None: all in the same order
+    masks=None,  # (N, H, W) person in the sources, weights of any scale; None: whole images
+    chunk: int = 256,  # images at a time
+) -> np.ndarray:  # (M,) float32 in [-1, 1]; above 0: nearest to its own source
     "How much more a translation resembles its own source than any other, by the edges of the person."
     own = np.arange(len(translated)) if own is None else np.asarray(own)
-    if len(sources) < 2 or len(own) != len(translated) or (own >= len(sources)).any(): raise UserError(f'expected at least two sources and the index of one for every translation, got {len(sources)} sources, {len(translated)} translations, {len(own)} indices')
+    if len(sources) < 2 or len(own) != len(translated) or (own >= len(sources)).any():
+        raise UserError(
+            f'expected at least two sources and the index of one for every translation, got {len(sources)} sources,'
+            f' {len(translated)} translations, {len(own)} indices'
+        )
     cell = max(2, as_signed(sources[:1]).shape[2] // 16)
-    edges = lambda x: torch.cat([EdgeHistograms(cell)(as_signed(x[s:s + chunk])).flatten(2) for s in range(0, len(x), chunk)])
-    weights = torch.ones(1, 1, 1).expand(len(sources), 1, edges(sources[:1]).shape[2]) if masks is None else torch.nn.functional.avg_pool2d(torch.as_tensor(np.asarray(masks, np.float32))[:, None], cell).flatten(2)
+    edges = lambda x: torch.cat(
+        [EdgeHistograms(cell)(as_signed(x[s : s + chunk])).flatten(2) for s in range(0, len(x), chunk)]
+    )
+    weights = (
+        torch.ones(1, 1, 1).expand(len(sources), 1, edges(sources[:1]).shape[2])
+        if masks is None
+        else torch.nn.functional.avg_pool2d(torch.as_tensor(np.asarray(masks, np.float32))[:, None], cell).flatten(2)
+    )
     among, margins = edges(sources), []
     for s in range(0, len(own), chunk):
-        f, w, mine = edges(translated[s:s + chunk]), weights[own[s:s + chunk]], torch.from_numpy(own[s:s + chunk])[:, None]
+        f, w, mine = (
+            edges(translated[s : s + chunk]),
+            weights[own[s : s + chunk]],
+            torch.from_numpy(own[s : s + chunk])[:, None],
+        )
         norms = (w[:, 0] @ among.square().sum(1).T).sqrt() * (f.square() * w).sum((1, 2)).sqrt()[:, None]
         cosines = (f * w).flatten(1) @ among.flatten(1).T / norms.clamp_min(1e-9)
         margins.append((cosines.gather(1, mine) - cosines.scatter(1, mine, -2).amax(1, True))[:, 0])
@@ -47,108 +62,161 @@ def identity_margin(
 
 # %% ../../nbs/51_visual.translations.ipynb #831b481d
 def target_distance(
-    features, # (N, D) of the pictures
-    target, # (M, D) of the target images, M > k
-    k: int = 5, # nearest target images
-) -> np.ndarray: # (N,) float32, >= 0; the median target image has 1
+    features,  # (N, D) of the pictures
+    target,  # (M, D) of the target images, M > k
+    k: int = 5,  # nearest target images
+) -> np.ndarray:  # (N,) float32, >= 0; the median target image has 1
     "Mean distance to the nearest target images, relative to that among target images."
     features, target = (torch.as_tensor(np.asarray(x, np.float32)) for x in (features, target))
-    if len(target) <= k or features.shape[1:] != target.shape[1:]: raise UserError(f'expected more than {k} target features of the same width, got {tuple(target.shape)} for features {tuple(features.shape)}')
+    if len(target) <= k or features.shape[1:] != target.shape[1:]:
+        raise UserError(
+            f'expected more than {k} target features of the same width, got {tuple(target.shape)} for features'
+            f' {tuple(features.shape)}'
+        )
     exact = 'donot_use_mm_for_euclid_dist'
     usual = torch.cdist(target, target, compute_mode=exact).topk(k + 1, largest=False).values[:, 1:].mean(1).median()
-    return (torch.cdist(features, target, compute_mode=exact).topk(k, largest=False).values.mean(1) / usual.clamp_min(1e-12)).numpy()
+    return (
+        torch.cdist(features, target, compute_mode=exact).topk(k, largest=False).values.mean(1) / usual.clamp_min(1e-12)
+    ).numpy()
 
 # %% ../../nbs/51_visual.translations.ipynb #f734103b
-def _by_camera(data): # {step: x} or {step: {camera: x}} -> the latter
+def _by_camera(data):  # {step: x} or {step: {camera: x}} -> the latter
     return {step: x if isinstance(x, dict) else {'all': x} for step, x in data.items()}
+
 
 class TranslationExplorer(Explorer):
     "Sources and their translations at every checkpoint, under one divider."
+
     _esm, _css = front_end('translations').values()
-    info, sheets = traitlets.Dict().tag(sync=True), traitlets.Dict().tag(sync=True) # numbers and names; pictures
-    step, camera = traitlets.Int().tag(sync=True), traitlets.Unicode().tag(sync=True) # what is shown right of the divider
-    against = traitlets.Unicode('source').tag(sync=True) # left of it: 'source' or a step
+    info, sheets = traitlets.Dict().tag(sync=True), traitlets.Dict().tag(sync=True)  # numbers and names; pictures
+    step, camera = (
+        traitlets.Int().tag(sync=True),
+        traitlets.Unicode().tag(sync=True),
+    )  # what is shown right of the divider
+    against = traitlets.Unicode('source').tag(sync=True)  # left of it: 'source' or a step
     view = traitlets.Enum(['divider', 'difference'], 'divider').tag(sync=True)
     sort = traitlets.Enum(['as given', 'identity', 'distance'], 'as given').tag(sync=True)
-    zoomed, cut = traitlets.Int(-1).tag(sync=True), traitlets.Float(50).tag(sync=True) # image shown three times larger, -1: none; divider, percent from the left
+    zoomed, cut = (
+        traitlets.Int(-1).tag(sync=True),
+        traitlets.Float(50).tag(sync=True),
+    )  # image shown three times larger, -1: none; divider, percent from the left
 
-    def __init__(self,
-        source, # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
-        translations: dict, # {step: their translations}, or {step: {camera name: translations}}
-        identity: dict | None = None, # margins (N,) of `identity_margin`, nested like `translations`; None: not known
-        distance: dict | None = None, # of `target_distance`, likewise
-        curves=(), # dicts: name, values (one per step, NaN: unknown); if known note, before, floor, percent
-        labels=None, # a text per image
-        distance_name: str = 'distance to the target', # what `distance` is, for tooltips
-        note: str = '', # below the curves
-        kind: str = 'JPEG', # of the sheets; 'PNG' is without loss and several times larger
+    def __init__(
+        self,
+        source,  # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
+        translations: dict,  # {step: their translations}, or {step: {camera name: translations}}
+        identity: dict | None = None,  # margins (N,) of `identity_margin`, nested like `translations`; None: not known
+        distance: dict | None = None,  # of `target_distance`, likewise
+        curves=(),  # dicts: name, values (one per step, NaN: unknown); if known note, before, floor, percent
+        labels=None,  # a text per image
+        distance_name: str = 'distance to the target',  # what `distance` is, for tooltips
+        note: str = '',  # below the curves
+        kind: str = 'JPEG',  # of the sheets; 'PNG' is without loss and several times larger
     ):
         source, translations = as_pixels(source), _by_camera(translations)
         n, height, width = source.shape[:3]
         steps, cameras = sorted(translations), list(next(iter(translations.values()), {}))
-        if not n or not cameras: raise UserError(f'expected pictures and their translations at one step at least, got {n} pictures and steps {steps}')
+        if not n or not cameras:
+            raise UserError(
+                f'expected pictures and their translations at one step at least, got {n} pictures and steps {steps}'
+            )
         columns = max(1, min(n, 2048 // width))
         sheets = {'source': sprite_sheet(source, columns, kind, 95)}
         for s in steps:
-            if list(translations[s]) != cameras: raise UserError(f'expected the cameras {cameras} at every step, got {list(translations[s])} at step {s}')
+            if list(translations[s]) != cameras:
+                raise UserError(
+                    f'expected the cameras {cameras} at every step, got {list(translations[s])} at step {s}'
+                )
             for c in cameras:
-                if (x := as_pixels(translations[s][c])).shape != source.shape: raise UserError(f'expected translations {source.shape} like their sources, got {x.shape} at step {s}')
+                if (x := as_pixels(translations[s][c])).shape != source.shape:
+                    raise UserError(
+                        f'expected translations {source.shape} like their sources, got {x.shape} at step {s}'
+                    )
                 sheets[f'{s}/{c}'] = sprite_sheet(x, columns, kind, 95)
-        scores = {name: {f'{s}/{c}': np.round(np.asarray(v, float), 5).tolist() for s, x in _by_camera(d).items() for c, v in x.items()} for name, d in (('identity', identity), ('distance', distance)) if d}
+        scores = {
+            name: {
+                f'{s}/{c}': np.round(np.asarray(v, float), 5).tolist()
+                for s, x in _by_camera(d).items()
+                for c, v in x.items()
+            }
+            for name, d in (('identity', identity), ('distance', distance))
+            if d
+        }
         for name, d in scores.items():
-            if d.keys() != sheets.keys() - {'source'} or any(len(v) != n for v in d.values()): raise UserError(f'expected {n} numbers for every step and camera in {name}, got other ones')
+            if d.keys() != sheets.keys() - {'source'} or any(len(v) != n for v in d.values()):
+                raise UserError(f'expected {n} numbers for every step and camera in {name}, got other ones')
         curves = [c | {'values': [float(v) if np.isfinite(v) else None for v in c['values']]} for c in curves]
-        if any(len(c['values']) != len(steps) for c in curves): raise UserError(f'expected {len(steps)} values in every curve, one per step')
-        info = dict(n=n, size=[height, width], columns=columns, steps=steps, cameras=cameras, labels=[*map(str, labels)] if labels is not None else [''] * n, curves=curves, distance_name=distance_name, note=note)
+        if any(len(c['values']) != len(steps) for c in curves):
+            raise UserError(f'expected {len(steps)} values in every curve, one per step')
+        info = dict(
+            n=n,
+            size=[height, width],
+            columns=columns,
+            steps=steps,
+            cameras=cameras,
+            labels=[*map(str, labels)] if labels is not None else [''] * n,
+            curves=curves,
+            distance_name=distance_name,
+            note=note,
+        )
         super().__init__(info=info | scores, sheets=sheets, step=steps[-1], camera=cameras[0])
 
     @traitlets.validate('step', 'camera', 'against')
     def _known(self, proposal):
         name, value = proposal['trait'].name, proposal['value']
-        allowed = dict(step=self.info['steps'], camera=self.info['cameras'], against=['source', *map(str, self.info['steps'])])[name]
-        if value not in allowed: raise UserError(f'expected {name} of {allowed}, got {value!r}: choose one of these')
+        allowed = dict(
+            step=self.info['steps'], camera=self.info['cameras'], against=['source', *map(str, self.info['steps'])]
+        )[name]
+        if value not in allowed:
+            raise UserError(f'expected {name} of {allowed}, got {value!r}: choose one of these')
         return value
 
 # %% ../../nbs/51_visual.translations.ipynb #2780a7a9
 @torch.no_grad()
 def translate_to(
-    method, # translates
-    images: np.ndarray, # (N, H, W, 3) uint8
-    camera: int | None = None, # target camera from 0; None: all in turn, or a method without cameras
-    batch_size: int = 64, # images at a time
-) -> np.ndarray: # (N, H, W, 3) uint8
+    method,  # translates
+    images: np.ndarray,  # (N, H, W, 3) uint8
+    camera: int | None = None,  # target camera from 0; None: all in turn, or a method without cameras
+    batch_size: int = 64,  # images at a time
+) -> np.ndarray:  # (N, H, W, 3) uint8
     "Translations of images to one camera."
-    if camera is None: return translate_images(method.translate, images, batch_size, method.device)
-    return translate_images(lambda x: method.translate(x, torch.full((len(x),), camera, device=x.device)), images, batch_size, method.device)
+    if camera is None:
+        return translate_images(method.translate, images, batch_size, method.device)
+    return translate_images(
+        lambda x: method.translate(x, torch.full((len(x),), camera, device=x.device)), images, batch_size, method.device
+    )
+
 
 def camera_choices(
-    method, # translates
-) -> dict: # name: argument `camera` of `translate_to`
+    method,  # translates
+) -> dict:  # name: argument `camera` of `translate_to`
     "What a reader may choose as target camera."
     n = method.n_cameras if method.config.translation != 'colour_map' else 0
     return {'all in turn': None, **{f'camera {c + 1}': c for c in range(n)}} if n > 1 else {'all': None}
 
+
 def checkpoints_of(
-    run, # run folder, or a checkpoint folder
-) -> dict: # {step: checkpoint folder}, by step
+    run,  # run folder, or a checkpoint folder
+) -> dict:  # {step: checkpoint folder}, by step
     "All checkpoints of a run that translates."
     chosen = find_checkpoint(run)
     meta = read_meta(chosen)
-    if meta['config'].get('translation', 'none') == 'none': raise UserError(f'expected a run that translates, {run} does not ({meta["method"]}): use a joint run')
+    if meta['config'].get('translation', 'none') == 'none':
+        raise UserError(f'expected a run that translates, {run} does not ({meta["method"]}): use a joint run')
     found = [chosen] if chosen == Path(run) else list_checkpoints(chosen.parent)
     return {read_meta(c)['step']: c for c in found}
 
 # %% ../../nbs/51_visual.translations.ipynb #ec1454c1
 def judge_checkpoints(
-    checkpoints: dict, # {step: checkpoint folder}, see `checkpoints_of`
-    source: np.ndarray, # (N, H, W, 3) uint8, all images of the curves
-    target: np.ndarray, # (M, H, W, 3) uint8
-    shown: np.ndarray, # indices of the source images to show
-    masks=None, # (N, H, W) person in the source images; None: whole images
-    extractor=None, # features of the distances; None: `random_features` of source and target
-    device: str = 'auto', # where to compute
-    seed: int = 0, # of the stand-in and the subsets
-) -> dict: # arguments of `TranslationExplorer`
+    checkpoints: dict,  # {step: checkpoint folder}, see `checkpoints_of`
+    source: np.ndarray,  # (N, H, W, 3) uint8, all images of the curves
+    target: np.ndarray,  # (M, H, W, 3) uint8
+    shown: np.ndarray,  # indices of the source images to show
+    masks=None,  # (N, H, W) person in the source images; None: whole images
+    extractor=None,  # features of the distances; None: `random_features` of source and target
+    device: str = 'auto',  # where to compute
+    seed: int = 0,  # of the stand-in and the subsets
+) -> dict:  # arguments of `TranslationExplorer`
     "Translations and their numbers at every checkpoint."
     device = pick_device(device)
     extractor = extractor or random_features([source, target], seed, device=device)
@@ -161,60 +229,100 @@ def judge_checkpoints(
         everything = translate_to(method, source)
         features, margins = extractor(everything), identity_margin(source, everything, masks=masks)
         numbers.append((frechet_between(features, real), kid(features), float((margins > 0).mean())))
-        views = {name: everything[shown] if c is None else translate_to(method, source[shown], c) for name, c in camera_choices(method).items()}
+        views = {
+            name: everything[shown] if c is None else translate_to(method, source[shown], c)
+            for name, c in camera_choices(method).items()
+        }
         out['translations'][step] = views
         out['identity'][step] = {c: identity_margin(source, x, shown, masks) for c, x in views.items()}
         out['distance'][step] = {c: target_distance(extractor(x), real) for c, x in views.items()}
-    name, note, split = getattr(extractor, 'distance_name', f'Frechet distance, {extractor.name}'), f'{len(source)} images, {len(target)} of the target', [real[h] for h in halves]
+    name, note, split = (
+        getattr(extractor, 'distance_name', f'Frechet distance, {extractor.name}'),
+        f'{len(source)} images, {len(target)} of the target',
+        [real[h] for h in halves],
+    )
     short, detail = ('FID', note) if name == 'FID' else ('Frechet distance', extractor.name)
     a, b, c = (list(x) for x in zip(*numbers))
-    out['curves'] = [dict(name=short, note=detail, values=a, before=frechet_between(plain, real), floor=frechet_between(*split)),
-                     dict(name='KID' if name == 'FID' else 'Kernel distance', note='' if name == 'FID' else extractor.name, values=b, before=kid(plain), floor=kid(*split)),
-                     dict(name='Identity kept', note='edges of the ' + ('whole image' if masks is None else 'person'), values=c, percent=True)]
-    return out | dict(distance_name=f'distance to the 5 nearest target images, {extractor.name}; 1: as among target images', note=f'Curves: {note}.')
+    out['curves'] = [
+        dict(name=short, note=detail, values=a, before=frechet_between(plain, real), floor=frechet_between(*split)),
+        dict(
+            name='KID' if name == 'FID' else 'Kernel distance',
+            note='' if name == 'FID' else extractor.name,
+            values=b,
+            before=kid(plain),
+            floor=kid(*split),
+        ),
+        dict(
+            name='Identity kept',
+            note='edges of the ' + ('whole image' if masks is None else 'person'),
+            values=c,
+            percent=True,
+        ),
+    ]
+    return out | dict(
+        distance_name=f'distance to the 5 nearest target images, {extractor.name}; 1: as among target images',
+        note=f'Curves: {note}.',
+    )
 
 # %% ../../nbs/51_visual.translations.ipynb #83379e5b
 def from_run(
-    run, # run folder (all its checkpoints), or one checkpoint folder
-    source_images, # (N, H, W, 3) uint8: a few hundred give steady curves
-    target_images, # (M, H, W, 3) uint8
-    n: int = 24, # images shown, spread over the sources
-    masks=None, # (N, H, W) person in the source images; None: whole images
-    labels=None, # a text per source image
-    device: str = 'auto', # where to compute
-    extractor=None, # features of the distances, such as `inception_features(...)`; None: a stand-in
-    **options, # of `TranslationExplorer`: kind
+    run,  # run folder (all its checkpoints), or one checkpoint folder
+    source_images,  # (N, H, W, 3) uint8: a few hundred give steady curves
+    target_images,  # (M, H, W, 3) uint8
+    n: int = 24,  # images shown, spread over the sources
+    masks=None,  # (N, H, W) person in the source images; None: whole images
+    labels=None,  # a text per source image
+    device: str = 'auto',  # where to compute
+    extractor=None,  # features of the distances, such as `inception_features(...)`; None: a stand-in
+    **options,  # of `TranslationExplorer`: kind
 ) -> TranslationExplorer:
     "The translation explorer of a joint run."
     source, target = as_pixels(source_images), as_pixels(target_images)
     shown = np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)
     judged = judge_checkpoints(checkpoints_of(run), source, target, shown, masks, extractor, device)
-    return TranslationExplorer(source[shown], labels=None if labels is None else [labels[i] for i in shown], **judged, **options)
+    return TranslationExplorer(
+        source[shown], labels=None if labels is None else [labels[i] for i in shown], **judged, **options
+    )
 
 # %% ../../nbs/51_visual.translations.ipynb #690473b8
 @styled
 def plot_checkpoints(
-    source, # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
-    translations: dict, # {step: their translations}
-    curves=(), # as in `TranslationExplorer`
-    n: int = 8, # columns at most
-    image_width: float = 0.5, # inches per image
+    source,  # (N, H, W, 3) uint8, or float (N, 3, H, W) in [-1, 1]
+    translations: dict,  # {step: their translations}
+    curves=(),  # as in `TranslationExplorer`
+    n: int = 8,  # columns at most
+    image_width: float = 0.5,  # inches per image
 ) -> Figure:
     "Sources, and their translations at every checkpoint, below them the curves."
     rows = {'source': as_pixels(source), **{f'step {s}': as_pixels(translations[s]) for s in sorted(translations)}}
     n, (h, w), steps = min(n, len(rows['source'])), rows['source'].shape[1:3], sorted(translations)
-    if any(len(x) < n for x in rows.values()): raise UserError(f'expected {len(rows["source"])} translations at every step')
-    tall, wide = len(rows) * image_width * h / w, n * image_width + .7
-    fig, _ = new_figure(width=wide, height=tall + (1.7 if curves else 0)); fig.clear()
+    if any(len(x) < n for x in rows.values()):
+        raise UserError(f'expected {len(rows["source"])} translations at every step')
+    tall, wide = len(rows) * image_width * h / w, n * image_width + 0.7
+    fig, _ = new_figure(width=wide, height=tall + (1.7 if curves else 0))
+    fig.clear()
     parts = fig.subfigures(2, 1, height_ratios=[tall, 1.7], squeeze=False)[:, 0] if curves else [fig]
     for line, (name, images) in zip(parts[0].subplots(len(rows), n, squeeze=False), rows.items()):
         for ax, image in zip(line, images):
-            ax.imshow(image, interpolation='nearest' if h < 100 else 'antialiased'); ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
+            ax.imshow(image, interpolation='nearest' if h < 100 else 'antialiased')
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
         line[0].set_ylabel(name, rotation=0, ha='right', va='center')
     for i, (ax, c) in enumerate(zip(parts[1].subplots(1, len(curves), squeeze=False)[0], curves) if curves else ()):
         scale = 100 if c.get('percent') else 1
-        ax.plot(steps, [np.nan if v is None else scale * v for v in c['values']], MARKERS[i] + '-', color=OKABE_ITO[i], ms=4)
+        ax.plot(
+            steps, [np.nan if v is None else scale * v for v in c['values']], MARKERS[i] + '-', color=OKABE_ITO[i], ms=4
+        )
         for k, style in (('before', LINES[3]), ('floor', LINES[1])):
-            if c.get(k) is not None: ax.axhline(c[k], ls=style, color='0.4', lw=1, label={'before': 'source', 'floor': 'two halves of the target'}[k])
-        ax.set(title=c['name'] + (' (%)' if c.get('percent') else ''), xlabel='step'); ax.set_ylim(bottom=min(0, ax.get_ylim()[0])); ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+            if c.get(k) is not None:
+                ax.axhline(
+                    c[k],
+                    ls=style,
+                    color='0.4',
+                    lw=1,
+                    label={'before': 'source', 'floor': 'two halves of the target'}[k],
+                )
+        ax.set(title=c['name'] + (' (%)' if c.get('percent') else ''), xlabel='step')
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
     return fig
