@@ -21,10 +21,10 @@ import torch
 
 from synthreid.core import atomic_write, pick_device, to_signed
 from synthreid.data.datasets import ReidSplit
-from synthreid.data.render import render_images
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.metrics.features import random_features
 from synthreid.metrics.swaps import evaluate_swaps
+from synthreid.render.folder import render_images
 from synthreid.training.dgnet import DGNet, DGNetConfig, draw_swaps, soft_labels
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.loop import fit, load_checkpoint, save_checkpoint

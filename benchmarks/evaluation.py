@@ -228,9 +228,9 @@ def fid(size, who, scale, device):
     from PIL import Image
 
     from synthreid.core import to_signed
-    from synthreid.data.render import render_images
     from synthreid.metrics.features import FID_WEIGHTS, _fid_inception, inception_features
     from synthreid.metrics.frechet import compare_folders
+    from synthreid.render.folder import render_images
 
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)

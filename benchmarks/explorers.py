@@ -22,7 +22,7 @@ from test_explorer_patches import state as patch_state
 from test_explorer_translations import switch_times
 from test_jupyterlab import PATIENCE, Notebook, Server, drag
 
-from synthreid.data.render import usable_cores
+from synthreid.render.folder import usable_cores
 from synthreid.visual.explorer import front_end
 
 ROWS = []
@@ -101,7 +101,7 @@ def translations():
 CELLS = [
     '''import numpy as np
 from synthreid.data.datasets import ReidSplit
-from synthreid.data.render import render_images
+from synthreid.render.folder import render_images
 from synthreid.visual.embedding import EmbeddingExplorer
 from synthreid.visual.ranked import RankedExplorer
 rng, n = np.random.default_rng(0), 5000

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthreid.data.render import render_folder, usable_cores
+from synthreid.render.folder import render_folder, usable_cores
 
 
 def processor() -> str:

@@ -73,7 +73,7 @@ def render(
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.core import check_positive
     from synthreid.data.datasets import load_dataset
-    from synthreid.data.render import render_folder
+    from synthreid.render.folder import render_folder
 
     check_positive(ids=ids, per_id=per_id)
     if not 0 < round(ids * test_fraction) < ids:
@@ -283,9 +283,11 @@ def evaluate(
     from synthreid.core import check_positive
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
-    from synthreid.metrics.evaluate import evaluate_reid, evaluate_translation, result_row
+    from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.metrics.features import find_fid_weights, inception_features
     from synthreid.metrics.ranking import PROTOCOLS
+    from synthreid.metrics.tables import result_row
+    from synthreid.metrics.translation import evaluate_translation
     from synthreid.training.runs import load_method, name_protocol, record_metrics, seen_in_training
 
     check_positive(batch_size=batch_size)

@@ -18,21 +18,14 @@ import torch
 
 from .core import UserError, atomic_write, check_positive, parse_size, pick_device, step_seed
 from .data.datasets import load_dataset
-from .data.render import load_truth, render_folder
 from .data.store import load_images
 from .metrics.distances import top_k
-from synthreid.metrics.evaluate import (
-    evaluate_reid,
-    evaluate_translation,
-    extract_features,
-    result_row,
-    results_table,
-    table_html,
-    table_markdown,
-    translate_images,
-)
+from .metrics.evaluate import evaluate_reid, extract_features
 from .metrics.features import find_fid_weights, inception_features, random_features
 from .metrics.ranking import label_matches
+from .metrics.tables import result_row, results_table, table_html, table_markdown
+from .metrics.translation import evaluate_translation, translate_images
+from .render.folder import load_truth, render_folder
 from .training.dgnet import DGNetConfig
 from .training.direct import DirectConfig
 from .training.flip import FlipConfig

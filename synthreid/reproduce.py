@@ -24,10 +24,11 @@ import yaml
 from .core import UserError, atomic_write, check_positive, parse_size
 from .data.datasets import ReidDataset, ReidSplit, detect_layout, load_dataset
 from .data.store import load_images
-from .metrics.evaluate import evaluate_reid, evaluate_translation
+from .metrics.evaluate import evaluate_reid
 from .metrics.features import find_fid_weights, inception_features, random_features
 from .metrics.frechet import compare_folders
 from .metrics.swaps import evaluate_swaps
+from .metrics.translation import evaluate_translation
 from synthreid.training.runs import (
     METHODS,
     check_run,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from synthreid.data.render import render_images
+from synthreid.render.folder import render_images
 
 
 def _three(train, query, gallery, name):

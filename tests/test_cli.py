@@ -14,7 +14,7 @@ import synthreid.data.store
 from synthreid import cli
 from synthreid.core import UserError
 from synthreid.data.datasets import Concern, load_dataset
-from synthreid.data.render import render_folder
+from synthreid.render.folder import render_folder
 from synthreid.training.exchange import stage_run
 
 SMALL = '--size 64x32 --steps 2 --batch-size 4 --backbone resnet_small --device cpu'.split()

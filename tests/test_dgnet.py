@@ -9,7 +9,6 @@ from PIL import Image
 from reference import fill, load
 
 from synthreid.cli import main
-from synthreid.data.render import render_folder
 from synthreid.models.dgnet import (
     AppearanceEncoder,
     MultiScaleDiscriminator,
@@ -17,6 +16,7 @@ from synthreid.models.dgnet import (
     adversarial_loss,
     discriminator_losses,
 )
+from synthreid.render.folder import render_folder
 from synthreid.training.dgnet import DGNet, DGNetConfig, weights_at
 
 INFO, ARRAYS = load('dgnet')

@@ -12,9 +12,9 @@ from reference import load
 
 from synthreid.core import UserError
 from synthreid.data.datasets import ReidSplit
-from synthreid.data.render import render_images
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.models.backbones import backbone, load_weights
+from synthreid.render.folder import render_images
 from synthreid.training.direct import DirectConfig
 from synthreid.training.exchange import export_onnx, import_reference, model_card, pull_from_hub, push_to_hub, stage_run
 from synthreid.training.joint import JointConfig

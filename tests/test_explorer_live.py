@@ -9,7 +9,7 @@ import torch
 from browser import PATIENCE, widget_page
 
 from synthreid.core import to_signed
-from synthreid.data.render import render_images
+from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
 from synthreid.visual.live import LiveView
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from browser import at_rest, packed, widget_page
 
-from synthreid.data.render import render_images
+from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
 from synthreid.visual.patches import PatchExplorer, View, layer_grid, place_at
 

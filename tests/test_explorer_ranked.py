@@ -5,7 +5,7 @@ import pytest
 from browser import packed, widget_page
 
 from synthreid.data.datasets import ReidSplit
-from synthreid.data.render import render_images
+from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
 from synthreid.visual.ranked import RankedExplorer
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from browser import widget_page
 
-from synthreid.data.render import render_images
+from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
 from synthreid.visual.translations import TranslationExplorer, identity_margin
 

@@ -11,10 +11,10 @@ import yaml
 
 from synthreid.core import UserError, to_signed
 from synthreid.data.datasets import ReidSplit
-from synthreid.data.render import render_folder, render_images
 from synthreid.data.samplers import GroupBatches
 from synthreid.models.backbones import backbone, load_weights
 from synthreid.models.reid import GeneralisedMean, RegionalEmbedder, batch_hard_triplet
+from synthreid.render.folder import render_folder, render_images
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID, flip_epoch, flip_rate
 from synthreid.training.joint import JointConfig, JointTransfer

@@ -488,8 +488,8 @@ def test_dashboard_notebook(server):
 def runs(tmp_path_factory):
     "Two tiny runs that know their data, as a demo leaves them."
     from synthreid.data.datasets import load_dataset
-    from synthreid.data.render import render_folder
     from synthreid.data.store import load_images
+    from synthreid.render.folder import render_folder
     from synthreid.training.direct import DirectConfig
     from synthreid.training.joint import JointConfig
     from synthreid.training.runs import record_folders, train_run

@@ -12,7 +12,7 @@ from PIL import Image
 
 from synthreid.core import UserError
 from synthreid.metrics.distances import distance_matrix
-from synthreid.metrics.evaluate import extract_features, source_retrieval
+from synthreid.metrics.evaluate import extract_features
 from synthreid.metrics.features import (
     FeatureExtractor,
     _fid_inception,
@@ -32,6 +32,7 @@ from synthreid.metrics.frechet import (
     precision_recall,
 )
 from synthreid.metrics.ranking import drop_junk, evaluate_ranking, rank_metrics
+from synthreid.metrics.translation import source_retrieval
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 ranking = np.load(FIXTURES / 'ranking.npz')

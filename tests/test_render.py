@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthreid.cli import render
 from synthreid.core import UserError
-from synthreid.data import render
-from synthreid.data.render import load_truth, render_folder, render_images
+from synthreid.render.folder import load_truth, render_folder, render_images
 
 SMALL = dict(ids=6, per_id=3, size='32x16', progress=False)
 
@@ -42,7 +42,7 @@ def test_workers_do_not_matter(domain):
 
 def test_a_fresh_process_gives_the_same_picture():
     code = (
-        "import hashlib\nfrom synthreid.data.render import render_images\nprint(hashlib.sha256(render_images('camera',"
+        "import hashlib\nfrom synthreid.render.folder import render_images\nprint(hashlib.sha256(render_images('camera',"
         " [4], [2], '64x32').images.tobytes()).hexdigest())"
     )
     out = subprocess.run(
@@ -56,7 +56,7 @@ def test_a_fresh_process_gives_the_same_picture():
 
 
 def test_workers_need_no_torch():
-    code = "import sys, synthreid.data.camera\nassert 'torch' not in sys.modules"
+    code = "import sys, synthreid.render.camera\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
@@ -115,7 +115,7 @@ def test_interrupted_folder_is_finished(tmp_path, monkeypatch):
 def test_killed_folder_is_finished(tmp_path):
     args = dict(ids=24, per_id=8, size='64x32', progress=False)
     code = (
-        f"from synthreid.data.render import render_folder\nrender_folder({str(tmp_path / 'a')!r}, 'game', workers=0,"
+        f"from synthreid.render.folder import render_folder\nrender_folder({str(tmp_path / 'a')!r}, 'game', workers=0,"
         f" **{args!r})"
     )
     child = subprocess.Popen([sys.executable, '-c', code])

@@ -12,7 +12,7 @@ from PIL import Image
 from synthreid import reproduce as module
 from synthreid.core import UserError
 from synthreid.data.datasets import load_dataset, write_manifest
-from synthreid.data.render import render_folder
+from synthreid.render.folder import render_folder
 from synthreid.reproduce import (
     Folders,
     Options,

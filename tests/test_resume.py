@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from synthreid.data.render import render_folder
+from synthreid.render.folder import render_folder
 from synthreid.training.loop import list_checkpoints, read_metrics
 
 SMALL = (

@@ -19,9 +19,10 @@ from PIL import Image
 
 from synthreid.core import UserError, step_generator, to_signed
 from synthreid.data import store
+from synthreid.data.augment import GEOMETRY, augment
 from synthreid.data.datasets import ReidSplit
 from synthreid.data.samplers import DomainBatches, IdentityBatches, shuffled_batch
-from synthreid.data.store import GEOMETRY, BrokenImages, LazyImages, augment, load_images, read_image
+from synthreid.data.store import BrokenImages, LazyImages, load_images, read_image
 
 SIZE = (16, 8)
 quick = settings(
@@ -298,8 +299,9 @@ def test_a_cache_that_is_no_folder(tmp_path):
 
 
 def test_lazy_images_serve_every_consumer(tmp_path):
-    from synthreid.metrics.evaluate import extract_features, translate_images
-    from synthreid.training.direct import LabelledBatches
+    from synthreid.data.batches import LabelledBatches
+    from synthreid.metrics.evaluate import extract_features
+    from synthreid.metrics.translation import translate_images
     from synthreid.training.runs import fingerprint
 
     split = write_split(tmp_path / 'a')

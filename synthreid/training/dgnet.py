@@ -29,9 +29,9 @@ from synthreid.core import (
     to_signed,
     to_uint8,
 )
+from ..data.augment import _windows, random_erasing, random_flip
 from ..data.datasets import ReidSplit
 from ..data.samplers import shuffled_batch
-from ..data.store import _windows, random_erasing, random_flip
 from synthreid.models.dgnet import (
     AppearanceEncoder,
     MultiScaleDiscriminator,

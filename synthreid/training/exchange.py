@@ -24,9 +24,10 @@ import yaml
 from torch import nn
 
 from ..core import UserError, atomic_write, parse_size, to_signed
-from ..data.render import render_images
-from ..metrics.evaluate import SHARES, flip_average
+from ..metrics.evaluate import flip_average
+from ..metrics.tables import SHARES
 from ..models.backbones import named_tensors, read_torch_file
+from ..render.folder import render_images
 from .joint import JointConfig
 from .loop import describe, read_meta, save_checkpoint
 from .runs import METHODS, find_checkpoint, load_method, make_config, make_method, run_file

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..core import UserError, step_generator, to_signed
-from ..data.store import random_erasing, random_flip, random_grayscale_patch, random_pad_crop
+from ..data.augment import random_erasing, random_flip, random_grayscale_patch, random_pad_crop
 from ..models.backbones import compare_weights, read_weights
 from ..models.reid import RegionalEmbedder, encoder_backbone, encoder_weights
 from .direct import DirectConfig, DirectTransfer

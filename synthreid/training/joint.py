@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from ..core import UserError, pick_device, seed_everything, step_generator, to_signed
+from ..data.augment import augment
+from ..data.batches import LabelledBatches
 from ..data.datasets import ReidSplit
-from ..data.store import augment
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
 from ..models.reid import IdentityNet
-from .direct import LabelledBatches, reid_losses
+from .direct import reid_losses
 from .loop import only_training, rate_at, set_rate, update
 
 # %% ../../nbs/42_training.joint.ipynb #99caefe3

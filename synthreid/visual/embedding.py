@@ -20,7 +20,8 @@ from PIL import Image
 from ..core import UserError
 from ..data.datasets import ReidSplit
 from ..data.store import load_images
-from ..metrics.evaluate import extract_features, translate_images
+from ..metrics.evaluate import extract_features
+from ..metrics.translation import translate_images
 from ..training.runs import load_method
 from .explorer import Explorer, front_end, sprite_sheet
 from .plots import as_pixels, embed_2d, plot_embedding

@@ -15,9 +15,9 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..core import UserError, pick_device
-from ..metrics.evaluate import EdgeHistograms, translate_images
 from ..metrics.features import as_signed, random_features
 from ..metrics.frechet import frechet_between, kernel_distance_subsets
+from ..metrics.translation import EdgeHistograms, translate_images
 from ..training.loop import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, load_method
 from .explorer import Explorer, front_end, sprite_sheet
