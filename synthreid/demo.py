@@ -26,11 +26,11 @@ from .metrics.ranking import label_matches
 from .metrics.tables import result_row, results_table, table_html, table_markdown
 from .metrics.translation import evaluate_translation, translate_images
 from .render.folder import load_truth, render_folder
+from .training.checkpoint import list_checkpoints
 from .training.dgnet import DGNetConfig
 from .training.direct import DirectConfig
 from .training.flip import FlipConfig
 from .training.joint import JointConfig
-from .training.loop import list_checkpoints
 from .training.runs import record_folders, train_run, translate_split
 from synthreid.visual.plots import (
     embed_2d,

@@ -18,7 +18,9 @@ from synthreid.render.folder import render_folder, render_images
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID, flip_epoch, flip_rate
 from synthreid.training.joint import JointConfig, JointTransfer
-from synthreid.training.loop import check_method, fit, load_checkpoint, save_checkpoint
+from synthreid.training.contract import check_method
+from synthreid.training.loop import fit
+from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
 from synthreid.training.runs import load_method
 
 

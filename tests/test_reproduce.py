@@ -25,7 +25,7 @@ from synthreid.reproduce import (
 )
 from synthreid.training import runs
 from synthreid.training.direct import DirectConfig, DirectTransfer
-from synthreid.training.loop import list_checkpoints
+from synthreid.training.checkpoint import list_checkpoints
 
 JOINT = '''
 title: joint, tiny

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from synthreid.render.folder import render_folder
-from synthreid.training.loop import list_checkpoints, read_metrics
+from synthreid.training.checkpoint import list_checkpoints
+from synthreid.training.hooks import read_metrics
 
 SMALL = (
     '--size 32x16 --steps 60 --warmup-steps 4 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8'

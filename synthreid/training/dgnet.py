@@ -41,9 +41,10 @@ from synthreid.models.dgnet import (
     image_distance,
     judging,
 )
+from .checkpoint import list_checkpoints, load_checkpoint, read_meta
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
-from .loop import list_checkpoints, load_checkpoint, only_training, rate_at, read_meta, update
+from .loop import only_training, rate_at, update
 
 # %% ../../nbs/44_training.dgnet.ipynb #0ded70fb
 @dataclass

@@ -28,8 +28,8 @@ from ..metrics.evaluate import flip_average
 from ..metrics.tables import SHARES
 from ..models.backbones import named_tensors, read_torch_file
 from ..render.folder import render_images
+from .checkpoint import describe, read_meta, save_checkpoint
 from .joint import JointConfig
-from .loop import describe, read_meta, save_checkpoint
 from .runs import METHODS, find_checkpoint, load_method, make_config, make_method, run_file
 
 # %% ../../nbs/49_training.exchange.ipynb #21fb2dd9

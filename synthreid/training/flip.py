@@ -16,8 +16,9 @@ from ..core import UserError, step_generator, to_signed
 from ..data.augment import random_erasing, random_flip, random_grayscale_patch, random_pad_crop
 from ..models.backbones import compare_weights, read_weights
 from ..models.reid import RegionalEmbedder, encoder_backbone, encoder_weights
+from .checkpoint import list_checkpoints, read_meta
 from .direct import DirectConfig, DirectTransfer
-from .loop import list_checkpoints, read_meta, set_rate
+from .loop import set_rate
 
 # %% ../../nbs/43_training.flip.ipynb #b0cff63f
 @dataclass

@@ -29,21 +29,13 @@ from tqdm.auto import tqdm
 from ..core import UserError, atomic_write, check_positive, parse_size, pick_device, to_signed, to_uint8
 from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import LazyImages, _content_digests, load_images
+from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
 from .dgnet import DGNet, DGNetConfig, draw_swaps, teacher_digest
 from .direct import DirectConfig, DirectTransfer
 from .flip import FlipConfig, FlipReID
+from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs
 from .joint import JointConfig, JointTransfer
-from synthreid.training.loop import (
-    Checkpointer,
-    MetricsLog,
-    ProgressBar,
-    SampleGrid,
-    draw_pairs,
-    fit,
-    list_checkpoints,
-    load_checkpoint,
-    read_meta,
-)
+from .loop import fit
 
 # %% ../../nbs/48_training.runs.ipynb #8993dc37
 METHODS = {

@@ -29,7 +29,7 @@ from ..data.datasets import load_dataset
 from ..data.store import load_images
 from ..metrics.features import find_fid_weights, inception_features
 from ..render.folder import load_truth
-from ..training.loop import list_checkpoints, read_meta
+from ..training.checkpoint import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, find_folders, load_method
 from . import embedding, patches, ranked, translations
 from .swaps import SwapExplorer

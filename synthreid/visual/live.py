@@ -16,7 +16,9 @@ import torch
 import traitlets
 
 from ..core import UserError, to_uint8
-from ..training.loop import Checkpointer, MetricsLog, fit, list_checkpoints, load_checkpoint
+from ..training.checkpoint import Checkpointer, list_checkpoints, load_checkpoint
+from ..training.hooks import MetricsLog
+from ..training.loop import fit
 from .explorer import Explorer, front_end, sprite_sheet
 
 # %% ../../nbs/51_visual.live.ipynb #d97dcd0b

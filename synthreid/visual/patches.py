@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from ..core import UserError, step_generator, to_signed, to_uint8
 from ..models.patchnce import patch_nce, sample_patches, unit_length
-from ..training.loop import list_checkpoints, read_meta
+from ..training.checkpoint import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, load_method
 from .explorer import Explorer, encode_image, front_end
 from .plots import OKABE_ITO, as_pixels, new_figure, styled

@@ -18,7 +18,7 @@ from ..core import UserError, pick_device
 from ..metrics.features import as_signed, random_features
 from ..metrics.frechet import frechet_between, kernel_distance_subsets
 from ..metrics.translation import EdgeHistograms, translate_images
-from ..training.loop import list_checkpoints, read_meta
+from ..training.checkpoint import list_checkpoints, read_meta
 from ..training.runs import find_checkpoint, load_method
 from .explorer import Explorer, front_end, sprite_sheet
 from .plots import LINES, MARKERS, OKABE_ITO, as_pixels, new_figure, styled
