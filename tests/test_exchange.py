@@ -15,10 +15,10 @@ from synthreid.data.datasets import ReidSplit
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.models.backbones import backbone, load_weights
 from synthreid.render.folder import render_images
+from synthreid.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
 from synthreid.training.direct import DirectConfig
 from synthreid.training.exchange import export_onnx, import_reference, model_card, pull_from_hub, push_to_hub, stage_run
 from synthreid.training.joint import JointConfig
-from synthreid.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
 from synthreid.training.runs import find_checkpoint, load_method, make_method, train_run
 
 

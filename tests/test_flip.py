@@ -15,12 +15,12 @@ from synthreid.data.samplers import GroupBatches
 from synthreid.models.backbones import backbone, load_weights
 from synthreid.models.reid import GeneralisedMean, RegionalEmbedder, batch_hard_triplet
 from synthreid.render.folder import render_folder, render_images
+from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
+from synthreid.training.contract import check_method
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID, flip_epoch, flip_rate
 from synthreid.training.joint import JointConfig, JointTransfer
-from synthreid.training.contract import check_method
 from synthreid.training.loop import fit
-from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
 from synthreid.training.runs import load_method
 
 

@@ -24,8 +24,8 @@ from synthreid.reproduce import (
     reproduce,
 )
 from synthreid.training import runs
-from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.checkpoint import list_checkpoints
+from synthreid.training.direct import DirectConfig, DirectTransfer
 
 JOINT = '''
 title: joint, tiny

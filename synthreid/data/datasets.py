@@ -7,7 +7,7 @@ __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'SIGNS', 'Reid
            'build_dataset', 'compile_pattern', 'read_pattern', 'read_folders', 'read_unlabelled', 'write_manifest',
            'read_manifest', 'Layout', 'find_root', 'read_layout', 'read_market1501', 'read_msmt17', 'unpack_cuhk03',
            'read_cuhk03', 'read_two_views', 'read_prid', 'read_grid', 'take_subset', 'hold_out', 'detect_layout',
-           'load_dataset', 'merge_sources']
+           'load_dataset', 'DatasetSpec', 'merge_sources']
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
 import csv
@@ -19,7 +19,7 @@ import random
 import re
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -1289,6 +1289,25 @@ def load_dataset(
     return replace(
         d, train=train, gallery=gallery if combineall or per_id is None else _fill_up(gallery, train, per_id)
     )
+
+# %% ../../nbs/11_data.datasets.ipynb #d020fc1f
+@dataclass(frozen=True)
+class DatasetSpec:
+    "How a data set is read: everything that `load_dataset` has to know, as one value."
+
+    root: str  # folder of the data set, or a manifest
+    layout: str = 'auto'  # a key of `READERS`; 'auto' looks for itself
+    options: dict = field(default_factory=dict)  # of the layout's reader: {'protocol': 'old'}
+    pattern: str | None = None  # template of the file names, for instance {pid}_c{cam}_{*}.jpg
+
+    def load(
+        self,
+        **more,  # of `load_dataset`: combineall, per_id, ids, seed
+    ) -> ReidDataset:
+        "Read it."
+        layout = 'pattern' if self.pattern else self.layout
+        own = {'pattern': self.pattern} if self.pattern else {}
+        return load_dataset(layout, self.root, **self.options, **own, **more)
 
 # %% ../../nbs/11_data.datasets.ipynb #c1088cc5
 def _check_apart(splits):
