@@ -543,8 +543,9 @@ class DGNet(Method):
 
     @classmethod
     def builds_on(cls, config):
-        "The run that teaches."
-        return {'teacher': config.teacher} if config.teacher else {}
+        "The run that teaches; None where one is needed and missing."
+        needed = config.online and config.primary == 'teacher'
+        return {'teacher': config.teacher} if config.teacher or needed else {}
 
     def batches(self, source, target=None):
         "Two streams with positives; the second is the unlabelled target with `use_target`."
