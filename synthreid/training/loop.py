@@ -138,6 +138,7 @@ class Method:
     Config = None  # the dataclass of its settings
     translates = False  # True: `translate(images, camera=None)` gives images the look of the target
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
+    own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
 
     def __init__(
