@@ -17,22 +17,12 @@ from types import ModuleType
 from ..core import UserError, as_tuples, expected, parse_size
 from .dgnet import DGNet
 from .direct import DirectTransfer
-from .flip import FlipConfig, FlipReID
-from .joint import JointConfig, JointTransfer
+from .flip import FlipReID
+from .joint import JointTransfer
 from .loop import Method
 
 # %% ../../nbs/46_training.methods.ipynb #1f9e3244
 METHODS = {m.name: m for m in (DirectTransfer, JointTransfer, FlipReID, DGNet)}
-
-# TRANSITION: until notebooks 42 and 43 say it themselves
-for _kind, _config in ((JointTransfer, JointConfig), (FlipReID, FlipConfig)):
-    if 'Config' not in vars(_kind):
-        _kind.Config = _config
-if not issubclass(JointTransfer, Method):
-    JointTransfer.translates, JointTransfer.swaps = True, False
-    JointTransfer.uses_target = classmethod(lambda cls, c: c.translation != 'none')
-    JointTransfer.builds_on = classmethod(lambda cls, c: {})
-# END OF TRANSITION
 
 # %% ../../nbs/46_training.methods.ipynb #691813bf
 def _check_origin(module, run):
