@@ -8,6 +8,7 @@ Sections, in order of value: `equality` (one step on the CPU and on the GPU), `w
 device), `speed`, `resume`, `bf16`, `evaluation`, `command` (train, kill, go on, evaluate), `compiled`. Each has a time
 limit of its own; an error is printed and recorded, and the next section goes on. Every result is printed as it comes
 and written to the JSON file at once. The exit code is 1 where a section failed or two numbers that must agree do not.
+With `--device cpu` both sides of every comparison are the CPU: that proves the program, not a GPU.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,15 @@ def fabric_for(setting: Setting, precision: str) -> Fabric:
     return Fabric(accelerator=setting.device.type, devices=1, precision=name)
 
 
+def attempt(note, work, **about):
+    "Note what `work()` finds, or the error that it ends with."
+    try:
+        note(**about, **work())
+    except Exception as error:
+        traceback.print_exc()
+        note(**about, error=f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}', ok=False)
+
+
 # ---- 1. the same numbers on the CPU and on the GPU
 
 
@@ -225,20 +236,25 @@ def moved_apart(one: dict, other: dict) -> float:
     return max(((one['after'][k] - other['after'][k]).norm() / far(k)).item() for k in one['after'] if far(k) > 0)
 
 
+def compare(setting: Setting, recipe, source, target, dtype, tolerance: float) -> dict:
+    "Losses of two steps and weights behind them, CPU against the device."
+    cpu, there = (two_steps(recipe, source, target, d, dtype) for d in ('cpu', setting.device))
+    apart = [relative(a, b) for a, b in zip(cpu['losses'], there['losses'])]
+    first = max(apart[0].values())
+    row = dict(losses=len(apart[0]), step_1=first, worst_loss=max(apart[0], key=apart[0].get))
+    row |= dict(step_2=max(apart[1].values()), weights=moved_apart(cpu, there), gradients_finite=there['finite'])
+    row['lines'] = [f'step 1, {k}: {v:.2g}' for k, v in apart[0].items() if not v <= tolerance]
+    return row | dict(ok=first <= tolerance and there['finite'])
+
+
 def equality(setting: Setting, note):
     "Losses of two steps and weights behind them, every method, CPU against the device, with the same random numbers."
     source, target = people(small_size(setting.tiny))
+    allow_tf32(False)
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        allow_tf32(False)
         for label, recipe in small_recipes(setting.tiny).items():
-            cpu, there = (two_steps(recipe, source, target, d, dtype) for d in ('cpu', setting.device))
-            apart = [relative(a, b) for a, b in zip(cpu['losses'], there['losses'])]
-            first = max(apart[0].values())
-            row = dict(method=label, dtype=str(dtype)[6:], losses=len(apart[0]), step_1=first)
-            row |= dict(worst_loss=max(apart[0], key=apart[0].get), step_2=max(apart[1].values()))
-            row |= dict(weights=moved_apart(cpu, there), gradients_finite=there['finite'])
-            lines = [f'step 1, {k}: {v:.2g}' for k, v in apart[0].items() if v > tolerance]
-            note(**row, lines=lines, ok=first <= tolerance and there['finite'])
+            work = partial(compare, setting, recipe, source, target, dtype, tolerance)
+            attempt(note, work, method=label, dtype=str(dtype)[6:])
 
 
 # ---- 2. where the host waits
@@ -276,24 +292,27 @@ def waiting_places(device):  # yields a Counter of lines
             mode('default')
 
 
-def waiting(setting: Setting, note):
-    "Waits per step: in making the batch, in the step, and in what the loop adds (a hook that prints every 20 steps)."
-    source, target = people(small_size(setting.tiny))
+def count_waits(setting: Setting, recipe, source, target) -> dict:
+    "Waits per step of one method, and the lines on which it waits most often."
     steps = 2 if setting.tiny else 20
+    method, batches = build(recipe, source, target, setting.device)
+    fit(method, batches, 2)
+    with waiting_places(setting.device) as in_batch:
+        made = [batches(i) for i in range(2, 4)]
+    with waiting_places(setting.device) as in_step:
+        for i, batch in enumerate(made, 2):
+            method.step(batch, i)
+    with waiting_places(setting.device) as in_fit:
+        fit(method, batches, 4 + steps, start=4, hooks=[lambda method, done, losses: None])
+    row = dict(batch=sum(in_batch.values()) / 2, step=sum(in_step.values()) / 2, fit=sum(in_fit.values()) / steps)
+    return row | dict(lines=[f'{count / steps:.3g} {where}' for where, count in in_fit.most_common(10)])
+
+
+def waiting(setting: Setting, note):
+    "Waits per step: in making the batch, in the step, and in the whole loop (with a hook that is told every 20 steps)."
+    source, target = people(small_size(setting.tiny))
     for label, recipe in small_recipes(setting.tiny).items():
-        method, batches = build(recipe, source, target, setting.device)
-        fit(method, batches, 2)
-        with waiting_places(setting.device) as in_batch:
-            made = [batches(i) for i in range(2, 4)]
-        with waiting_places(setting.device) as in_step:
-            for i, batch in enumerate(made, 2):
-                method.step(batch, i)
-        with waiting_places(setting.device) as in_fit:
-            fit(method, batches, 4 + steps, start=4, hooks=[lambda method, done, losses: None])
-        row = dict(method=label, batch=sum(in_batch.values()) / 2, step=sum(in_step.values()) / 2)
-        row['fit'] = sum(in_fit.values()) / steps
-        top = [f'{count / steps:.3g} {where}' for where, count in in_fit.most_common(10)]
-        note(**row, lines=top)
+        attempt(note, partial(count_waits, setting, recipe, source, target), method=label)
 
 
 # ---- 3. speed and memory
@@ -327,15 +346,6 @@ def timed_fit(method, batches, fabric, device, repeats: int) -> float:  # ms per
     fit(method, batches, 2 + repeats, start=2, fabric=fabric)
     synchronize(device)
     return 1e3 * (time.perf_counter() - start) / repeats
-
-
-def attempt(note, work, **about):
-    "Note what `work()` finds, or the error that it ends with."
-    try:
-        note(**about, **work())
-    except Exception as error:
-        traceback.print_exc()
-        note(**about, error=f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}', ok=False)
 
 
 def implied(label: str, ms: float) -> dict:
@@ -410,31 +420,37 @@ def release(setting: Setting):
 # ---- 4. stop and go on
 
 
+def trained(setting: Setting, recipe, source, target, steps: int, stop: int = 0) -> dict:  # weights before, after
+    "Train; with `stop`, save there, load into a new method and go on."
+    method, batches = build(recipe, source, target, setting.device)
+    before = weights_of(method)
+    fit(method, batches, stop or steps)
+    if stop:
+        with tempfile.TemporaryDirectory() as folder:
+            saved = save_checkpoint(method, folder, stop)
+            method, batches = build(recipe, source, target, setting.device)
+            start = load_checkpoint(method, saved)
+        fit(method, batches, steps, start=start)
+    return dict(before=before, after=weights_of(method))
+
+
+def compare_resumed(setting: Setting, recipe, source, target) -> dict:
+    "Largest differences of weights between runs, and as a share of how far they have moved."
+    steps = 4 if setting.tiny else 12
+    whole, again, resumed = (trained(setting, recipe, source, target, steps, stop) for stop in (0, 0, steps // 2))
+    largest = lambda a, b: max((a['after'][k] - b['after'][k]).abs().max().item() for k in a['after'])
+    row = dict(resumed=largest(whole, resumed), repeated=largest(whole, again))
+    row |= dict(resumed_share=moved_apart(whole, resumed), repeated_share=moved_apart(whole, again))
+    row['exact'] = row['resumed'] == 0
+    return row | dict(ok=row['exact'] or (setting.on_gpu and row['resumed_share'] < 10 * row['repeated_share']))
+
+
 def resume(setting: Setting, note):
     "12 steps against 6, saved, loaded, 6 more; and against the very same 12 again, which tells what the device gives."
     source, target = people(small_size(setting.tiny))
-    steps = 4 if setting.tiny else 12
     allow_tf32(False)
-
-    def trained(recipe, stop=None):
-        method, batches = build(recipe, source, target, setting.device)
-        before = weights_of(method)
-        fit(method, batches, stop or steps)
-        if stop:
-            with tempfile.TemporaryDirectory() as folder:
-                saved = save_checkpoint(method, folder, stop)
-                method, batches = build(recipe, source, target, setting.device)
-                start = load_checkpoint(method, saved)
-            fit(method, batches, steps, start=start)
-        return dict(before=before, after=weights_of(method))
-
     for label, recipe in small_recipes(setting.tiny).items():
-        whole, again, resumed = trained(recipe), trained(recipe), trained(recipe, stop=steps // 2)
-        largest = lambda a, b: max((a['after'][k] - b['after'][k]).abs().max().item() for k in a['after'])
-        row = dict(method=label, resumed=largest(whole, resumed), repeated=largest(whole, again))
-        row |= dict(resumed_share=moved_apart(whole, resumed), repeated_share=moved_apart(whole, again))
-        exact = row['resumed'] == 0
-        note(**row, exact=exact, ok=exact or (setting.on_gpu and row['resumed_share'] < 10 * row['repeated_share']))
+        attempt(note, partial(compare_resumed, setting, recipe, source, target), method=label)
 
 
 # ---- 5. bf16 beside float32
