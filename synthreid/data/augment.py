@@ -10,7 +10,7 @@ __all__ = ['GEOMETRY', 'random_flip', 'random_shift', 'random_pad_crop', 'random
 import torch
 import torch.nn.functional as F
 
-from ..core import UserError
+from ..core import UserError, constant
 
 # %% ../../nbs/13_data.augment.ipynb #dc64945a
 def random_flip(
@@ -109,7 +109,8 @@ def luminance(
     x: torch.Tensor,  # (B, 3, H, W)
 ) -> torch.Tensor:  # (B, 1, H, W)
     "What a black-and-white camera sees (ITU-R 601 weights, as Pillow)."
-    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    weights = constant((0.299, 0.587, 0.114), x.dtype, x.device)
+    return (x * weights[:, None, None]).sum(1, keepdim=True)
 
 
 def colour_jitter(
@@ -170,7 +171,8 @@ def random_erasing(
     box = _boxes(x, generator, p, area, ratio)
     if value == 'noise':
         return torch.where(box, torch.rand(x.shape, generator=generator, device=x.device).mul(2).sub(1), x)
-    return torch.where(box, x.new_tensor(value).view(-1, 1, 1), x)
+    colour = value if isinstance(value, tuple) else (value,)
+    return torch.where(box, constant(colour, x.dtype, x.device).view(-1, 1, 1), x)
 
 
 def random_grayscale_patch(

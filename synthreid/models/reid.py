@@ -352,10 +352,9 @@ def circle_loss(
     push = scale * (similarity.detach() + margin).clamp(min=0) * (similarity - margin)
     pull = -scale * (1 + margin - similarity.detach()).clamp(min=0) * (similarity - 1 + margin)
     valid = positive.any(1) & negative.any(1)
-    total = push.masked_fill(~negative, -torch.inf)[valid].logsumexp(1) + pull.masked_fill(~positive, -torch.inf)[
-        valid
-    ].logsumexp(1)
-    return F.softplus(total).mean() if len(total) else features.sum() * 0
+    over = lambda pairs, those: pairs.masked_fill(~those, -torch.inf).masked_fill(~valid[:, None], 0).logsumexp(1)
+    losses = F.softplus(over(push, negative) + over(pull, positive))
+    return torch.where(valid, losses, 0).sum() / valid.sum().clamp(min=1)
 
 # %% ../../nbs/24_models.reid.ipynb #73ffb15e
 class CentreLoss(nn.Module):

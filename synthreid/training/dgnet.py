@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..core import check_positive, expected, parse_size, step_generator, step_seed, to_signed
+from ..core import check_positive, expected, parse_size, send, step_generator, step_seed
 from ..data.augment import random_erasing, random_flip, random_pad_crop
+from ..data.batches import Pixels
 from ..data.datasets import ReidSplit
 from ..data.samplers import shuffled_batch
 from synthreid.models.dgnet import (
@@ -212,12 +213,15 @@ class DGNetBatches:
         target: ReidSplit | None = None,  # unlabelled, images in memory: the second stream; None: the source again
         seed: int = 0,  # every draw is a function of (seed, step)
         device='cpu',  # where the batch lives
+        data_on_device: bool | str = 'auto',  # see `Pixels`
     ):
         for split in (source, target):
             if split is not None and split.images is None:
                 raise expected('a split with images in memory', 'paths only', 'call load_images(split, size) first')
         self.source, self.target, self.batch_size, self.seed, self.device = source, target, batch_size, seed, device
         self.of = [np.flatnonzero(source.pids == p) for p in range(source.n_ids)]
+        pixels = [Pixels(s.images, device, data_on_device) for s in (source, target) if s is not None]
+        self.pixels = dict(a=pixels[0], b=pixels[-1])
 
     def _positive(self, i, rng):  # another picture of the person
         same = self.of[self.source.pids[i]]
@@ -236,9 +240,8 @@ class DGNetBatches:
             index = positives = shuffled_batch(len(split), self.batch_size, i, seed, rank, world)
             if split is self.source:
                 positives = np.array([self._positive(j, rng) for j in index])
-                batch[f'{k}_pids'] = torch.as_tensor(split.pids[index], device=self.device)
-            batch[k] = to_signed(split.images[index], self.device)
-            batch[f'{k}_positive'] = to_signed(split.images[positives], self.device)
+                batch[f'{k}_pids'] = send(split.pids[index], self.device)
+            batch[k], batch[f'{k}_positive'] = self.pixels[k](index), self.pixels[k](positives)
         return batch
 
 # %% ../../nbs/44_training.dgnet.ipynb #9d178657
@@ -578,7 +581,8 @@ class DGNet(Method):
         c = self.config
         if c.use_target and target is None:
             raise expected('target images for use_target', 'none', 'give a target, or leave use_target out')
-        return DGNetBatches(source.relabel(), c.batch_size, target if c.use_target else None, self.seed, self.device)
+        place = self.seed, self.device, self.data_on_device
+        return DGNetBatches(source.relabel(), c.batch_size, target if c.use_target else None, *place)
 
     def step(self, batch, i):
         c, nets, opts = self.config, self.nets, self.opts

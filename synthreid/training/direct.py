@@ -14,7 +14,7 @@ import torch
 
 from ..core import expected, step_generator
 from ..data.augment import GEOMETRY, augment
-from ..data.batches import LabelledBatches
+from ..data.batches import LabelledBatches, Pixels
 from ..models.backbones import backbone
 from ..models.reid import CentreLoss, Embedder, batch_hard_triplet, circle_loss, identity_loss
 from .loop import Method, rate_at, set_rate, update
@@ -176,16 +176,9 @@ class DirectTransfer(Method):
 
     def batches(self, source, target=None):
         "Labelled images of the source; the target is not looked at."
-        cfg = self.config
-        return LabelledBatches(
-            source.relabel(),
-            cfg.batch_size,
-            cfg.images_per_id,
-            self.seed,
-            self.device,
-            across_cameras=cfg.across_cameras,
-            sampling=cfg.sampling,
-        )
+        cfg, kind = self.config, dict(across_cameras=self.config.across_cameras, sampling=self.config.sampling)
+        kind['pixels'] = Pixels(source.images, self.device, self.data_on_device)
+        return LabelledBatches(source.relabel(), cfg.batch_size, cfg.images_per_id, self.seed, self.device, **kind)
 
     def step(self, batch, i):
         cfg, net = self.config, self.nets['embedder'].train()

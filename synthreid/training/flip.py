@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from ..core import expected, step_generator, to_signed
+from ..core import constant, expected, step_generator, to_signed
 from synthreid.data.augment import (
     GEOMETRY,
     augment,
@@ -21,7 +21,7 @@ from synthreid.data.augment import (
     random_grayscale_patch,
     random_pad_crop,
 )
-from ..data.batches import LabelledBatches
+from ..data.batches import LabelledBatches, Pixels
 from ..models.backbones import Backbone, backbone, compare_weights
 from ..models.reid import RegionalEmbedder, encoder_backbone, encoder_weights
 from .direct import DirectConfig, check_supervision, make_centres, make_embedder, supervised_losses
@@ -108,7 +108,7 @@ def flip_augment(
 ) -> torch.Tensor:  # same shape
     "FlipReID's augmentations in its order."
     H, W = x.shape[2:]
-    h, w, mean = H // 20, W // 20, x.new_tensor(_IMAGENET_MEAN)[:, None, None]
+    h, w, mean = H // 20, W // 20, constant(_IMAGENET_MEAN, x.dtype, x.device)[:, None, None]
     x = random_pad_crop(x - mean, generator, (w // 2, w - w // 2, h // 2, h - h // 2), 0.0) + mean
     x = random_grayscale_patch(random_flip(x, generator), generator, grey_patches)
     return random_erasing(x, generator, erasing, value=_IMAGENET_MEAN)
@@ -236,6 +236,7 @@ class FlipReID(Method):
     def batches(self, source, target=None):
         "Labelled images of the source; the target is not looked at."
         c, kind = self.config, dict(across_cameras=self.config.across_cameras, sampling=self.config.sampling)
+        kind['pixels'] = Pixels(source.images, self.device, self.data_on_device)
         return LabelledBatches(source.relabel(), c.batch_size, c.images_per_id, self.seed, self.device, **kind)
 
     def step(self, batch, i):

@@ -14,9 +14,9 @@ from typing import Literal
 
 import torch
 
-from ..core import UserError, expected, step_generator, to_signed
+from ..core import UserError, constant, expected, step_generator, to_signed
 from ..data.augment import augment
-from ..data.batches import LabelledBatches
+from ..data.batches import LabelledBatches, Pixels
 from ..data.datasets import ReidSplit
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
@@ -126,6 +126,7 @@ class JointBatches:
         n_cameras: int = 0,  # cameras that the nets tell apart; 0: they do not
         seed: int = 0,  # every draw is a function of (seed, step)
         device='cpu',  # where the batch lives
+        data_on_device: bool | str = 'auto',  # see `Pixels`
     ):
         cfg, source, gan, self.streams = config, source.relabel(), config.translation == 'gan', {}
         if gan and target is None:
@@ -133,15 +134,16 @@ class JointBatches:
         if n_cameras and target is not None and target.camids.max() >= n_cameras:
             what, remedy = f'camids below n_cameras={n_cameras}', 'count the distinct cameras of the target'
             raise expected(what, target.camids.max(), remedy)
+        pixels = Pixels(source.images, device, data_on_device)
         if gan or not cfg.reid_batch:
-            self.streams['source'] = LabelledBatches(source, cfg.batch_size, cfg.images_per_id, seed, device)
+            stream = LabelledBatches(source, cfg.batch_size, cfg.images_per_id, seed, device, pixels=pixels)
+            self.streams['source'] = stream
         if gan:
-            self.streams['target'] = LabelledBatches(target, cfg.batch_size, 0, seed, device, stream=1)
+            theirs = Pixels(target.images, device, data_on_device)
+            self.streams['target'] = LabelledBatches(target, cfg.batch_size, 0, seed, device, 1, pixels=theirs)
         if cfg.reid_batch:
             K, across = cfg.reid_images_per_id, cfg.across_cameras
-            self.streams['reid'] = LabelledBatches(
-                source, cfg.reid_batch, K, seed, device, stream=2, across_cameras=across
-            )
+            self.streams['reid'] = LabelledBatches(source, cfg.reid_batch, K, seed, device, 2, across, pixels=pixels)
 
     def __call__(
         self,
@@ -349,12 +351,11 @@ def reid_images(
 
     def translate_some(x):
         K = config.reid_images_per_id or len(x)
-        chosen = torch.arange(len(x), device=x.device) % K < round(config.translated_share * K)
-        if translate is None or not chosen.any():
+        chosen = tuple(i for i in range(len(x)) if i % K < round(config.translated_share * K))
+        if translate is None or not chosen:
             return x
-        x = x.clone()
-        x[chosen] = translate(x[chosen], draw_cameras(n_cameras, int(chosen.sum()), random))
-        return x
+        rows = constant(chosen, torch.int64, x.device)
+        return x.index_copy(0, rows, translate(x[rows], draw_cameras(n_cameras, len(rows), random)).to(x.dtype))
 
     return augment(images, random, config.augment, config.strength, config.light, config.erasing, translate_some)
 
@@ -445,7 +446,8 @@ class JointTransfer(Method):
         start_translation(self.nets['generator'], self.config, source, target)
 
     def batches(self, source, target=None):
-        return JointBatches(source, target, self.config, self.n_cameras, self.seed, self.device)
+        cfg, place = self.config, (self.device, self.data_on_device)
+        return JointBatches(source, target, cfg, self.n_cameras, self.seed, *place)
 
     def translate(self, images, camera=None):
         "(B, 3, H, W) in [-1, 1] to the look of the target; `camera` (B,) int64, default: all cameras in turn."
