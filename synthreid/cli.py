@@ -189,6 +189,8 @@ def train(
     seed: int = 0,  # of initialisation, order and augmentation
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     precision: str = '32-true',  # or 'bf16-mixed'
+    data_on_device: bool | str = 'auto',  # keep the decoded images on the GPU: true, false, or where they fit
+    compile: bool = False,  # compile the nets: the first steps take minutes, the others less (on a GPU)
     checkpoint_every: int = 0,  # steps between checkpoints; 0: a twentieth of the run, at least 25
     sample_every: int = 500,  # steps between translation grids; 0 none
     cache: str | None = None,  # folder for decoded images, reused by later runs
@@ -232,6 +234,8 @@ def train(
         sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
         builds_on=[translate_with] if translate_with else [],
+        data_on_device=data_on_device,
+        compile=compile,
     )[1]
     record_data(out, **data)
     if done < config.steps:

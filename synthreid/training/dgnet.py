@@ -548,6 +548,11 @@ class DGNet(Method):
     Config = DGNetConfig
     swaps = True
     own_test = 'dgnet'
+    forwards = {
+        'appearance': ('forward', 'encode', 'code'),
+        'generator': ('encode', 'decode'),
+        'discriminator': (),  # its penalty is differentiated twice, which compiled code cannot be
+    }
 
     def __init__(
         self,

@@ -157,6 +157,7 @@ class DirectTransfer(Method):
 
     name = 'direct'
     Config = DirectConfig
+    forwards = {'embedder': ('parts',)}
 
     def __init__(
         self,

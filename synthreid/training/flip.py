@@ -208,6 +208,7 @@ class FlipReID(Method):
 
     name = 'flip'
     Config = FlipConfig
+    forwards = {'embedder': ('parts',)}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged', 'check_finite', 'FiniteWatch',
-           'deferred_interrupt', 'check_choices', 'Method', 'Hook', 'Call', 'LossMeans', 'fit']
+           'deferred_interrupt', 'check_choices', 'Method', 'compile_nets', 'Hook', 'Call', 'LossMeans', 'fit']
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
 import signal
@@ -175,6 +175,7 @@ class Method:
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
     own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
+    forwards = {}  # {name of a net: names of what `step` calls of it}; of the others `forward`; see `compile_nets`
     data_on_device = 'auto'  # stored images are kept on the device: True, False, or where they fit, see `Pixels`
 
     def __init__(
@@ -240,6 +241,17 @@ class Method:
     ) -> torch.Tensor:  # (B, D)
         "What the method is for: features whose distances tell people apart."
         raise UserError(f'expected a method that embeds, got {type(self).__name__}: define embed(images)')
+
+# %% ../../nbs/40_training.loop.ipynb #e4a15bbe
+def compile_nets(
+    method: Method,  # its nets are changed in place
+    **options,  # of `torch.compile`: backend, mode, fullgraph
+):
+    "Compile what `step` calls of every net: the names in the method's `forwards`, or `forward`."
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # one each for size and mode
+    for name, net in method.nets.items():
+        for forward in method.forwards.get(name, ('forward',)):
+            setattr(net, forward, torch.compile(getattr(net, forward), dynamic=False, **options))
 
 # %% ../../nbs/40_training.loop.ipynb #a7be8d6c
 class Hook:

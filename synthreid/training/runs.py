@@ -37,7 +37,7 @@ from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
 from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs, draw_swaps
-from .loop import Method, fit
+from .loop import Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
 from .provenance import fingerprint, record_training
 
@@ -336,6 +336,8 @@ class Run:
         recipe: str | None = None,  # name of the recipe, recorded in the checkpoints
         data: str | None = None,  # names of the data sets, recorded likewise: 'GTASynthReid to Market-1501'
         builds_on=(),  # runs that went into the images, such as a translator: what they saw counts as seen
+        data_on_device: bool | str = 'auto',  # stored images are kept on the GPU: True, False, or where they fit
+        compile: bool = False,  # nets are compiled: slower at first, then faster on a GPU, see `compile_nets`
     ) -> tuple[Method, int]:  # as trained, and the steps done: fewer than config.steps after an interrupt
         "Train, or go on where the run stopped."
         check_positive(checkpoint_every=checkpoint_every)
@@ -348,6 +350,9 @@ class Run:
         fabric, done = _first_step(method, folder, source, target, self.precision)
         if done >= self.config.steps:
             return method, done
+        method.data_on_device = data_on_device
+        if compile:
+            compile_nets(method)
         hooks = _training_hooks(folder, method, source, done, checkpoint_every, sample_every, tensorboard, progress)
         return method, fit(method, method.batches(source, target), self.config.steps, done, hooks, fabric)
 
