@@ -1,4 +1,4 @@
-"Re-ranking equals torchreid's stored numbers and a plain restatement with full matrices; neither block size nor order matters."
+"Re-ranking equals torchreid's stored numbers and a plain restatement; neither block size nor order matters."
 
 import sys
 from pathlib import Path
