@@ -9,7 +9,7 @@ import numpy as np
 
 
 def squared_distances(x, y, metric):  # (N, M) float32
-    "Squared distances, where k-reciprocal re-ranking starts; torchreid's 'euclidean' is the squared one, squared again."
+    "Squared distances, where re-ranking starts; torchreid's 'euclidean' is the squared one, squared again."
     if metric == 'cosine':
         x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
         return np.square(1 - x @ y.T).astype(np.float32)
