@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIR_PROTOCOLS', 'RocResult', 'roc_metrics', 'evaluate_roc', 'fastreid_tpr', 'Calibration', 'calibrate',
-           'reliability', 'plot_reliability', 'OpenSetResult', 'open_set_metrics', 'evaluate_open_set', 'cut_lists']
+           'reliability', 'OpenSetResult', 'open_set_metrics', 'evaluate_open_set', 'cut_lists']
 
 # %% ../../nbs/34_metrics.openset.ipynb #12012544
 import warnings
@@ -411,41 +411,6 @@ def reliability(
             threshold = half.threshold_at(rate)
             rows.append((split, rate, threshold, *other.rates_at(threshold)))
     return pd.DataFrame(rows, columns=['split', 'wanted', 'threshold', 'false_match', 'true_match'])
-
-# %% ../../nbs/34_metrics.openset.ipynb #f37180e4
-def plot_reliability(
-    table: pd.DataFrame,  # from `reliability`
-    ax=None,  # matplotlib axes to draw into; None: a new figure
-):  # the axes
-    "Wanted against achieved false-match rate on other people, a dot per split, the median as a line."
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        ax = plt.subplots(figsize=(4, 3.2), layout='constrained')[1]
-    floor = table.wanted.min() / 10  # a split without any error is drawn at the lower edge
-    ends = np.array([floor, table[['wanted', 'false_match']].max().max() * 1.5])
-    ax.plot(ends, ends, ':', color='.4', label='as wanted')
-    ax.plot(
-        table.wanted * 1.06 ** (table.split % 5 - 2),
-        table.false_match.clip(lower=floor),
-        'o',
-        color='#56B4E9',
-        alpha=0.5,
-        markersize=4,
-        label='one split',
-    )
-    middle = table.groupby('wanted').false_match.median()
-    ax.plot(middle.index, middle.clip(lower=floor), '-s', color='#0072B2', label='median')
-    ax.set(
-        xscale='log',
-        yscale='log',
-        xlim=(table.wanted.min() / 1.5, table.wanted.max() * 1.5),
-        ylim=(floor * 0.8, ends[1]),
-        xlabel='false-match rate wanted',
-        ylabel='achieved on other people',
-    )
-    ax.legend(frameon=False, fontsize=8)
-    return ax
 
 # %% ../../nbs/34_metrics.openset.ipynb #f17daf81
 @dataclass(eq=False)

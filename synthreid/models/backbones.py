@@ -36,7 +36,7 @@ class Normalise(nn.Module):
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1), persistent=False)
 
-    def forward(self, x):
+    def forward(self, x):  # images `(B, 3, H, W)` in [-1, 1]
         return ((x + 1) / 2 - self.mean) / self.std
 
 # %% ../../nbs/23_models.backbones.ipynb #86a8ab76
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         self.name, self.last_stage, self.out_channels = name, last_stage, body.num_features
         self.cut = False  # True: its last stage was taken off
 
-    def forward(self, x):
+    def forward(self, x):  # images `(B, 3, H, W)` in [-1, 1]
         maps = self.body.forward_features(self.normalise(check_images(x, 1)))
         if maps.ndim == 3 and 'patch_embed' in dict(self.body.named_children()):  # tokens of a transformer
             h, w = (n // p for n, p in zip(x.shape[2:], self.body.patch_embed.patch_size))
@@ -236,7 +236,7 @@ class OSNet(nn.Module):
     def _halving(channels):
         return nn.Sequential(_ConvNorm(channels, channels), nn.AvgPool2d(2))
 
-    def forward_features(self, x):
+    def forward_features(self, x):  # normalised images `(B, 3, H, W)`
         return self.conv5(self.conv4(self.conv3(self.conv2(self.maxpool(self.conv1(x))))))
 
 # %% ../../nbs/23_models.backbones.ipynb #35c72e29

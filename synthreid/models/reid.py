@@ -63,7 +63,7 @@ class GeneralisedMean(nn.Module):
         super().__init__()
         self.p = nn.Parameter(torch.tensor(float(p)))
 
-    def forward(self, x):
+    def forward(self, x):  # maps `(B, C, H, W)`, positive
         return x.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
 
 # %% ../../nbs/24_models.reid.ipynb #5aa2e190
@@ -149,7 +149,7 @@ class IdentityNet(nn.Module):
         self.neck = ReidNeck(c, n_ids, pooling, dropout)
         init_weights(self, init)
 
-    def forward(self, features):
+    def forward(self, features):  # of the encoder, `(B, in_channels, h, w)`
         return self.neck(self.stages(features))
 
 # %% ../../nbs/24_models.reid.ipynb #61f389b5
@@ -185,7 +185,7 @@ class Embedder(nn.Module):
     ) -> list:  # features `(B, C)` for every neck
         return [self.neck.pooled(self.backbone(x))]
 
-    def forward(self, x):
+    def forward(self, x):  # images `(B, 3, H, W)` in [-1, 1]
         return self.neck(self.backbone(x))
 
 # %% ../../nbs/24_models.reid.ipynb #b47880a6
@@ -245,8 +245,8 @@ class RegionalEmbedder(nn.Module):
             found += [F.relu(conv(regional[:, :, i:j])) for conv, i, j in zip(self.convolutions, cuts, cuts[1:])]
         return [head.pooled(m) for head, m in zip(self.heads, found)]
 
-    def forward(self, x):
-        return torch.cat(self.parts(x), 1)  # images -> embedding `(B, out_channels)`
+    def forward(self, x):  # images -> embedding `(B, out_channels)`
+        return torch.cat(self.parts(x), 1)
 
 # %% ../../nbs/24_models.reid.ipynb #7b304b87
 class _EncoderBody(nn.Module):
