@@ -138,6 +138,7 @@ class Method:
     Config = None  # the dataclass of its settings
     translates = False  # True: `translate(images, camera=None)` gives images the look of the target
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
+    own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
 
     def __init__(
@@ -163,6 +164,15 @@ class Method:
     ) -> bool:  # True: unlabelled target images are needed in training
         "Whether training with these settings looks at the target."
         return False
+
+    @classmethod
+    def builds_on(
+        cls,
+        config,  # its settings
+    ) -> dict:  # {argument of the constructor: run folder}
+        """Runs whose nets are handed to the constructor when training begins; none by default. The argument `teacher`
+        gets a net for `soft_labels`, `encoder` a joint method, any other the method of that run."""
+        return {}
 
     def prepare(
         self,
