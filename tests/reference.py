@@ -1,4 +1,4 @@
-"""What the parity tests share: the stored numbers of the reference implementations, and the weights they were computed with."""
+"""What the parity tests share: the reference implementations' stored numbers, and the weights behind them."""
 
 import json
 from pathlib import Path
