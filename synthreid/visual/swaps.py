@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..core import UserError
 from .explorer import Explorer, front_end, sprite_sheet
-from .plots import _picture, as_pixels, new_figure, styled
+from .plots import as_pixels, draw_image, new_figure, styled
 
 # %% ../../nbs/51_visual.swaps.ipynb #01a5ad12
 @styled
@@ -40,10 +40,10 @@ def plot_swaps(
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     axes[0, 0].axis('off')
     for ax, image in zip(axes[0, 1:], structure):
-        _picture(ax, image)
+        draw_image(ax, image)
     for line, donor, row in zip(axes[1:], appearance, rows):
         for ax, image in zip(line, [donor, *row]):
-            _picture(ax, image)
+            draw_image(ax, image)
     axes[0, (len(structure) + 2) // 2].set_title('structure: how they stand', fontsize=9)
     axes[(len(appearance) + 2) // 2, 0].set_ylabel('appearance: what they wear', fontsize=9)
     return fig
@@ -66,7 +66,7 @@ def plot_interpolation(
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for line, a, s, b, row in zip(axes, *ends, between):
         for ax, image in zip(line, [s, a, *as_pixels(row), b]):
-            _picture(ax, image)
+            draw_image(ax, image)
     for ax, title in zip(axes[0, [0, 1, -1]], ('structure', 'from', 'to')):
         ax.set_title(title, fontsize=8)
     return fig
