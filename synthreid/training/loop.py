@@ -121,8 +121,8 @@ def deferred_interrupt():
 
 # %% ../../nbs/40_training.loop.ipynb #4171540d
 class Method:
-    """What every method is: nets, optimisers and one `step`. What it can do besides is said by the class, so that nobody
-    has to guess; a method of your own begins here and says what differs."""
+    """What every method is: nets, optimisers and one `step`. What it can do besides is said by the class, so that
+    nobody has to guess; a method of your own begins here and says what differs."""
 
     name = ''  # in commands, tables and checkpoints
     Config = None  # the dataclass of its settings
@@ -150,6 +150,15 @@ class Method:
     ) -> bool:  # True: unlabelled target images are needed in training
         "Whether training with these settings looks at the target."
         return False
+
+    @classmethod
+    def builds_on(
+        cls,
+        config,  # its settings
+    ) -> dict:  # {argument of the constructor: run folder}
+        """Runs whose nets are handed to the constructor when training begins; none by default. The argument `teacher`
+        gets a net for `soft_labels`, `encoder` a joint method, any other the method of that run."""
+        return {}
 
     def prepare(
         self,

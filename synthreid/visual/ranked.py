@@ -6,7 +6,7 @@
 __all__ = ['picture_bytes', 'pack_pictures', 'describe_lists', 'query_entry', 'embed_entries', 'rank_models', 'RankedExplorer',
            'from_runs', 'plot_lists']
 
-# %% ../../nbs/51_visual.ranked.ipynb #fe654921
+# %% ../../nbs/51_visual.ranked.ipynb #d23ad788
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,16 +15,17 @@ import traitlets
 from PIL import Image
 
 from ..core import UserError
-from ..data.datasets import ReidDataset, ReidSplit, load_dataset
+from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import load_images
 from ..metrics.features import read_rgb
 from ..metrics.lists import mirror_features, rank_variants, spread_queries
 from ..metrics.ranking import PROTOCOLS
-from ..training.runs import find_folders, load_method
+from ..training.provenance import find_data
+from ..training.runs import load_method
 from .explorer import Explorer, encode_image, front_end
 from .plots import plot_ranked_lists
 
-# %% ../../nbs/51_visual.ranked.ipynb #bb0a765e
+# %% ../../nbs/51_visual.ranked.ipynb #85b7ea78
 #| export
 
 # %% ../../nbs/51_visual.ranked.ipynb #35c7aacf
@@ -57,7 +58,7 @@ def pack_pictures(
     ends = np.cumsum([len(p) for p in pictures.values()]).tolist()
     return b''.join(pictures.values()), {key: [end - len(p), end] for (key, p), end in zip(pictures.items(), ends)}
 
-# %% ../../nbs/51_visual.ranked.ipynb #bd03642d
+# %% ../../nbs/51_visual.ranked.ipynb #68429bf0
 def _describe_threshold(c) -> dict:  # of a `Calibration`, or of the reason why there is none
     "A threshold for the browser."
     if isinstance(c, str):
@@ -89,7 +90,7 @@ def describe_lists(
     asked = dict(names=names, pids=query.pids.tolist(), camids=query.camids.tolist())
     return dict(models=models, keys=list(lists), lists=worth, note=note, **settings, **sizes, **asked)
 
-# %% ../../nbs/51_visual.ranked.ipynb #f24df0f3
+# %% ../../nbs/51_visual.ranked.ipynb #8681b4bc
 def query_entry(
     lists: dict,  # {'model/variant': `RankedLists`}
     gallery: ReidSplit,  # labels of the gallery
@@ -109,7 +110,7 @@ def query_entry(
         seen |= {str(j): [_file_name(gallery, j), int(gallery.pids[j]), int(gallery.camids[j])] for j in order}
     return dict(lists=out, gallery=seen)
 
-# %% ../../nbs/51_visual.ranked.ipynb #53929e80
+# %% ../../nbs/51_visual.ranked.ipynb #1bb4aa8f
 def embed_entries(
     queries,  # indices, most wanted first
     entry,  # function i -> `query_entry`
@@ -133,7 +134,7 @@ def _picture_names(i: int, entry: dict) -> list:  # 'q3' is a query, 'g7' of the
     "What the pictures of an entry are called."
     return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
 
-# %% ../../nbs/51_visual.ranked.ipynb #7f30fdc7
+# %% ../../nbs/51_visual.ranked.ipynb #965d2101
 def _check_shown(info: dict, name: str, value):  # -> the value to set
     "What a trait of the explorer may be."
     if name == 'models':
@@ -148,7 +149,7 @@ def _check_shown(info: dict, name: str, value):  # -> the value to set
         raise UserError(f'expected {what} from 0 to {info["n_query"] - 1}, got {odd[0]!r}')
     return value if name == 'query' else chosen
 
-# %% ../../nbs/51_visual.ranked.ipynb #27904284
+# %% ../../nbs/51_visual.ranked.ipynb #7dd1d561
 def rank_models(
     features: dict,  # {model: (q, g)} or {model: {'plain': (q, g), 'flip': (q, g)}}, each (images, D)
     query: ReidSplit,  # labels of the queries
@@ -226,7 +227,7 @@ class RankedExplorer(Explorer):
         pictures, index = pack_pictures(pictures)
         self.send({'kind': 'entry', 'query': i, 'entry': entries[str(i)], 'index': index}, [pictures])
 
-# %% ../../nbs/51_visual.ranked.ipynb #3e8749bc
+# %% ../../nbs/51_visual.ranked.ipynb #8dd1f249
 def from_runs(
     runs: dict,  # {name: run folder, checkpoint, or method}; the first is shown left
     dataset: ReidDataset | None = None,  # with query and gallery; None: the target noted in the first run's folder
@@ -238,7 +239,7 @@ def from_runs(
     if not runs:
         raise UserError('expected at least one run, got none')
     if dataset is None:
-        dataset = load_dataset('auto', find_folders(next(iter(runs.values())))['target'])
+        dataset = find_data(next(iter(runs.values())))['target'].load()
     if not len(dataset.query) or not len(dataset.gallery):
         raise UserError(
             f'expected a dataset with query and gallery, got {dataset.name} with {len(dataset.query)} and'
