@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from layouts import LAYOUT_NAMES, make_layout
 from PIL import Image
 
 from synthreid.core import UserError
@@ -34,6 +33,7 @@ from synthreid.data.datasets import (
     unpack_cuhk03,
     write_manifest,
 )
+from synthreid.render.layouts import LAYOUT_NAMES, make_layout
 
 FIXTURES = json.loads((Path(__file__).parent / 'fixtures' / 'datasets.json').read_text())
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUT_NAMES, make_layout
 from PIL import Image
 
 from synthreid.cli import main
@@ -27,6 +26,7 @@ from synthreid.data.doctor import (
     plot_cameras,
     suggest_pattern,
 )
+from synthreid.render.layouts import LAYOUT_NAMES, make_layout
 
 OPTIONS = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': dict(layout='syri')}
 
