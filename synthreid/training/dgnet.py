@@ -29,7 +29,7 @@ from synthreid.core import (
     to_signed,
     to_uint8,
 )
-from ..data.augment import random_crop, random_erasing, random_flip
+from ..data.augment import _windows, random_erasing, random_flip
 from ..data.datasets import ReidSplit
 from ..data.samplers import shuffled_batch
 from synthreid.models.dgnet import (
@@ -255,7 +255,7 @@ def augment_views(
     "Mirror and move; then hide a part for the identity losses."
     clean = random_flip(images, generator)
     if pad:
-        clean = random_crop(F.pad(clean, (pad,) * 4, mode='replicate'), generator, *images.shape[2:])
+        clean = _windows(F.pad(clean, (pad,) * 4, mode='replicate'), *images.shape[2:], generator)
     return clean, random_erasing(clean, generator, erasing, value=(-0.03, -0.088, -0.188)) if erasing else clean
 
 # %% ../../nbs/44_training.dgnet.ipynb #25468c9d
