@@ -20,7 +20,7 @@ from PIL import Image
 
 from synthreid.core import UserError, step_generator, to_signed
 from synthreid.data import store
-from synthreid.data.augment import GEOMETRY, augment
+from synthreid.data.augment import GEOMETRY, augment, random_translation
 from synthreid.data.datasets import ReidSplit
 from synthreid.data.samplers import DomainBatches, IdentityBatches, shuffled_batch
 from synthreid.data.store import BrokenImages, LazyImages, load_images, read_image
@@ -453,9 +453,8 @@ def test_translation_is_torchreids():
     "At a known place: Pillow's enlargement, cropped."
     image = np.kron(np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     large = np.asarray(Image.fromarray(image).resize((36, 72), Image.BILINEAR)).astype(float)
-    got = (
-        store.random_translation(to_signed(image[None]), step_generator(2), p=1)[0].permute(1, 2, 0).numpy() + 1
-    ) * 127.5
+    moved = random_translation(to_signed(image[None]), step_generator(2), p=1)
+    got = (moved[0].permute(1, 2, 0).numpy() + 1) * 127.5
     distance = min(np.abs(large[y : y + 64, x : x + 32] - got).max() for y in range(9) for x in range(5))
     assert distance <= 1
 
