@@ -42,8 +42,8 @@ def test_workers_do_not_matter(domain):
 
 def test_a_fresh_process_gives_the_same_picture():
     code = (
-        "import hashlib\nfrom synthreid.render.folder import render_images\nprint(hashlib.sha256(render_images('camera',"
-        " [4], [2], '64x32').images.tobytes()).hexdigest())"
+        'import hashlib\nfrom synthreid.render.folder import render_images\n'
+        "print(hashlib.sha256(render_images('camera', [4], [2], '64x32').images.tobytes()).hexdigest())"
     )
     out = subprocess.run(
         [sys.executable, '-c', code],

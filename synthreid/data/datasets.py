@@ -56,19 +56,19 @@ class ReidSplit:
     def __getitem__(
         self,
         keep,  # mask, slice or indices
-    ) -> 'ReidSplit':
+    ) -> 'ReidSplit':  # with these rows
         "The sub-split chosen by a mask, slice or index array."
         return ReidSplit(**{k: None if v is None else v[keep] for k, v in vars(self).items()})
 
     def __add__(
         self,
         other: 'ReidSplit',  # of other pictures
-    ) -> 'ReidSplit':
+    ) -> 'ReidSplit':  # the rows of both
         "Both after one another; labels are left as they are."
         join = lambda a, b: None if a is None or b is None else np.concatenate([a, b])
         return ReidSplit(**{k: join(v, vars(other)[k]) for k, v in vars(self).items()})
 
-    def relabel(self) -> 'ReidSplit':
+    def relabel(self) -> 'ReidSplit':  # with pids 0..n_ids-1
         "The same pictures with identities renumbered 0..n_ids-1 in sorted order, as a classifier needs them."
         return replace(self, pids=np.unique(self.pids, return_inverse=True)[1])
 

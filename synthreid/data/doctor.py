@@ -35,6 +35,7 @@ from synthreid.data.datasets import (
     Concern,
     DatasetSpec,
     ReidDataset,
+    ReidSplit,
     build_dataset,
     compile_pattern,
     detect_layout,
@@ -71,7 +72,7 @@ class Finding:
         self,
         examples: int = 3,  # so many files are shown
         folder='',  # left out of the file names
-    ) -> str:
+    ) -> str:  # several lines
         "A few lines for people."
         names = [
             ' = '.join(n.removeprefix(f'{folder}/') for n in ((f,) if isinstance(f, str) else f))
@@ -1076,7 +1077,7 @@ class Diagnosis:
     def report(
         self,
         examples: int = 3,  # so many files per finding
-    ) -> str:
+    ) -> str:  # what the command prints
         "All of it as text."
         return _as_text(self, examples)
 
