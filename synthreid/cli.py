@@ -126,17 +126,16 @@ def _reader_options(text: str) -> dict:
     return given
 
 
+def _spec(folder, layout, options, pattern):
+    "What the command line says of a dataset, as a value."
+    from synthreid.data.datasets import DatasetSpec
+
+    return DatasetSpec(folder, layout, _reader_options(options), pattern)
+
+
 def _read(folder, layout='auto', options='', pattern=None, **more):
     "A dataset from what the command line says of it; `more` goes to `load_dataset`."
-    from synthreid.data.datasets import load_dataset
-
-    return load_dataset(
-        'pattern' if pattern else layout,
-        folder,
-        **_reader_options(options),
-        **({'pattern': pattern} if pattern else {}),
-        **more,
-    )
+    return _spec(folder, layout, options, pattern).load(**more)
 
 
 def _source_split(source, layout, options, pattern, train_only, per_id, ids, seed):
@@ -196,25 +195,28 @@ def train(
 ):
     "Train a method; the synthetic set is used whole (train and gallery), of the target the training images without labels."
     from synthreid.data.store import load_images
-    from synthreid.training.dgnet import find_teacher
-    from synthreid.training.runs import check_run, is_finished, record_folders, train_run, translate_split, uses_target
+    from synthreid.training.methods import find_method
+    from synthreid.training.provenance import record_data
+    from synthreid.training.runs import Run, translate_split
 
     real = _read(target, layout, options, pattern) if target else None
     names, labelled = _source_split(
         source, source_layout, source_options, source_pattern, train_only, per_id, ids, subset_seed
     )
-    unlabelled = real.train if real and uses_target(config) else None
-    if method == 'dgnet' and config.online and config.primary == 'teacher':
-        find_teacher(config.teacher)  # before anything is decoded
-    check_run(out, method, config, labelled, unlabelled, seed, device, precision)
+    unlabelled = real.train if real and find_method(method).uses_target(config) else None
+    run = Run(out, method, config, seed, device, precision)
+    run.check(labelled, unlabelled)  # before anything is decoded
     if real and unlabelled is None:
         print(
             f'(with these settings {method} does not look at the target: it is only noted for the explorers)',
             file=sys.stderr,
         )
-    told = dict({'source': source} if len(names) == 1 else {}, target=target)
-    if not translate_with and is_finished(out, config, labelled, unlabelled):
-        record_folders(out, **told)
+    data = dict(
+        source=_spec(source, source_layout, source_options, source_pattern) if len(names) == 1 else None,
+        target=_spec(target, layout, options, pattern) if target else None,
+    )
+    if not translate_with and run.is_finished(labelled, unlabelled):
+        record_data(out, **data)
         print(f'{config.steps} of {config.steps} steps were done before in {out}')
         return
     if translate_with:
@@ -223,21 +225,15 @@ def train(
         labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
     if unlabelled is not None:
         unlabelled = load_images(unlabelled, config.size, cache, on_broken=on_broken)
-    done = train_run(
-        out,
-        method,
-        config,
+    done = run.train(
         labelled,
         unlabelled,
-        seed,
-        device,
-        precision,
         checkpoint_every or max(25, config.steps // 20),
         sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
         builds_on=[translate_with] if translate_with else [],
     )[1]
-    record_folders(out, **told)
+    record_data(out, **data)
     if done < config.steps:
         raise KeyboardInterrupt(
             f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on'
@@ -288,7 +284,8 @@ def evaluate(
     from synthreid.metrics.ranking import PROTOCOLS
     from synthreid.metrics.tables import result_row
     from synthreid.metrics.translation import evaluate_translation
-    from synthreid.training.runs import load_method, name_protocol, record_metrics, seen_in_training
+    from synthreid.training.provenance import name_protocol, seen_in_training
+    from synthreid.training.runs import load_method, record_metrics
 
     check_positive(batch_size=batch_size)
     if protocol not in ('auto', *PROTOCOLS):
@@ -629,7 +626,7 @@ def swap(
     from PIL import Image
 
     from synthreid.core import atomic_write, check_positive, to_signed, to_uint8
-    from synthreid.training.dgnet import draw_swaps
+    from synthreid.training.hooks import draw_swaps
     from synthreid.training.runs import load_method
 
     check_positive(most=most)
@@ -870,20 +867,20 @@ def _show(name: str, argv: list):
     "Parse and run one command."
     config, function = None, COMMANDS[name]
     if name == 'train':
-        from synthreid.training.runs import METHODS, make_config
+        from synthreid.training.methods import METHODS, find_method, make_config
 
         if not argv or argv[0] in ('-h', '--help'):
             print(
                 f'usage: synthreid train METHOD [options]\n\n{function.__doc__}\n\n'
-                + '\n'.join(f'  {k:8} {m[1].__doc__}' for k, m in METHODS.items())
+                + '\n'.join(f'  {k:8} {m.Config.__doc__}' for k, m in METHODS.items())
                 + '\n\nsynthreid train METHOD --help tells its options; train joint --reference starts from the'
                 ' published settings.'
             )
             return
         method, argv = argv[0], argv[1:]
-        if method not in METHODS:
+        if method not in METHODS and ':' not in method:
             raise UserError(f'expected a method of {sorted(METHODS)}, got {method!r}: see synthreid train --help')
-        config = METHODS[method][1]
+        config = find_method(method).Config
         parser = _parser(f'train {method}', function, config)
         if hasattr(config, 'reference'):
             parser.description += ' --reference starts from the published settings, other options change them.'
