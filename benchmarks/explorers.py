@@ -22,7 +22,7 @@ from test_explorer_patches import state as patch_state
 from test_explorer_translations import switch_times
 from test_jupyterlab import PATIENCE, Notebook, Server, drag
 
-from synthreid.render.folder import usable_cores
+from synthreid.core import usable_cores
 from synthreid.visual.explorer import front_end
 
 ROWS = []
