@@ -626,7 +626,7 @@ def swap(
     from PIL import Image
 
     from synthreid.core import atomic_write, check_positive, to_signed, to_uint8
-    from synthreid.training.dgnet import draw_swaps
+    from synthreid.training.hooks import draw_swaps
     from synthreid.training.runs import load_method
 
     check_positive(most=most)
