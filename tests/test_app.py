@@ -106,9 +106,8 @@ def test_app_serves_the_dashboard(runs, tmp_path):
             assert page.locator('.sr-explorer').count() == 0
             page.goto(address[0])
             page.wait_for_function("document.querySelectorAll('.sr-explorer[data-kernel=live]').length === 4")
-            page.wait_for_function(
-                "[...document.querySelectorAll('.sr-explorer')].every(e => Number(e.dataset.ready) > 0)"
-            )
+            live = "[...document.querySelectorAll('.sr-explorer[data-kernel=live]')]"
+            page.wait_for_function(f'{live}.every(e => Number(e.dataset.ready) > 0)')
             assert page.locator('[data-number="mAP"]').count() == 1
             assert page.locator('.jp-CodeMirrorEditor:visible').count() == 0
             lists = page.locator('.sr-explorer', has=page.locator('.rl-query'))
