@@ -147,7 +147,7 @@ def train(
     sample_every: int = 500,  # steps between translation grids; 0 none
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
-    "Train a method; of the source all images are used (train and gallery), of the target those for training, unlabelled."
+    "Train a method; of the source all images are used (train and gallery), of the target those for training."
     from synthreid.data.store import load_images
     from synthreid.training.methods import find_method
     from synthreid.training.provenance import record_data
