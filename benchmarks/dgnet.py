@@ -98,7 +98,7 @@ def train_direct(train, size, seed, steps, **changes):
             **changes,
         }
     )
-    method = DirectTransfer(config, train.n_ids, seed)
+    method = DirectTransfer(config, train.n_ids, seed=seed)
     fit(method, method.batches(train), steps)
     return method
 

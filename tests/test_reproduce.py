@@ -171,8 +171,8 @@ class Pupil(DirectTransfer):
 
     name = 'pupil'
 
-    def __init__(self, config, n_ids, seed=0, device='cpu'):
-        super().__init__(config, n_ids, seed, device)
+    def __init__(self, config, n_ids, n_cameras=1, seed=0, device='cpu'):
+        super().__init__(config, n_ids, n_cameras, seed, device)
         self.teacher = config.teacher and runs.load_method(runs.finished_checkpoint(config.teacher), device)
 
 
