@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .core import UserError, atomic_write, check_positive, parse_size, pick_device, step_seed
-from .data.datasets import load_dataset
+from .data.datasets import DatasetSpec, load_dataset
 from .data.store import load_images
 from .metrics.distances import top_k
 from .metrics.evaluate import evaluate_reid, extract_features
@@ -31,7 +31,8 @@ from .training.dgnet import DGNetConfig
 from .training.direct import DirectConfig
 from .training.flip import FlipConfig
 from .training.joint import JointConfig
-from .training.runs import record_folders, train_run, translate_split
+from .training.provenance import record_data
+from .training.runs import Run, translate_split
 from synthreid.visual.plots import (
     embed_2d,
     plot_embedding,
@@ -208,14 +209,9 @@ def run_row(
     if name == 'dgnet':
         config = replace(config, teacher=str(Path(beside) / slug('direct transfer', seed)))
     fresh, began = not list_checkpoints(folder / 'checkpoints'), time.perf_counter()
-    method, done = train_run(
-        folder,
-        name,
-        config,
+    method, done = Run(folder, name, config, seed=seed, device=device).train(
         labelled,
         None if oracle else target.train,
-        seed=seed,
-        device=device,
         builds_on=[translator] if translator else [],
         checkpoint_every=max(50, config.steps // 4),
         sample_every=max(50, config.steps // 4),
@@ -515,7 +511,7 @@ def run_demo(
                 progress,
                 runs,
             )
-            record_folders(run, source=folders[0], target=folders[1])
+            record_data(run, source=DatasetSpec(folders[0]), target=DatasetSpec(folders[1]))
             results.append(result)
             methods.setdefault(row, method)
             print(

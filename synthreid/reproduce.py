@@ -22,26 +22,16 @@ import pandas as pd
 import yaml
 
 from .core import UserError, atomic_write, check_positive, parse_size
-from .data.datasets import ReidDataset, ReidSplit, detect_layout, load_dataset
+from .data.datasets import DatasetSpec, ReidDataset, ReidSplit, detect_layout, load_dataset
 from .data.store import load_images
 from .metrics.evaluate import evaluate_reid
 from .metrics.features import find_fid_weights, inception_features, random_features
 from .metrics.frechet import compare_folders
 from .metrics.swaps import evaluate_swaps
 from .metrics.translation import evaluate_translation
-from synthreid.training.runs import (
-    METHODS,
-    check_run,
-    load_method,
-    make_config,
-    name_protocol,
-    record_folders,
-    record_metrics,
-    seen_in_training,
-    train_run,
-    translate_split,
-    uses_target,
-)
+from .training.methods import METHODS, find_method, make_config
+from .training.provenance import name_protocol, record_data, seen_in_training
+from .training.runs import Run, load_method, record_metrics, translate_split
 
 # %% ../nbs/56_reproduce.ipynb #e2411636
 @dataclass
@@ -131,7 +121,7 @@ def recipe_config(
     "The settings of a row for a source of this size."
     config = make_config(recipe.method, {})
     if recipe.preset == 'reference' and hasattr(config, 'reference'):
-        config = METHODS[recipe.method][1].reference()
+        config = METHODS[recipe.method].Config.reference()
     elif recipe.preset:
         raise UserError(
             f"expected preset 'reference' of a method that has one, or none, got {recipe.preset!r} in the recipe"
@@ -339,12 +329,17 @@ class Folders:
     test_layout: str = 'auto'
     test_options: dict = field(default_factory=dict)
 
-    def read(self, which: str, **options) -> ReidDataset:
-        "The dataset `which` ('source', 'target' or 'test') with options of `load_dataset`."
-        root, layout, own = (getattr(self, f'{which}{s}') for s in ('', '_layout', '_options'))
+    def spec(self, which: str) -> DatasetSpec:
+        "How the dataset `which` ('source', 'target' or 'test') is read."
+        root, layout, options = (getattr(self, f'{which}{s}') for s in ('', '_layout', '_options'))
         if root is None:
             raise UserError('expected a synthetic dataset, got none: name its folder (--source)')
-        return load_dataset(layout, root, **options | own)
+        return DatasetSpec(root, layout, options)
+
+    def read(self, which: str, **options) -> ReidDataset:
+        "The dataset `which` with options of `load_dataset`; those of its own come first."
+        spec = self.spec(which)
+        return load_dataset(spec.layout, spec.root, **options | spec.options)
 
     def load(self, recipe: Recipe):
         "(dataset with the labelled images in `train`, target, tested set) for a recipe."
@@ -442,7 +437,7 @@ class Job:
 
     @property
     def unlabelled(self) -> ReidSplit | None:
-        return self.target.train if uses_target(self.config) else None
+        return self.target.train if find_method(self.recipe.method).uses_target(self.config) else None
 
 # %% ../nbs/56_reproduce.ipynb #39c76680
 def prepare_row(
@@ -482,7 +477,7 @@ def prepare_row(
         seed=seed,
         precision=options.precision,
         labelled=listing(labelled),
-        target=listing(target.train) if uses_target(config) else None,
+        target=listing(target.train) if find_method(recipe.method).uses_target(config) else None,
     )
     trained |= settings | {
         k: hashlib.sha256(json.dumps(job.trained).encode()).hexdigest()[:12] for k, job in needs.items()
@@ -575,17 +570,8 @@ def check_job(
     if options.fid_weights and recipe.method in JUDGES:
         inception_features(find_fid_weights(options.fid_weights))
     later = ['teacher'] + ['weights'] * (not download and getattr(job.config, 'weights', None) == 'imagenet')
-    check_run(
-        job.run,
-        recipe.method,
-        job.config,
-        job.labelled,
-        job.unlabelled,
-        job.seed,
-        options.device,
-        options.precision,
-        without=later,
-    )
+    run = Run(job.run, recipe.method, job.config, job.seed, options.device, options.precision)
+    run.check(job.labelled, job.unlabelled, without=later)
 
 # %% ../nbs/56_reproduce.ipynb #2129c071
 def measure_job(
@@ -681,15 +667,9 @@ def run_job(
         else load(job.labelled)
     )
     unlabelled = load(job.unlabelled)
-    method, reached = train_run(
-        job.run,
-        recipe.method,
-        config,
+    method, reached = Run(job.run, recipe.method, config, job.seed, options.device, options.precision).train(
         labelled,
         unlabelled,
-        job.seed,
-        options.device,
-        options.precision,
         checkpoint_every=max(1, min(1000, config.steps // 4)),
         sample_every=1000,
         progress=progress,
@@ -697,7 +677,7 @@ def run_job(
         data=' to '.join(dict.fromkeys([job.source.name, job.target.name])),
         builds_on=[translator.run] if translator else [],
     )
-    record_folders(job.run, source=getattr(f, recipe.labels), target=f.target)
+    record_data(job.run, source=f.spec(recipe.labels), target=f.spec('target'))
     if reached < config.steps:
         raise KeyboardInterrupt(
             f'{recipe.row}, seed {job.seed}: {reached} of {config.steps} steps done; run the same command to go on'

@@ -19,7 +19,8 @@ from synthreid.training.checkpoint import load_checkpoint, read_meta, save_check
 from synthreid.training.direct import DirectConfig
 from synthreid.training.exchange import export_onnx, import_reference, model_card, pull_from_hub, push_to_hub, stage_run
 from synthreid.training.joint import JointConfig
-from synthreid.training.runs import find_checkpoint, load_method, make_method, train_run
+from synthreid.training.methods import make_method
+from synthreid.training.runs import Run, find_checkpoint, load_method
 
 
 def their_file(path, specs, seed, scale, statistics=False):
@@ -200,17 +201,12 @@ def test_evaluate_an_imported_run(tmp_path):
 def test_a_run_in_its_folder_keeps_recipe_and_data(tmp_path):
     r = render_images('game', np.repeat(np.arange(4), 4), np.tile(np.arange(4), 4), size=(32, 16))
     split = ReidSplit(None, r.pids, r.camids, r.images)
-    go = lambda **names: train_run(
+    go = lambda **names: Run(
         tmp_path / 'run',
         'direct',
         DirectConfig(size='32x16', backbone='resnet_small', steps=4, batch_size=4),
-        split,
         device='cpu',
-        checkpoint_every=2,
-        tensorboard=False,
-        progress=False,
-        **names,
-    )
+    ).train(split, checkpoint_every=2, tensorboard=False, progress=False, **names)
     go(recipe='row 3', data='game')
     last = find_checkpoint(tmp_path / 'run')
     for f in last.iterdir():

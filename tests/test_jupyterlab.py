@@ -487,12 +487,13 @@ def test_dashboard_notebook(server):
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     "Two tiny runs that know their data, as a demo leaves them."
-    from synthreid.data.datasets import load_dataset
+    from synthreid.data.datasets import DatasetSpec, load_dataset
     from synthreid.data.store import load_images
     from synthreid.render.folder import render_folder
     from synthreid.training.direct import DirectConfig
     from synthreid.training.joint import JointConfig
-    from synthreid.training.runs import record_folders, train_run
+    from synthreid.training.provenance import record_data
+    from synthreid.training.runs import Run
 
     here = tmp_path_factory.mktemp('runs')
     folders = {
@@ -520,19 +521,15 @@ def runs(tmp_path_factory):
         ('direct', 'direct', DirectConfig(size='32x16', backbone='resnet_small', steps=2, batch_size=8)),
         ('joint', 'joint', joint),
     ):
-        train_run(
-            here / 'runs' / name,
-            method,
-            config,
+        Run(here / 'runs' / name, method, config, device='cpu').train(
             source,
             target if method == 'joint' else None,
-            device='cpu',
             checkpoint_every=2,
             sample_every=0,
             tensorboard=False,
             progress=False,
         )
-        record_folders(here / 'runs' / name, **folders)
+        record_data(here / 'runs' / name, **{name: DatasetSpec(folder) for name, folder in folders.items()})
     return here
 
 

@@ -10,7 +10,7 @@ from synthreid.data.doctor import examine
 from synthreid.data.store import load_images
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.training.direct import DirectConfig
-from synthreid.training.runs import train_run
+from synthreid.training.runs import Run
 
 NAMED = {
     'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'),
@@ -34,8 +34,8 @@ def test_from_folder_to_table(name, tmp_path):
     labelled = dataset.labelled() if len(dataset.gallery) else dataset.train.relabel()
     source = load_images(labelled, '32x16', cache=tmp_path / 'cache', progress=False)
     config = DirectConfig(size='32x16', backbone='resnet_small', steps=2, batch_size=8)
-    method, done = train_run(
-        tmp_path / 'run', 'direct', config, source, device='cpu', tensorboard=False, progress=False
+    method, done = Run(tmp_path / 'run', 'direct', config, device='cpu').train(
+        source, tensorboard=False, progress=False
     )
     assert done == 2
     test = dataset if len(dataset.query) else hold_out(dataset.train, 0.5)

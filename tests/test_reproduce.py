@@ -26,6 +26,7 @@ from synthreid.reproduce import (
 from synthreid.training import runs
 from synthreid.training.checkpoint import list_checkpoints
 from synthreid.training.direct import DirectConfig, DirectTransfer
+from synthreid.training.methods import METHODS
 
 JOINT = '''
 title: joint, tiny
@@ -140,7 +141,7 @@ def test_everything_may_be_moved(data, recipes, tmp_path, monkeypatch):
     )
     first = go(tmp_path / 'a')
     (tmp_path / 'a').rename(tmp_path / 'b')
-    monkeypatch.setattr(module, 'train_run', None)  # would fail
+    monkeypatch.setattr(module, 'Run', None)  # would fail
     assert go(tmp_path / 'b').equals(first)
     monkeypatch.chdir(tmp_path / 'b')
     assert go(Path('.')).equals(first)
@@ -169,15 +170,19 @@ class PupilConfig(DirectConfig):
 class Pupil(DirectTransfer):
     "Learns beside a teacher."
 
-    name = 'pupil'
+    name, Config = 'pupil', PupilConfig
 
-    def __init__(self, config, n_ids, n_cameras=1, seed=0, device='cpu'):
-        super().__init__(config, n_ids, n_cameras, seed, device)
-        self.teacher = config.teacher and runs.load_method(runs.finished_checkpoint(config.teacher), device)
+    def __init__(self, config, n_ids, n_cameras=1, seed=0, device='cpu', teacher=None):
+        super().__init__(config, n_ids, seed=seed, device=device)
+        self.teacher = teacher
+
+    @classmethod
+    def builds_on(cls, config):
+        return {'teacher': config.teacher} if config.teacher else {}
 
 
 def test_a_teacher_is_another_row(data, recipes, tmp_path, monkeypatch):
-    monkeypatch.setitem(runs.METHODS, 'pupil', (Pupil, PupilConfig))
+    monkeypatch.setitem(METHODS, 'pupil', Pupil)
     (recipes / 'mine_pupil.yaml').write_text(
         DIRECT.replace('method: direct', 'method: pupil') + 'teacher: direct\nlabels: target\n'
     )

@@ -302,7 +302,7 @@ def test_lazy_images_serve_every_consumer(tmp_path):
     from synthreid.data.batches import LabelledBatches
     from synthreid.metrics.evaluate import extract_features
     from synthreid.metrics.translation import translate_images
-    from synthreid.training.runs import fingerprint
+    from synthreid.training.provenance import fingerprint
 
     split = write_split(tmp_path / 'a')
     Path(split.paths[9]).write_bytes(b'')

@@ -30,7 +30,9 @@ from ..models.backbones import named_tensors, read_torch_file
 from ..render.folder import render_images
 from .checkpoint import describe, read_meta, save_checkpoint
 from .joint import JointConfig
-from .runs import METHODS, find_checkpoint, load_method, make_config, make_method, run_file
+from .methods import METHODS, make_config, make_method
+from .provenance import run_file
+from .runs import find_checkpoint, load_method
 
 # %% ../../nbs/49_training.exchange.ipynb #21fb2dd9
 def match_by_order(
@@ -252,7 +254,7 @@ def model_card(
     images, unknown = meta.get('images', {}), 'not recorded'
     facts = {
         'method': (
-            f'{meta["method"]} ({METHODS[meta["method"]][0].__doc__.rstrip(".")})'
+            f'{meta["method"]} ({METHODS[meta["method"]].__doc__.rstrip(".")})'
             if meta['method'] in METHODS
             else meta['method']
         ),

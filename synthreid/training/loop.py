@@ -164,6 +164,15 @@ class Method:
         "Whether training with these settings looks at the target."
         return False
 
+    @classmethod
+    def builds_on(
+        cls,
+        config,  # its settings
+    ) -> dict:  # {argument of the constructor: run folder}
+        """Runs whose nets are handed to the constructor when training begins; none by default. The argument `teacher`
+        gets a net for `soft_labels`, `encoder` a joint method, any other the method of that run."""
+        return {}
+
     def prepare(
         self,
         source: ReidSplit,  # labelled, images in memory

@@ -25,12 +25,13 @@ import numpy as np
 import traitlets
 
 from ..core import UserError, atomic_write, parse_size, pick_device, to_signed
-from ..data.datasets import load_dataset
+from ..data.datasets import DatasetSpec
 from ..data.store import load_images
 from ..metrics.features import find_fid_weights, inception_features
 from ..render.folder import load_truth
 from ..training.checkpoint import list_checkpoints, read_meta
-from ..training.runs import find_checkpoint, find_folders, load_method
+from ..training.provenance import find_data
+from ..training.runs import find_checkpoint, load_method
 from . import embedding, patches, ranked, translations
 from .swaps import SwapExplorer
 
@@ -85,8 +86,8 @@ def choose_opponent(
 
     def target(r):
         try:
-            return find_folders(r).get('target')
-        except UserError:
+            return find_data(r)['target'].root
+        except (UserError, KeyError):
             return None
 
     found = [
@@ -255,9 +256,10 @@ class RunData:
         ) = None,  # source images for translations and their curves; None: 400, of pictures above 128x64 on a CPU 100
         device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     ):
-        self.run, given = choose_run(run), {k: v for k, v in dict(source=source, target=target).items() if v}
+        self.run = choose_run(run)
+        given = {k: DatasetSpec(v) for k, v in dict(source=source, target=target).items() if v}
         try:
-            self.folders = {**find_folders(self.run), **given}
+            self.folders = {**find_data(self.run), **given}
         except UserError:
             if not {'source', 'target'} <= set(given):
                 raise
@@ -280,13 +282,13 @@ class RunData:
 
     @cached_property
     def target(self):
-        return load_dataset('auto', self.folders['target'])
+        return self.folders['target'].load()
 
     @cached_property
     def source(self):
         if 'source' not in self.folders:
             raise UserError(f'expected the source of {self.run}, none is noted there: name its folder (--source)')
-        return load_dataset('auto', self.folders['source']).labelled()
+        return self.folders['source'].load().labelled()
 
     def _images(self, split):
         return load_images(split, self.method.config.size, progress=False)
@@ -340,7 +342,7 @@ class Parts(RunData):
                 self.run,
                 some.images,
                 real.images,
-                masks=find_masks(some, self.folders['source'], self.size),
+                masks=find_masks(some, self.folders['source'].root, self.size),
                 labels=[f'person {p}' for p in some.pids],
                 device=self.device,
                 extractor=extractor,

@@ -17,7 +17,7 @@ import numpy as np
 import traitlets
 
 from ..core import UserError
-from ..data.datasets import ReidDataset, ReidSplit, load_dataset
+from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import load_images
 from ..metrics.distances import distance_rows, top_k
 from ..metrics.evaluate import extract_features
@@ -33,7 +33,8 @@ from synthreid.metrics.ranking import (
     rank_metrics,
 )
 from ..metrics.reranking import k_reciprocal_distance
-from ..training.runs import find_folders, load_method
+from ..training.provenance import find_data
+from ..training.runs import load_method
 from .explorer import Explorer, encode_image, front_end
 from .plots import plot_ranked_lists
 
@@ -460,7 +461,7 @@ def from_runs(
     if not runs:
         raise UserError('expected at least one run, got none')
     if dataset is None:
-        dataset = load_dataset('auto', find_folders(next(iter(runs.values())))['target'])
+        dataset = find_data(next(iter(runs.values())))['target'].load()
     if not len(dataset.query) or not len(dataset.gallery):
         raise UserError(
             f'expected a dataset with query and gallery, got {dataset.name} with {len(dataset.query)} and'
