@@ -224,6 +224,17 @@ def _record(run, method, dataset, found):
     except OSError as e:
         print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)
 
+
+def _with_alpha(config, alpha):
+    "DG-Net's settings with another weight of its fine-grained head; None: as they are."
+    if alpha is None:
+        return config
+    if 'alpha' not in vars(config):
+        raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
+    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')):
+        raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
+    return replace(config, alpha=alpha)
+
 # %% ../nbs/57_commands.ipynb #6b301433
 def _print_numbers(found: dict, digits: int = 4):
     "Names and numbers, one per line."
@@ -271,13 +282,17 @@ def evaluate(
         raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
     rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
-    embed, own, note = method.own_test(protocol if flip else None, alpha)
+    method.config = _with_alpha(method.config, alpha)
+    own = flip and method.own_test == protocol  # it averages the views in its own way
+    note = ', flip averaged per head' if own else ''
+    if alpha is not None:
+        note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
     for again in (False, True)[: 1 + rerank]:
         found = evaluate_reid(
-            embed,
+            method.embed_flipped if own else method.embed,
             dataset.query,
             dataset.gallery,
             flip=flip and not own,
