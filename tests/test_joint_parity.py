@@ -1,4 +1,4 @@
-"""Three steps of the Synth-ReID engine, recomputed: losses, gradients and final weights against the reference's own numbers."""
+"""Three steps of the Synth-ReID engine, recomputed: losses, gradients and weights against the reference's own numbers."""
 
 import numpy as np
 import pytest
@@ -52,22 +52,21 @@ def make(case, dtype):
     return method
 
 
-def batch_at(case, arrays, step, dtype):
+def batch_at(case, step, dtype):
     r, (B, _, H, W) = np.random.RandomState(case['seed'] + 1000 + step), case['shape']
     images = []
     for _ in range(2):
         block = r.uniform(-1, 1, (B, 3, H // 8, W // 8))
         images.append(0.75 * np.kron(block, np.ones((1, 1, 8, 8))) + 0.25 * r.uniform(-1, 1, (B, 3, H, W)))
     source, target = (torch.from_numpy(x.astype(np.float32)).to(dtype) for x in images)
-    n = case['nce_calls_per_step']
-    ids = {
-        c: {
-            t: torch.from_numpy(arrays[f'patch_ids/call{step * n + c}/layer{t}'].astype(np.int64))
-            for t in case['loss_cfg']['nce_layers']
-        }
-        for c in range(n)
-    }
-    return dict(source=source, target=target, source_pids=torch.tensor(case['labels'][step]), patch_ids=ids)
+    return dict(source=source, target=target, source_pids=torch.tensor(case['labels'][step]))
+
+
+def patches_at(case, arrays, step):
+    "The places that the reference has drawn: of its translations, then of the target translated to itself."
+    n, taps = case['nce_calls_per_step'], case['loss_cfg']['nce_layers']
+    drawn = lambda call, tap: torch.from_numpy(arrays[f'patch_ids/call{step * n + call}/layer{tap}'].astype(np.int64))
+    return {loss: {tap: drawn(call, tap) for tap in taps} for call, loss in enumerate(('nce', 'nce_identity')[:n])}
 
 
 def gradient_norm(net):
@@ -80,7 +79,7 @@ def test_three_steps_in_float64(name):
     method = make(case, torch.float64)
     for step in range(case['steps']):
         seed_everything(0, step)
-        losses = method.step(batch_at(case, arrays, step, torch.float64), step)
+        losses = method.step(batch_at(case, step, torch.float64), step, patches_at(case, arrays, step))
         expected = {LOSSES[k]: v for k, v in case['loss_f64'][step].items() if k != 'acc'}
         assert losses.keys() == expected.keys()
         for k, v in expected.items():
@@ -103,7 +102,7 @@ def test_three_steps_in_float64(name):
 def test_first_step_in_float32(name):
     case, arrays = load(f'synthreid_step_{name}')
     method = make(case, torch.float32)
-    losses = method.step(batch_at(case, arrays, 0, torch.float32), 0)
+    losses = method.step(batch_at(case, 0, torch.float32), 0, patches_at(case, arrays, 0))
     for k, v in case['loss_f32'][0].items():
         if k != 'acc':
             assert losses[LOSSES[k]].item() == pytest.approx(v, rel=3e-4), k
