@@ -26,7 +26,8 @@ from synthreid.metrics.features import random_features
 from synthreid.metrics.swaps import evaluate_swaps
 from synthreid.render.folder import render_images
 from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
-from synthreid.training.dgnet import DGNet, DGNetConfig, draw_swaps, soft_labels
+from synthreid.training.dgnet import DGNet, DGNetConfig, soft_labels
+from synthreid.training.hooks import draw_swaps
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.loop import fit
 from synthreid.training.runs import load_method

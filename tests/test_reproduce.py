@@ -173,7 +173,7 @@ class Pupil(DirectTransfer):
     name, Config = 'pupil', PupilConfig
 
     def __init__(self, config, n_ids, n_cameras=1, seed=0, device='cpu', teacher=None):
-        super().__init__(config, n_ids, seed=seed, device=device)
+        super().__init__(config, n_ids, n_cameras, seed, device)
         self.teacher = teacher
 
     @classmethod

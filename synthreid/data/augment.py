@@ -59,10 +59,12 @@ def random_pad_crop(
     x: torch.Tensor,  # (B, 3, H, W)
     generator: torch.Generator,  # on x's device
     pad: int | tuple = 10,  # pixels on every side (Luo et al. 2019, for 256x128), or left, right, top, bottom
-    value: float = -1.0,  # of the border; -1 is black in [-1, 1]
+    value: float | None = -1.0,  # of the border; -1 is black in [-1, 1]; None repeats the edge
 ) -> torch.Tensor:  # same shape
     "Pad and crop: as `random_shift`, but what comes in at the border is of one colour."
-    return _windows(F.pad(x, (pad,) * 4 if isinstance(pad, int) else pad, value=value), *x.shape[2:], generator)
+    border = dict(mode='replicate') if value is None else dict(value=value)
+    padded = F.pad(x, (pad,) * 4 if isinstance(pad, int) else pad, **border)
+    return _windows(padded, *x.shape[2:], generator)
 
 
 def random_translation(

@@ -36,7 +36,7 @@ from synthreid.core import (
 from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
-from .dgnet import draw_swaps
+from .hooks import draw_swaps
 from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs
 from .loop import Method, fit
 from .methods import find_method, make_config, make_method, method_address
