@@ -13,45 +13,16 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args, get_origin, get_type_hints
 
-from ..core import UserError, as_tuples, check_choice, expected, parse_size
-from .dgnet import DGNet, DGNetConfig, soft_labels
-from .direct import DirectConfig, DirectTransfer
-from .flip import FlipConfig, FlipReID
-from .joint import JointConfig, JointTransfer
+from ..core import UserError, as_tuples, expected, parse_size
+from .dgnet import DGNet
+from .direct import DirectTransfer
+from .flip import FlipReID
+from .joint import JointTransfer
 from .loop import Method
 
 # %% ../../nbs/46_training.methods.ipynb #1f9e3244
 METHODS = {m.name: m for m in (DirectTransfer, JointTransfer, FlipReID, DGNet)}
-
-# TRANSITION: until notebooks 41 to 44 say it themselves
-for _kind, _config in zip(METHODS.values(), (DirectConfig, JointConfig, FlipConfig, DGNetConfig)):
-    if not issubclass(_kind, Method):
-        _kind.Config, _kind.translates, _kind.swaps = _config, _kind is JointTransfer, _kind is DGNet
-        _kind.uses_target = classmethod(
-            lambda cls, c: vars(c).get('translation', 'none') != 'none' or vars(c).get('use_target', False)
-        )
-        _kind.builds_on = classmethod(lambda cls, c: {})
-        if _kind is not JointTransfer:
-            _kind.prepare = lambda self, source, target: None
-if not issubclass(DGNet, Method):
-    DGNet.builds_on = classmethod(
-        lambda cls, c: {'teacher': c.teacher} if c.teacher or (c.online and c.primary == 'teacher') else {}
-    )
-
-
-def _construct(kind, config, n_ids, n_cameras, seed, device, nets):
-    if issubclass(kind, Method):
-        return kind(config, n_ids, n_cameras=n_cameras, seed=seed, device=device, **nets)
-    cameras = {'n_cameras': n_cameras} if kind is JointTransfer else {}
-    method = kind(config, n_ids, seed=seed, device=device, **cameras)
-    if nets.get('teacher') is not None:
-        method.teacher = lambda x: soft_labels(nets['teacher'], x)
-    return method
-
-
-# END OF TRANSITION
 
 # %% ../../nbs/46_training.methods.ipynb #691813bf
 def _check_origin(module, run):
@@ -163,15 +134,12 @@ _SHARES = (
 def check_settings(
     config,  # of any method
 ):
-    "Settings that mean nothing are a `UserError`: negative or infinite numbers, shares above 1, unknown choices."
-    types = get_type_hints(type(config))
+    "Settings that mean nothing are a `UserError`: negative or infinite numbers, shares above 1."
     for name, value in ((f.name, vars(config)[f.name]) for f in fields(config)):
         most, told = (1, 'from 0 to 1') if name in _SHARES else (sys.float_info.max, 'of at least 0')
         for v in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(v, (int, float)) and not 0 <= v <= most:
                 raise expected(f'{name} {told}', v, f'--{name.replace("_", "-")}')
-        if get_origin(types[name]) is Literal:
-            check_choice(get_args(types[name]), **{name: value})
 
 # %% ../../nbs/46_training.methods.ipynb #b4ec4232
 def make_method(
@@ -189,7 +157,7 @@ def make_method(
     parse_size(config.size)
     check_settings(config)
     try:
-        made = _construct(kind, config, n_ids, n_cameras, seed, device, nets)
+        made = kind(config, n_ids, n_cameras=n_cameras, seed=seed, device=device, **nets)
     except (ValueError, RuntimeError, TypeError, ZeroDivisionError) as e:
         if isinstance(e, UserError) or 'out of memory' in str(e):
             raise

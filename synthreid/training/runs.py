@@ -36,8 +36,7 @@ from synthreid.core import (
 from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
-from .hooks import draw_swaps
-from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs
+from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs, draw_swaps
 from .loop import Method, fit
 from .methods import find_method, make_config, make_method, method_address
 from .provenance import fingerprint, record_training
