@@ -61,6 +61,7 @@ def _signature(title: str, options):
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter(o.name, kind, default=o.default, annotation=o.hint) for o in options]
+    nothing.__name__ = title  # the parser wants its groups to differ
     nothing.__signature__ = inspect.Signature(parameters)
     comments = [f"    {o.name}: {_no_percent(o.comment)}" for o in options]
     nothing.__doc__ = '\n'.join([title, '', 'Args:', *comments])

@@ -428,7 +428,7 @@ def swap(
 ):
     "Dress the people of some images in the clothes of others (DG-Net)."
     from synthreid.core import to_signed, to_uint8
-    from synthreid.training.dgnet import draw_swaps
+    from synthreid.training.hooks import draw_swaps
     from synthreid.training.runs import load_method
 
     check_positive(most=most)

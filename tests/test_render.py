@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthreid.cli import render
+from synthreid.commands import render
 from synthreid.core import UserError
 from synthreid.render.folder import load_truth, render_folder, render_images
 
