@@ -84,7 +84,7 @@ def _kind(hint) -> str:
     return _KINDS.get(hint, str(hint))
 
 
-def _in_words(message, options: dict) -> str:
+def _in_words(message, options: dict, positional=()) -> str:
     "What the parser says, as what was expected and what came."
     said = ' '.join(str(message).split())
     if m := re.match(r"(?:unrecognized arguments: |Option ')([^\s']+)", said):  # from the shell; from a --config file
@@ -92,7 +92,7 @@ def _in_words(message, options: dict) -> str:
         hint = f' (did you mean --{near[0]}?)' if near else ''
         return _dashes(f'expected options that there are, got {m[1]}{hint}')
     if m := re.match('the following arguments are required: (.*)', said):
-        missing = [_dashes(f'--{name}') for name in m[1].split(', ')]
+        missing = [n.upper() if n in positional else _dashes(f'--{n}') for n in m[1].split(', ')]
         return f'expected {", ".join(missing)}, got nothing for it'
     if m := re.match(r'argument (--\w+): expected one argument', said):
         return f'expected a value after {_dashes(m[1])}, got none'
@@ -126,7 +126,7 @@ def _parser(
             return _dashes(super().format_help()) + more
 
         def error(self, message, ex=None):
-            raise UserError(f'{_in_words(message, own | settings)}: see synthreid {name} --help')
+            raise UserError(f'{_in_words(message, own | settings, positional)}: see synthreid {name} --help')
 
     named = [o for o in own.values() if o.name not in positional]
     needed = [f'--{o.name} {o.name.upper()}' for o in named if o.default is inspect.Parameter.empty]
