@@ -93,7 +93,10 @@ def doctor(
     found = examine(path, layout, pattern, thorough, **_reader_options(options))
     print(found)
     if picture:
-        print(f'picture in {found.save_picture(picture)}')
+        from synthreid.visual.plots import plot_cameras
+
+        plot_cameras(found.readable()).savefig(picture, dpi=150)
+        print(f'picture in {picture}')
     if manifest:
         print(found.save_manifest(manifest, hold_out, seed))
     return found.exit_code

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'Finding', 'Listing', 'list_everything', 'Look', 'look_at_files', 'find_duplicates', 'count_images',
-           'plot_cameras', 'suggest_pattern', 'check_outputs', 'Diagnosis', 'examine']
+           'suggest_pattern', 'check_outputs', 'Diagnosis', 'examine']
 
 # %% ../../nbs/16_data.doctor.ipynb #1f3c84ab
 import hashlib
@@ -579,52 +579,6 @@ def count_images(
     counts = {k: pd.Series(s.camids).value_counts() for k, s in dataset.splits.items()}
     return pd.DataFrame(counts).fillna(0).astype(int).sort_index().rename_axis('camera')
 
-
-def _seen_on(pids, camids) -> pd.Series:
-    "Number of people (pid > 0) by the number of cameras that saw them."
-    table = pd.DataFrame({'pid': pids, 'camera': camids})[np.asarray(pids) > 0]
-    return table.groupby('pid').camera.nunique().value_counts().sort_index()
-
-# %% ../../nbs/16_data.doctor.ipynb #08ea791a
-def _bars(ax, table: pd.DataFrame, colours: dict):
-    "One group of bars per row; lines where there are very many."
-    used = [c for c in table if table[c].any()]
-    for i, c in enumerate(used):
-        if len(table) > 100:
-            ax.vlines(table.index, 0, table[c], colours[c], label=c)
-            continue  # bars would take long and look the same
-        width = 0.8 / len(used)
-        ax.bar(table.index + (i - (len(used) - 1) / 2) * width, table[c], width, label=c, color=colours[c])
-    if used:
-        ax.legend(frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3)
-
-
-def plot_cameras(
-    dataset: ReidDataset,  # with at least one picture
-):  # a matplotlib figure
-    "Images per camera and split, and identities per number of cameras."
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-    from matplotlib.ticker import MaxNLocator
-
-    counts, test = count_images(dataset), dataset.query + dataset.gallery
-    if not len(counts):
-        raise UserError(f'expected pictures in {dataset.name}, got none: nothing to draw')
-    kinds = {'train': dataset.train, 'query and gallery': test}
-    seen = pd.DataFrame({k: _seen_on(s.pids, s.camids) for k, s in kinds.items()}).fillna(0).astype(int)
-    colours = {'train': '#0072B2', 'query': '#E69F00', 'gallery': '#009E73', 'query and gallery': '#CC79A7'}
-    with plt.rc_context({**sns.axes_style('ticks'), 'font.size': 9}):
-        fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout='constrained')
-        plt.close(fig)
-        for ax, table in zip(axes, (counts, seen)):
-            _bars(ax, table, colours)
-            ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-            ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes[0].set(xlabel='camera', ylabel='images')
-        axes[1].set(xlabel='seen on so many cameras', ylabel='identities')
-        sns.despine(fig)
-    return fig
-
 # %% ../../nbs/16_data.doctor.ipynb #24dfb9af
 _CAMERA_WORDS = {'c', 'cam', 'camera', 'view'}
 _PERSON_WORDS = {'p', 'id', 'pid', 'person', 'ped', 'identity', 'subject'}
@@ -1084,14 +1038,9 @@ class Diagnosis:
     def __repr__(self):
         return self.report()
 
-    def save_picture(
-        self,
-        file,  # image file, its suffix is the format
-    ) -> Path:  # `file`
-        "Save `plot_cameras` of the dataset."
-        check_outputs(picture=file)
-        plot_cameras(_readable(self)).savefig(file, dpi=150)
-        return Path(file)
+    def readable(self) -> ReidDataset:
+        "What was read; a `UserError` where nothing was."
+        return _readable(self)
 
     def save_manifest(
         self,

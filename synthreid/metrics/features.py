@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FID_WEIGHTS', 'resize_signed', 'FeatureExtractor', 'as_signed', 'find_fid_weights', 'inception_features',
-           'random_features', 'read_rgb', 'check_features', 'feature_statistics', 'FolderFeatures', 'cache_folder',
+           'random_features', 'check_features', 'feature_statistics', 'FolderFeatures', 'cache_folder',
            'folder_features']
 
 # %% ../../nbs/29_metrics.features.ipynb #3070ab55
@@ -18,12 +18,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_write, check_choice, expected, step_seed, to_signed, usable_cores
 from ..data.datasets import list_images
+from ..data.store import read_image
 from .distances import as_features, refuse_rows
 
 # %% ../../nbs/29_metrics.features.ipynb #f72265d5
@@ -236,26 +236,12 @@ def _random_resnet18(stages: int, seed: int) -> nn.Module:
     return nn.Sequential(r.conv1, r.bn1, r.relu, r.maxpool, *kept, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 # %% ../../nbs/29_metrics.features.ipynb #8e34e5e6
-def read_rgb(
-    path,  # a picture in any format that Pillow reads
-) -> np.ndarray:  # (H, W, 3) uint8, in its own size
-    "Decode a picture. A file that is not one is a `UserError` that names it."
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert('RGB'))
-    except FileNotFoundError:
-        raise UserError(f'expected an image at {path}, found nothing: check the path') from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        why = str(e) or type(e).__name__
-        raise UserError(f'expected an image, could not read {path} ({why}): replace or remove the file') from None
-
-
 def _decoded(paths, batch_size: int):
     "Lists of decoded images; the next list is decoded while the caller works on the last."
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
 
         def start(i):
-            return [pool.submit(read_rgb, p) for p in paths[i : i + batch_size]]
+            return [pool.submit(read_image, p) for p in paths[i : i + batch_size]]
 
         waiting = start(0)
         for i in range(batch_size, len(paths) + batch_size, batch_size):
