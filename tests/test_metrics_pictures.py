@@ -56,7 +56,9 @@ def test_edge_histograms_do_not_turn():
     for angle in (10, 50, 90, 130):  # middles of scikit-image's bins of 20 degrees
         ramp = np.cos(np.deg2rad(angle)) * x + np.sin(np.deg2rad(angle)) * y
         ramp = (ramp - ramp.min()) / np.ptp(ramp)
-        ours = EdgeHistograms(8, 9)(torch.from_numpy(ramp)[None, None].float().expand(1, 3, -1, -1) * 2 - 1)[0, :, 1:3, 1:3]
+        ours = EdgeHistograms(8, 9)(torch.from_numpy(ramp)[None, None].float().expand(1, 3, -1, -1) * 2 - 1)[
+            0, :, 1:3, 1:3
+        ]
         wanted = hog(ramp, 9, (8, 8), (1, 1), 'L1', feature_vector=False)[1:3, 1:3, 0, 0]
         assert (wanted.argmax(-1) == angle // 20).all()
         lower, upper = angle // 20, (angle // 20 + 1) % 9  # ours are centred on 0, 20, ...: half in either
