@@ -387,7 +387,7 @@ class Dashboard:
         return self._part('swaps', _make_swaps, options)
 
     def features(self, **options):
-        "Source, translations and target on a plane, 300 of each; `options` of `EmbeddingExplorer.from_run`."
+        "Source, translations and target on a plane, 300 of each; `options` of `embedding.from_run`."
         return self._part('map of features', _make_features, options)
 
     def lists(self, **options):
