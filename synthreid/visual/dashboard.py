@@ -281,9 +281,9 @@ def _make_patches(data, **options) -> patches.PatchExplorer:  # options of `expl
     return patches.explore_patches(data.run, images, device=data.method.device, **{'curve': 2, **options})
 
 # %% ../../nbs/53_visual.dashboard.ipynb #617c03a5
-def _make_features(data, **options) -> embedding.EmbeddingExplorer:  # options of `EmbeddingExplorer.from_run`
+def _make_features(data, **options) -> embedding.EmbeddingExplorer:  # options of `embedding.from_run`
     real = data.target.query if len(data.target.query) else data.target.train
-    return embedding.EmbeddingExplorer.from_run(data.method, _source(data), real, **{'n': 300, **options})
+    return embedding.from_run(data.method, _source(data), real, **{'n': 300, **options})
 
 
 def _make_lists(data, **options) -> ranked.RankedExplorer:  # options of `RankedExplorer`
