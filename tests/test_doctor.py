@@ -1,4 +1,5 @@
-"""The doctor on everything a folder can contain: corrupt files, strange names, links, random trees, garbage in the place of list files."""
+"""The doctor on everything a folder can contain: corrupt files, strange names, links, random trees, garbage in place of
+list files."""
 
 import builtins
 import errno
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUT_NAMES, make_layout
 from PIL import Image
 
 from synthreid.cli import main
@@ -27,6 +27,7 @@ from synthreid.data.doctor import (
     plot_cameras,
     suggest_pattern,
 )
+from synthreid.render.layouts import LAYOUT_NAMES, make_layout
 
 OPTIONS = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': dict(layout='syri')}
 
@@ -245,7 +246,7 @@ def test_one_file_in_two_splits_is_a_copy(market):
     table = write_manifest(d, market / 'table.csv')
     whole = table.read_text()
     row = lambda split, p, pid, cam: f'{Path(p).relative_to(market)},{pid},{cam},{split},market1501\n'
-    q, g, t = d.query, d.gallery, d.train
+    q, t = d.query, d.train
     for extra, name, severity in (
         (row('train', q.paths[0], q.pids[0], q.camids[0]), 'copies_train_test', 'error'),
         (row('gallery', t.paths[0], t.pids[0], t.camids[0]), 'copies_train_test', 'error'),

@@ -5,9 +5,10 @@ import pytest
 import torch
 from browser import at_rest, packed, widget_page
 
+from synthreid.metrics.correspondence import layer_grid, place_at
 from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
-from synthreid.visual.patches import PatchExplorer, View, layer_grid, place_at
+from synthreid.visual.patches import PatchExplorer, PatchView
 
 SIZE, STATE = (
     (64, 32),
@@ -26,7 +27,7 @@ def made_explorer(n_axes=16, taps=(0, 2, 3, 4), size=SIZE, kinds=(True, False), 
             source = torch.randn(g['rows'] * g['columns'], n_axes, generator=z)
             return source, source + 8 / (1 + step) * torch.randn(source.shape, generator=z)
 
-        return View(255 - images if camera else images[:, :, ::-1], pairs)
+        return PatchView(255 - images if camera else images[:, :, ::-1], pairs)
 
     curve = [
         dict(step=s, numbers={f'{t}/{k}': [s / 20 + t / 100, 9 - s / 2] for t in taps for k in ('projected', 'raw')})

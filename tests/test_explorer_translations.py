@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from browser import widget_page
 
+from synthreid.metrics.translation import identity_margin
 from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
-from synthreid.visual.translations import TranslationExplorer, identity_margin
+from synthreid.visual.translations import TranslationExplorer
 
 TRAITS = 'info sheets step camera against view sort zoomed cut'.split()
 
