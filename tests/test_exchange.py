@@ -25,7 +25,7 @@ from synthreid.training.runs import Run, find_checkpoint, load_method
 
 
 def their_file(path, specs, seed, scale, statistics=False):
-    "What torchreid writes on several GPUs: DataParallel names, NumPy numbers, optimiser; weights by the fixtures' formula."
+    "What torchreid writes on several GPUs (DataParallel names, NumPy numbers); weights by the fixtures' formula."
     rng, state = np.random.RandomState(seed), OrderedDict()
     for name, shape, kind in specs:
         r = rng.standard_normal(shape).astype(np.float32)
