@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'cut_lists', 'RankedLists', 'rank_lists', 'places_in', 'mirror_features', 'rank_variants',
            'spread_queries']
 
-# %% ../../nbs/38_metrics.lists.ipynb #baae8342
+# %% ../../nbs/38_metrics.lists.ipynb #a4f273ba
 import warnings
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ from .openset import PAIR_PROTOCOLS, Calibration, calibrate, evaluate_roc, roc_m
 from .ranking import RankingResult, _check_labels, evaluate_ranking, label_matches, rank_metrics
 from .reranking import k_reciprocal_distance
 
-# %% ../../nbs/38_metrics.lists.ipynb #60a678b1
+# %% ../../nbs/38_metrics.lists.ipynb #5adec9b1
 #| export
 
-# %% ../../nbs/38_metrics.lists.ipynb #5ad71c69
+# %% ../../nbs/38_metrics.lists.ipynb #c3c3e810
 def cut_lists(
     order: np.ndarray,  # (Q, W) gallery indices, nearest first
     flags: np.ndarray,  # (Q, W) of `label_matches`
@@ -34,7 +34,7 @@ def cut_lists(
     over = counts.cumsum(1) - counts >= k
     return np.where(over, -1, order), np.where(over, -2, flags).astype(np.int8)
 
-# %% ../../nbs/38_metrics.lists.ipynb #44fa96c3
+# %% ../../nbs/38_metrics.lists.ipynb #35bddc07
 def _threshold(roc, protocol: str, false_match: float):
     "`Calibration` of the curve that `roc()` gives, or why there is none."
     if protocol not in PAIR_PROTOCOLS:
@@ -46,7 +46,7 @@ def _threshold(roc, protocol: str, false_match: float):
     except UserError as e:
         return str(e)
 
-# %% ../../nbs/38_metrics.lists.ipynb #99e3aa6a
+# %% ../../nbs/38_metrics.lists.ipynb #de3a7542
 def _as_they_are(query_features, gallery_features, labels, width, metric, false_match):
     "Order and distance (Q, width), result of the whole lists, threshold."
     names = labels.q, labels.g, labels.qc, labels.gc
@@ -68,7 +68,7 @@ def _reranked(query_features, gallery_features, labels, width, metric, false_mat
     threshold = _threshold(roc, labels.protocol, false_match)
     return kept[order], np.take_along_axis(matrix, order, 1), result, threshold
 
-# %% ../../nbs/38_metrics.lists.ipynb #aae7a5aa
+# %% ../../nbs/38_metrics.lists.ipynb #b8d1b247
 @dataclass(eq=False)
 class RankedLists:
     "The beginning of every query's list, and what the whole lists are worth."
@@ -113,7 +113,7 @@ def rank_lists(
     flags = label_matches(order, labels.q, labels.g, labels.qc, labels.gc, protocol)
     return RankedLists(*cut_lists(order, flags, k), distance, labels.n_right, *worth)
 
-# %% ../../nbs/38_metrics.lists.ipynb #c27c5765
+# %% ../../nbs/38_metrics.lists.ipynb #e9f9bda6
 def _ignored(i: int, query: ReidSplit, gallery: ReidSplit, protocol: str) -> np.ndarray:
     "(G,) bool: what the protocol ignores for query `i`."
     everybody = np.arange(len(gallery))
@@ -144,7 +144,7 @@ def places_in(
             out[i, listed] = 1 + np.sort(row).searchsorted(row[order[i, listed]]) + ties
     return out
 
-# %% ../../nbs/38_metrics.lists.ipynb #b442d000
+# %% ../../nbs/38_metrics.lists.ipynb #8de0b359
 def mirror_features(
     embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
     query: ReidSplit,  # with images in memory
@@ -159,7 +159,7 @@ def mirror_features(
 
     return {v: pair for v, pair in zip(('plain', 'flip'), zip(both(query), both(gallery)))}
 
-# %% ../../nbs/38_metrics.lists.ipynb #f60c6794
+# %% ../../nbs/38_metrics.lists.ipynb #00041788
 VARIANTS = ('plain', 'flip', 'rerank', 'flip+rerank')
 
 
@@ -190,7 +190,7 @@ def rank_variants(
             one.before = places_in(*features['plain'], query, gallery, one.order, **told)
     return lists
 
-# %% ../../nbs/38_metrics.lists.ipynb #dcdf2f1e
+# %% ../../nbs/38_metrics.lists.ipynb #1fc97411
 def spread_queries(
     ap: np.ndarray,  # (Q,) average precision; NaN: no right match in the gallery
     n: int,  # queries wanted

@@ -543,6 +543,7 @@ class DGNet(Method):
 
     name = 'dgnet'
     Config = DGNetConfig
+    reference = DGNetConfig.reference
     swaps = True
     own_test = 'dgnet'
 
