@@ -226,7 +226,7 @@ def test_one_camera_one_checkpoint_no_numbers(state):
 
 
 def switch_times():
-    "Milliseconds from the key to the second frame after it: 48 pictures of 128 x 64 at six checkpoints, in the browser."
+    "Milliseconds from the key to the second frame after it: 48 pictures of 128x64 at six checkpoints, in the browser."
     rng = np.random.default_rng(0)
     images = np.repeat(np.repeat(rng.integers(0, 255, (48, 32, 16, 3), np.uint8), 4, 1), 4, 2)
     w = TranslationExplorer(images, {s: rng.permutation(images) for s in range(10, 70, 10)})
