@@ -38,7 +38,7 @@ sys.exit(0 if passed else 1)
 
 def pytest_addoption(parser):
     parser.addoption('--flags', default='', help='cells and tests to run that are skipped otherwise, e.g. "slow gpu"')
-    parser.addini('notebook_timeout', 'seconds after which a notebook has failed', default='600')
+    parser.addini('notebook_timeout', 'seconds after which a notebook has failed', default='1800')
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -1,9 +1,12 @@
-"""DG-Net on rendered people: swaps, ablation, and the cost of a full-size step. Results go to dgnet.json, pictures beside it, the text is dgnet.md.
+"""DG-Net on rendered people: swaps, ablation, and the cost of a full-size step.
+
+Results go to dgnet.json, pictures beside it, the text is dgnet.md.
 
 python benchmarks/dgnet.py step        # one published step, 256x128, batch 8: seconds and memory
 python benchmarks/dgnet.py swaps       # a small run: grids of swaps, whom an independent network sees in them
 python benchmarks/dgnet.py judge       # the same measurements on the checkpoint that lies with the tests
-python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds; ablation '[0, 1, 2]' '"studio"' in another world
+python benchmarks/dgnet.py ablation    # baseline, primary, fine-grained, both; three seeds
+python benchmarks/dgnet.py ablation '[0, 1, 2]' '"studio"'    # the same in another world
 python benchmarks/dgnet.py text        # dgnet.md from what has been measured
 """
 
@@ -14,22 +17,31 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from synthreid.core import atomic_write, pick_device, to_signed
+from synthreid.core import atomic_write, pick_device, step_generator, to_signed
 from synthreid.data.datasets import ReidSplit
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.metrics.features import random_features
 from synthreid.metrics.swaps import evaluate_swaps
 from synthreid.render.folder import render_images
 from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
-from synthreid.training.dgnet import DGNet, DGNetConfig, soft_labels
-from synthreid.training.hooks import draw_swaps
+from synthreid.training.dgnet import (
+    DGNet,
+    DGNetConfig,
+    augment_views,
+    read_codes,
+    real_losses,
+    set_swap_rates,
+    weights_at,
+)
 from synthreid.training.direct import DirectConfig, DirectTransfer
-from synthreid.training.loop import fit
+from synthreid.training.hooks import draw_swaps
+from synthreid.training.loop import fit, update
 from synthreid.training.runs import load_method
 
 HERE = Path(__file__).parent
@@ -82,24 +94,9 @@ def ask(split, per_id, first=2):
 
 
 def train_direct(train, size, seed, steps, **changes):
-    config = DirectConfig(
-        **{
-            **dict(
-                size=size,
-                backbone='resnet_small',
-                steps=steps,
-                batch_size=32,
-                images_per_id=4,
-                pooling='gem',
-                weight_triplet=1.0,
-                lr=1e-3,
-                milestones=(),
-                flat=0.6,
-            ),
-            **changes,
-        }
-    )
-    method = DirectTransfer(config, train.n_ids, seed=seed)
+    learning = dict(batch_size=32, images_per_id=4, weight_triplet=1.0, lr=1e-3, milestones=(), flat=0.6)
+    config = DirectConfig(size=size, backbone='resnet_small', steps=steps, pooling='gem', **learning)
+    method = DirectTransfer(replace(config, **changes), train.n_ids, seed=seed)
     fit(method, method.batches(train), steps)
     return method
 
@@ -109,21 +106,17 @@ def mean_ap(embed, query, gallery):
 
 
 class WithoutGenerator(DGNet):
-    "The baseline row alone: what happens to the appearance encoder when it learns from real images only, without the time for pictures that nobody looks at."
+    "The baseline row alone: the appearance encoder learns from real images, without time for pictures nobody looks at."
 
     def step(self, batch, i):
-        from synthreid.core import step_generator
-        from synthreid.training.dgnet import augment_views, weights_at
-        from synthreid.training.loop import update
-
-        c = self.config
+        c, encoder = self.config, self.nets['appearance']
         for net in self.nets.values():
             net.train()
-        self.set_rates(i)
-        g, weights = step_generator(self.seed, i, 1), weights_at(c, i)
-        views = {k: augment_views(batch[k], g, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
-        logits = {k: self.read(v, True)[1] for k, v in views.items()}
-        losses = self.real_losses(logits, {k: batch[f'{k}_pids'] for k in 'ab'}, weights)
+        set_swap_rates(c, self.opts, i)
+        random, weights, pids = step_generator(self.seed, i, 1), weights_at(c, i), {k: batch[f'{k}_pids'] for k in 'ab'}
+        views = {k: augment_views(batch[k], random, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
+        clean, hidden = ({k: view[n] for k, view in views.items()} for n in range(2))
+        losses = real_losses(read_codes(encoder, clean, hidden, pids)[1], pids, weights)
         return update({k: weights[k] * v for k, v in losses.items()}, self.opts['appearance'])
 
 
@@ -148,7 +141,8 @@ ROWS = {
 
 
 def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fine', 'both')):
-    "All rows of a seed share their first steps, in which they do not differ; they part where the teacher begins. A fine-grained head that nobody taught is not tested."
+    """All rows of a seed share their first steps, in which they do not differ; they part where the teacher begins. A
+    fine-grained head that nobody taught is not tested."""
     size, settings = '48x24', dict(WORLDS[world])
     (per_id, per_test), effects, at = (settings.pop(k) for k in ('per_id', 'effects', 'at'))
     train, test = people(0, 60, per_id, size, **effects).relabel(), people(60, 60, per_test, size, **effects)
@@ -183,36 +177,25 @@ def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fin
         for seed in seeds:
             began = time.process_time()
             teacher = train_direct(train, size, seed, **TEACHER)
-            run = Path(d) / f'teacher{seed}'
-            save_checkpoint(teacher, run / 'checkpoints', TEACHER['steps'])
             found['teacher'].append(mean_ap(teacher.embed, query, gallery))
-            config = DGNetConfig(**settings, teacher=str(run))
-            trunk = DGNet(config, train.n_ids, seed)
+            config, taught = DGNetConfig(**settings), dict(seed=seed, teacher=teacher.nets['embedder'])
+            trunk = DGNet(config, train.n_ids, **taught)
             fit(trunk, trunk.batches(train), at)
             shared = save_checkpoint(trunk, Path(d) / f'trunk{seed}', at)
             found['identity'].append(
                 evaluate_swaps(trunk.swap, test.images, test.pids, teacher.embed, n=400)['identity_appearance']
             )  # the teacher had no part in these pictures yet
             for row in rows:
-                method = (WithoutGenerator if row == 'baseline' else DGNet)(
-                    replace(config, **ROWS[row]), train.n_ids, seed
-                )
+                kind = WithoutGenerator if row == 'baseline' else DGNet
+                method = kind(replace(config, **ROWS[row]), train.n_ids, **taught)
                 load_checkpoint(method, shared)
                 fit(method, method.batches(train), steps, start=at)
-                scores = {
-                    name: mean_ap(lambda x: method.embed_flipped(x, alpha), query, gallery)
-                    for name, alpha in (('primary head', 0), ('both heads', 0.5), ('fine head', 'fine'))[
-                        : 3 if row in ('fine', 'both') else 1
-                    ]
-                }
+                heads = {'primary head': 0, 'both heads': 0.5, 'fine head': 'fine'}
+                tested = heads if row in ('fine', 'both') else ['primary head']
+                scores = {k: mean_ap(partial(method.embed_flipped, alpha=heads[k]), query, gallery) for k in tested}
                 found['rows'].setdefault(row, []).append(scores)
-                print(
-                    seed,
-                    row,
-                    {k: round(v, 1) for k, v in scores.items()},
-                    round(time.process_time() - began),
-                    flush=True,
-                )
+                told = {k: round(v, 1) for k, v in scores.items()}
+                print(seed, row, told, round(time.process_time() - began), flush=True)
             found['seconds'].append(time.process_time() - began)
             keep(f'ablation {world}', found)
 
@@ -222,29 +205,21 @@ def swaps(steps=1000, seed=0):
     train, test = people(0, 60, 12, size, **STUDIO).relabel(), people(60, 60, 8, size, **STUDIO)
     query, gallery = ask(test, 8)
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as d:
-        teacher = train_direct(train, size, seed, 200)
-        save_checkpoint(teacher, Path(d) / 'checkpoints', 200)
-        print('teacher', mean_ap(teacher.embed, query, gallery), flush=True)
-        method = DGNet(
-            DGNetConfig(**SMALL, width=16, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0, teacher=d),
-            train.n_ids,
-            seed,
-        )
-        history = []
+    teacher = train_direct(train, size, seed, 200)
+    print('teacher', mean_ap(teacher.embed, query, gallery), flush=True)
+    config = DGNetConfig(**SMALL, width=16, size=size, steps=steps, lr_appearance=1e-2, head_lr=2.0)
+    method = DGNet(config, train.n_ids, seed=seed, teacher=teacher.nets['embedder'])
+    history = []
 
-        def look(m, i, losses):
-            history.append({k: float(v) for k, v in losses.items()})
-            if i % 100 == 0:
-                print(
-                    i,
-                    {k: round(float(np.mean([h.get(k, 0) for h in history[-50:]])), 3) for k in history[-1]},
-                    flush=True,
-                )
-            if i % 250 == 0 or i == steps:
-                save_checkpoint(m, Path(tempfile.gettempdir()) / 'synthreid_dgnet', i)
+    def look(m, i, losses):
+        history.append(losses)
+        if i % 100 == 0:
+            recent = {k: round(float(np.mean([h.get(k, 0) for h in history[-50:]])), 3) for k in history[-1]}
+            print(i, recent, flush=True)
+        if i % 250 == 0 or i == steps:
+            save_checkpoint(m, Path(tempfile.gettempdir()) / 'synthreid_dgnet', i)
 
-        fit(method, method.batches(train), steps, hooks=[look])
+    fit(method, method.batches(train), steps, hooks=[look], log_every=1)
     judge = train_direct(train, size, seed + 7, 200)
     report(
         method,
@@ -261,7 +236,7 @@ def report(method, judge, test, history, more):
     found = dict(
         more,
         size=method.config.size,
-        mAP={str(a): mean_ap(lambda x: method.embed_flipped(x, a), query, gallery) for a in (0, 0.5, 'fine')},
+        mAP={str(a): mean_ap(partial(method.embed_flipped, alpha=a), query, gallery) for a in (0, 0.5, 'fine')},
         judge_mAP=mean_ap(judge.embed, query, gallery),
     )
     found |= evaluate_swaps(
@@ -300,11 +275,8 @@ def judged_again():
 def full_step(device='auto', repeats=3):
     "A step at the published size, before and behind the ramps, with a teacher (random, as all networks here)."
     device = pick_device(device)
-    method, teacher = (
-        DGNet(DGNetConfig.reference(weights=None), 751, device=device),
-        DirectTransfer(DirectConfig(), 751, device=device).nets['embedder'].eval(),
-    )
-    method.teacher = lambda x: soft_labels(teacher, x)
+    teacher = DirectTransfer(DirectConfig(), 751, device=device).nets['embedder'].eval()
+    method = DGNet(DGNetConfig.reference(weights=None), 751, device=device, teacher=teacher)
     image = np.random.default_rng(0).integers(0, 255, (1, 256, 128, 3), np.uint8)
     batches = method.batches(
         ReidSplit(None, np.repeat(np.arange(751), 2), np.zeros(1502, int), np.broadcast_to(image, (1502, 256, 128, 3)))
@@ -343,11 +315,14 @@ def full_step(device='auto', repeats=3):
     )
 
 
+def cell(values):
+    "Mean, and standard deviation where there are several."
+    return f'{np.mean(values):.1f}' + (f' ± {np.std(values, ddof=1):.1f}' if len(values) > 1 else '')
+
+
 def text():
-    told, out = (
-        json.loads((HERE / 'dgnet.json').read_text()),
-        ['# DG-Net', '', 'Written by `python benchmarks/dgnet.py text` from `dgnet.json`.', ''],
-    )
+    told = json.loads((HERE / 'dgnet.json').read_text())
+    out = ['# DG-Net', '', 'Written by `python benchmarks/dgnet.py text` from `dgnet.json`.', '']
     if steps := {k: v for k, v in told.items() if k.startswith('step ')}:
         out += [
             '## One step at the published size',
@@ -410,7 +385,6 @@ def text():
         if not (a := told.get(f'ablation {world}')):
             continue
         n = min(map(len, a['rows'].values()))
-        cell = lambda v: f'{np.mean(v):.1f}' + (f' ± {np.std(v, ddof=1):.1f}' if n > 1 else '')
         heads = list(a['rows']['both'][0])
         out += [
             f'## Ablation, {world}',

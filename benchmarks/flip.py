@@ -1,7 +1,9 @@
-"""Time and memory of FlipReID steps at full size: python benchmarks/flip.py [--ids 16] [--backbone resnest50d] [--precision 32-true] [--steps 2] [--rest 1]
+"""Time and memory of FlipReID steps at full size.
 
-Images are noise: what a step costs does not depend on them. Peak memory is the process's (CPU) or the allocator's (GPU).
-`--rest` steps of the first phase (backbone at rest), then `--steps` of the second, in which everything learns.
+python benchmarks/flip.py [--ids 16] [--backbone resnest50d] [--precision 32-true] [--steps 2] [--rest 1]
+
+Images are noise: what a step costs does not depend on them. Peak memory is the process's (CPU) or the allocator's
+(GPU). `--rest` steps of the first phase (backbone at rest), then `--steps` of the second, in which everything learns.
 """
 
 import argparse

@@ -10,24 +10,18 @@ import torch
 import yaml
 
 from synthreid.core import UserError, to_signed
-from synthreid.data.datasets import ReidSplit
 from synthreid.data.samplers import GroupBatches
+from synthreid.data.store import render_people
 from synthreid.models.backbones import backbone, load_weights
 from synthreid.models.reid import GeneralisedMean, RegionalEmbedder, batch_hard_triplet
-from synthreid.render.folder import render_folder, render_images
+from synthreid.render.folder import render_folder
 from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
 from synthreid.training.contract import check_method
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID, flip_epoch, flip_rate
 from synthreid.training.joint import JointConfig, JointTransfer
 from synthreid.training.loop import fit
-from synthreid.training.runs import load_method
-
-
-def people(ids, per_id=6, size=(32, 16)):
-    r = render_images('game', np.repeat(np.arange(ids), per_id), np.tile(np.arange(per_id), ids), size=size)
-    return ReidSplit(None, r.pids, r.camids, r.images)
-
+from synthreid.training.runs import load_encoder, load_method
 
 SMALL = dict(
     size='32x16',
@@ -46,11 +40,11 @@ SMALL = dict(
 
 @pytest.fixture(scope='module')
 def source():
-    return people(8)
+    return render_people('game', 8, size=(32, 16))
 
 
-def make(source, **changes):
-    return FlipReID(FlipConfig(**{**SMALL, **changes}), source.n_ids)
+def make(source, encoder=None, **changes):
+    return FlipReID(FlipConfig(**{**SMALL, **changes}), source.n_ids, encoder=encoder)
 
 
 def count(net):
@@ -85,7 +79,8 @@ def test_triplet_is_brute_force(margin):
 
 
 def test_sampling_rules_on_a_written_out_example():
-    "A has 8 pictures, B 4, C 5, D 3; two people, four pictures each. D never comes; {B, C} first leaves A alone, so the pass ends."
+    """A has 8 pictures, B 4, C 5, D 3; two people, four pictures each. D never comes; {B, C} first leaves A alone, so
+    the pass ends."""
     pids = np.repeat([1, 2, 3, 4], [8, 4, 5, 3])
     draw, seen = GroupBatches(pids, 2, 4, seed=5), {}
     for number in range(600):
@@ -296,7 +291,8 @@ def test_head_on_a_joint_run(source, tmp_path):
     )
     joint = JointTransfer(config, source.n_ids, n_cameras=6)
     run = save_checkpoint(joint, tmp_path / 'joint' / 'checkpoints', 2).parents[1]
-    m = make(source, backbone='encoder', weights=str(run), last_stride=2, freeze_epochs=0)
+    config = dict(backbone='encoder', weights=str(run), last_stride=2, freeze_epochs=0)
+    m = make(source, load_encoder(run), **config)
     x, net = to_signed(source.images[:3]), m.nets['embedder'].eval()
     with torch.no_grad():
         assert torch.allclose(
@@ -308,10 +304,12 @@ def test_head_on_a_joint_run(source, tmp_path):
     saved = save_checkpoint(m, tmp_path / 'flip' / 'checkpoints', 1)
     shutil.rmtree(run)
     assert torch.equal(load_method(saved, 'cpu').embed(x), m.embed(x)), 'the joint run is needed no more'
-    with pytest.raises(UserError, match='checkpoint'):
-        make(source, backbone='encoder', weights=str(run))
+    with pytest.raises(UserError, match='check the path'):
+        load_encoder(run)
     with pytest.raises(UserError, match="holds 'flip'"):
-        make(source, backbone='encoder', weights=str(tmp_path / 'flip'))
+        load_encoder(tmp_path / 'flip')
+    with pytest.raises(UserError, match='the joint method of'):
+        make(source, **config)
 
 
 def test_wrong_settings(source):
@@ -326,7 +324,8 @@ def test_wrong_settings(source):
         with pytest.raises(UserError, match=text):
             make(source, **changes)
     with pytest.raises(UserError, match='at least 2 identities'):
-        make(people(3, 3)).batches(people(3, 3))
+        few = render_people('game', 3, 3, size=(32, 16))
+        make(few).batches(few)
 
 
 def test_recipes_are_complete():
@@ -344,7 +343,7 @@ def test_recipes_are_complete():
 
 
 def test_trial_of_a_recipe(tmp_path):
-    "A published recipe with a small net: the same phases in six steps, both mAPs in the table beside the published ones."
+    "A published recipe with a small net: the same phases in six steps, both mAPs beside the published ones."
     import synthreid
     from synthreid.reproduce import Folders, reproduce
 

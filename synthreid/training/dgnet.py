@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SwapNetsConfig', 'make_swap_nets', 'DGNetConfig', 'weights_at', 'DGNetBatches', 'augment_views', 'read_codes',
            'paint', 'judge_losses', 'rebuilding_losses', 'structure_again', 'painting_losses', 'soft_labels',
-           'real_losses', 'generated_losses', 'join_heads', 'swap_optimisers', 'set_swap_rates', 'DGNet']
+           'real_losses', 'generated_losses', 'join_heads', 'flipped_heads', 'swap_pairs', 'swap_each', 'swap_between',
+           'swap_optimisers', 'set_swap_rates', 'DGNet']
 
 # %% ../../nbs/44_training.dgnet.ipynb #000c8c69
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from synthreid.models.dgnet import (
 )
 from .loop import Method, only_training, rate_at, update
 
-# %% ../../nbs/44_training.dgnet.ipynb #0603a570
+# %% ../../nbs/44_training.dgnet.ipynb #9ed570a0
 @dataclass
 class SwapNetsConfig:
     "Sizes of DG-Net's networks; the defaults are the published ones."
@@ -63,7 +64,7 @@ def make_swap_nets(
     discriminator = MultiScaleDiscriminator(c.discriminator_dim, c.n_scales)
     return dict(appearance=appearance, generator=generator, discriminator=discriminator)
 
-# %% ../../nbs/44_training.dgnet.ipynb #f183d5b2
+# %% ../../nbs/44_training.dgnet.ipynb #15f5fbea
 def _check_sizes(config: SwapNetsConfig):
     "Sizes from which no DG-Net can be built are a `UserError`."
     c = config
@@ -87,7 +88,7 @@ def _check_sizes(config: SwapNetsConfig):
     if min(h, w) < need:
         raise expected(f'images of at least {need} pixels for n_scales {c.n_scales}', c.size, 'use fewer')
 
-# %% ../../nbs/44_training.dgnet.ipynb #c6c79bc9
+# %% ../../nbs/44_training.dgnet.ipynb #0b0e4dfd
 _PAPER = dict(
     weight_cycle=0,
     weight_penalty=0,
@@ -104,7 +105,7 @@ _PAPER = dict(
     reference_quirks=False,
 )
 
-# %% ../../nbs/44_training.dgnet.ipynb #1b1f3cb8
+# %% ../../nbs/44_training.dgnet.ipynb #5fe9d3ca
 @dataclass
 class DGNetConfig(SwapNetsConfig):
     "DG-Net: joint generation and recognition. The defaults are those of the released code, but from random weights."
@@ -155,7 +156,7 @@ class DGNetConfig(SwapNetsConfig):
         "The article's settings, as far as we remember it (table below); `changes` are settings that differ."
         return cls.reference(**(_PAPER | changes))
 
-# %% ../../nbs/44_training.dgnet.ipynb #985a85aa
+# %% ../../nbs/44_training.dgnet.ipynb #580ec5a1
 def _check_training(config: DGNetConfig):
     "Settings with which no DG-Net can learn are a `UserError`."
     c = config
@@ -167,7 +168,7 @@ def _check_training(config: DGNetConfig):
     if c.pad >= side:
         raise expected(f'pad below the {side} pixels of the images', c.pad, '10 is published')
 
-# %% ../../nbs/44_training.dgnet.ipynb #36022a0c
+# %% ../../nbs/44_training.dgnet.ipynb #1ac0738f
 def _ramp(
     i: int,  # step
     steps: int,  # length of the run
@@ -181,7 +182,7 @@ def _ramp(
         return float(done >= 0)
     return 0.0 if done <= late else min(1.0, done / max(1, round(length * steps)))
 
-# %% ../../nbs/44_training.dgnet.ipynb #d781aec3
+# %% ../../nbs/44_training.dgnet.ipynb #f488fe24
 def weights_at(
     config: DGNetConfig,  # weights and their schedule
     i: int,  # step
@@ -200,7 +201,7 @@ def weights_at(
         weights['fine_real'] = c.weight_fine * before * c.fine
     return {name: weight for name, weight in weights.items() if weight}
 
-# %% ../../nbs/44_training.dgnet.ipynb #649333e6
+# %% ../../nbs/44_training.dgnet.ipynb #7475338e
 class DGNetBatches:
     "Images a and b of step `i`, a positive for each, and the pids of the streams whose people are known."
 
@@ -240,7 +241,7 @@ class DGNetBatches:
             batch[f'{k}_positive'] = to_signed(split.images[positives], self.device)
         return batch
 
-# %% ../../nbs/44_training.dgnet.ipynb #8eedefc4
+# %% ../../nbs/44_training.dgnet.ipynb #9d178657
 def augment_views(
     images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
     generator: torch.Generator,  # on their device
@@ -253,7 +254,7 @@ def augment_views(
         clean = random_pad_crop(clean, generator, pad, value=None)
     return clean, random_erasing(clean, generator, erasing, value=(-0.03, -0.088, -0.188)) if erasing else clean
 
-# %% ../../nbs/44_training.dgnet.ipynb #2a6ead77
+# %% ../../nbs/44_training.dgnet.ipynb #fa3e8065
 def read_codes(
     encoder: AppearanceEncoder,  # in training mode: its running statistics follow
     clean: dict,  # {view: (B, 3, H, W)}: codes are read from these
@@ -274,7 +275,7 @@ def read_codes(
             logits[view] = encoder(hidden[view])[1]
     return codes, logits
 
-# %% ../../nbs/44_training.dgnet.ipynb #7975eef6
+# %% ../../nbs/44_training.dgnet.ipynb #e1fff6c2
 _PAINTED = {
     'ba': ('b', 'a'),
     'ab': ('a', 'b'),
@@ -295,7 +296,7 @@ def paint(
     appearance = torch.cat([codes[a] for _, a in _PAINTED.values()])
     return dict(zip(_PAINTED, generator.decode(structure, appearance).chunk(len(_PAINTED))))
 
-# %% ../../nbs/44_training.dgnet.ipynb #00d7c2ef
+# %% ../../nbs/44_training.dgnet.ipynb #b457c580
 def judge_losses(
     discriminator: MultiScaleDiscriminator,  # learns
     clean: dict,  # {'a', 'b': real images (B, 3, H, W)}
@@ -307,7 +308,7 @@ def judge_losses(
     second = discriminator_losses(discriminator, clean['b'], painted['ab'].detach(), penalty)
     return {name: first[name] + second[name] for name in first}
 
-# %% ../../nbs/44_training.dgnet.ipynb #154b5e69
+# %% ../../nbs/44_training.dgnet.ipynb #88bea677
 def _mean_difference(a, b):  # codes of one shape -> scalar, float32 at least
     return (a - b).abs().mean(dtype=torch.float64 if a.dtype == torch.float64 else torch.float32)
 
@@ -322,7 +323,7 @@ def rebuilding_losses(
         'same': sum(image_distance(painted[f'{k}{k}_positive'], clean[k]) for k in 'ab'),
     }
 
-# %% ../../nbs/44_training.dgnet.ipynb #1b30efe2
+# %% ../../nbs/44_training.dgnet.ipynb #3fe0411b
 def structure_again(
     generator: SwapGenerator,  # its encoder reads
     image: torch.Tensor,  # (B, 3, H, W), a swapped picture
@@ -334,7 +335,7 @@ def structure_again(
     with judging(generator.structure):
         return generator.encode(image)
 
-# %% ../../nbs/44_training.dgnet.ipynb #d89d2f32
+# %% ../../nbs/44_training.dgnet.ipynb #2c10fb68
 def painting_losses(
     nets: dict,  # of `make_swap_nets`
     clean: dict,  # {view: real images (B, 3, H, W)}
@@ -367,7 +368,7 @@ def painting_losses(
         losses['cycle'] = image_distance(back[0], clean['a']) + image_distance(back[1], clean['b'])
     return losses
 
-# %% ../../nbs/44_training.dgnet.ipynb #6bd9bca2
+# %% ../../nbs/44_training.dgnet.ipynb #7fdb1b93
 @torch.no_grad()
 def soft_labels(
     net,  # an `Embedder` or a `RegionalEmbedder`, left as it is
@@ -382,7 +383,7 @@ def soft_labels(
     with judging(net):
         return (believe(x) + believe(x.flip(3))) / 2
 
-# %% ../../nbs/44_training.dgnet.ipynb #1bfcdbf8
+# %% ../../nbs/44_training.dgnet.ipynb #0b2cbd19
 def _check_teacher(teacher, n_ids):
     "A net that knows other people is a `UserError`."
     known = n_ids if teacher is None else teacher.necks()[0].classifier.out_features
@@ -400,7 +401,7 @@ def _needed_teacher(config: DGNetConfig, teacher):
         raise expected("a teacher for primary='teacher'", 'none', f'{remedy}, or set primary to donor or none')
     return teacher
 
-# %% ../../nbs/44_training.dgnet.ipynb #48c5bff9
+# %% ../../nbs/44_training.dgnet.ipynb #881550f2
 def real_losses(
     logits: dict,  # {view: (primary, fine) logits} of known people
     pids: dict,  # {'a' and, if known, 'b': (B,) int64}
@@ -415,7 +416,7 @@ def real_losses(
         losses['fine_real'] = sum(F.cross_entropy(logits[k][1], pids[k]) for k in pids)
     return losses
 
-# %% ../../nbs/44_training.dgnet.ipynb #0ec4af00
+# %% ../../nbs/44_training.dgnet.ipynb #b54ef106
 def generated_losses(
     encoder: AppearanceEncoder,  # learns
     painted: dict,  # of `paint`; without their graph here
@@ -441,7 +442,7 @@ def generated_losses(
             losses[name] = losses.get(name, 0) + loss
     return losses
 
-# %% ../../nbs/44_training.dgnet.ipynb #394b6625
+# %% ../../nbs/44_training.dgnet.ipynb #c26bbb4c
 def join_heads(
     primary: torch.Tensor,  # (B, D)
     fine: torch.Tensor,  # (B, D)
@@ -453,9 +454,9 @@ def join_heads(
     weights = (0.0, 1.0) if alpha == 'fine' else (1.0, alpha**0.5)
     return torch.cat([w * F.normalize(x.float()) for w, x in zip(weights, (primary, fine))], 1)
 
-# %% ../../nbs/44_training.dgnet.ipynb #c84b7bd9
+# %% ../../nbs/44_training.dgnet.ipynb #24350625
 @torch.no_grad()
-def _flipped_heads(
+def flipped_heads(
     encoder: AppearanceEncoder,  # in evaluation mode
     images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
     alpha: float | str = 0.5,  # see `join_heads`
@@ -464,28 +465,53 @@ def _flipped_heads(
     pairs = zip(encoder.embed(images), encoder.embed(images.flip(3)))
     return join_heads(*(F.normalize(a.float()) + F.normalize(b.float()) for a, b in pairs), alpha)
 
-# %% ../../nbs/44_training.dgnet.ipynb #87f0033b
-@torch.no_grad()
-def _codes(encoder, images):  # appearance codes (B, code_size) of images in [-1, 1]
-    return encoder.eval().code(encoder.encode(images))
+# %% ../../nbs/44_training.dgnet.ipynb #623a4687
+def _codes(nets, images):  # appearance codes (B, code_size) of images in [-1, 1]
+    encoder = nets['appearance'].eval()
+    return encoder.code(encoder.encode(images))
 
 
 @torch.no_grad()
-def _swap_grid(nets, appearance, structure):  # (R, 3, H, W), (C, 3, H, W) -> (R, C, 3, H, W)
-    generator, codes = nets['generator'].eval(), _codes(nets['appearance'], appearance)
+def swap_pairs(
+    nets: dict,  # of `make_swap_nets`, trained
+    appearance: torch.Tensor,  # (B, 3, H, W) in [-1, 1]: what to wear
+    structure: torch.Tensor,  # (B, 3, H, W) in [-1, 1]: how to stand
+) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1], clipped
+    "Images in the appearance of the first and the structure of the second."
+    n, m = len(appearance), len(structure)
+    if n != m:
+        raise expected('as many appearances as structures', f'{n} and {m}', 'use swap_grid for each with each')
+    return nets['generator'].eval()(structure, _codes(nets, appearance)).clamp(-1, 1)
+
+
+@torch.no_grad()
+def swap_each(
+    nets: dict,  # of `make_swap_nets`, trained
+    appearance: torch.Tensor,  # (R, 3, H, W) in [-1, 1]
+    structure: torch.Tensor,  # (C, 3, H, W) in [-1, 1]
+) -> torch.Tensor:  # (R, C, 3, H, W) in [-1, 1]
+    "Each with each: rows wear the same, columns stand the same."
+    generator, codes = nets['generator'].eval(), _codes(nets, appearance)
     structures = generator.encode(structure)
     rows = [generator.decode(structures, code.expand(len(structures), -1)) for code in codes]
     return torch.stack(rows).clamp(-1, 1)
 
-
+# %% ../../nbs/44_training.dgnet.ipynb #9691bac5
 @torch.no_grad()
-def _interpolate(nets, first, last, structure, n):  # three (B, 3, H, W) -> (B, n, 3, H, W)
-    generator, a, b = nets['generator'].eval(), _codes(nets['appearance'], first), _codes(nets['appearance'], last)
+def swap_between(
+    nets: dict,  # of `make_swap_nets`, trained
+    first: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    last: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    structure: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    n: int = 7,  # pictures, both ends included
+) -> torch.Tensor:  # (B, n, 3, H, W) in [-1, 1]
+    "Pictures of each structure whose appearance goes from `first` to `last`."
+    generator, a, b = nets['generator'].eval(), _codes(nets, first), _codes(nets, last)
     structures = generator.encode(structure)
     steps = [generator.decode(structures, a + t * (b - a)) for t in torch.linspace(0, 1, n, device=a.device)]
     return torch.stack(steps, 1).clamp(-1, 1)
 
-# %% ../../nbs/44_training.dgnet.ipynb #18067ec2
+# %% ../../nbs/44_training.dgnet.ipynb #249262f1
 def swap_optimisers(
     config: DGNetConfig,  # rates, decay
     nets: dict,  # of `make_swap_nets`
@@ -511,12 +537,13 @@ def set_swap_rates(
         for group, base in zip(opt.param_groups, bases[name]):
             group['lr'] = base * factor
 
-# %% ../../nbs/44_training.dgnet.ipynb #d7bf8bd2
+# %% ../../nbs/44_training.dgnet.ipynb #73a87ab4
 class DGNet(Method):
     "Joint generation and recognition; `swap` dresses people in each other's clothes."
 
     name = 'dgnet'
     Config = DGNetConfig
+    reference = DGNetConfig.reference
     swaps = True
     own_test = 'dgnet'
 
@@ -543,9 +570,9 @@ class DGNet(Method):
 
     @classmethod
     def builds_on(cls, config):
-        "The run that teaches; None where one is needed and missing."
-        needed = config.online and config.primary == 'teacher'
-        return {'teacher': config.teacher} if config.teacher or needed else {}
+        "The run that teaches; a needed one that has no name is None."
+        needed = config.teacher or (config.online and config.primary == 'teacher')
+        return {'teacher': config.teacher} if needed else {}
 
     def batches(self, source, target=None):
         "Two streams with positives; the second is the unlabelled target with `use_target`."
@@ -555,8 +582,8 @@ class DGNet(Method):
         return DGNetBatches(source.relabel(), c.batch_size, target if c.use_target else None, self.seed, self.device)
 
     def step(self, batch, i):
-        c, nets, opts, weights = self.config, self.nets, self.opts, weights_at(self.config, i)
-        teacher = _needed_teacher(c, self.teacher)
+        c, nets, opts = self.config, self.nets, self.opts
+        weights, teacher = weights_at(c, i), _needed_teacher(c, self.teacher)
         for net in nets.values():
             net.train()
         set_swap_rates(c, opts, i)
@@ -588,35 +615,17 @@ class DGNet(Method):
         return join_heads(*self.nets['appearance'].eval().embed(images), self.config.alpha)
 
     def embed_flipped(self, images, alpha=None):
-        "The released test, see `_flipped_heads`; `alpha` None: that of the settings."
-        return _flipped_heads(self.nets['appearance'].eval(), images, self.config.alpha if alpha is None else alpha)
+        "The released test, see `flipped_heads`; `alpha` None: that of the settings."
+        return flipped_heads(self.nets['appearance'].eval(), images, self.config.alpha if alpha is None else alpha)
 
-    @torch.no_grad()
-    def swap(
-        self,
-        appearance: torch.Tensor,  # (B, 3, H, W) in [-1, 1]: what to wear
-        structure: torch.Tensor,  # (B, 3, H, W) in [-1, 1]: how to stand
-    ) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1], clipped
-        "Images in the appearance of the first and the structure of the second."
-        n, m = len(appearance), len(structure)
-        if n != m:
-            raise expected('as many appearances as structures', f'{n} and {m}', 'use swap_grid for each with each')
-        return self.nets['generator'].eval()(structure, _codes(self.nets['appearance'], appearance)).clamp(-1, 1)
+    def swap(self, appearance, structure):
+        "Two (B, 3, H, W) to (B, 3, H, W), see `swap_pairs`."
+        return swap_pairs(self.nets, appearance, structure)
 
-    def swap_grid(
-        self,
-        appearance: torch.Tensor,  # (R, 3, H, W) in [-1, 1]
-        structure: torch.Tensor,  # (C, 3, H, W) in [-1, 1]
-    ) -> torch.Tensor:  # (R, C, 3, H, W) in [-1, 1]
-        "Each with each: rows wear the same, columns stand the same."
-        return _swap_grid(self.nets, appearance, structure)
+    def swap_grid(self, appearance, structure):
+        "(R, 3, H, W) and (C, 3, H, W) to (R, C, 3, H, W), see `swap_each`."
+        return swap_each(self.nets, appearance, structure)
 
-    def interpolate(
-        self,
-        first: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-        last: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-        structure: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-        n: int = 7,  # pictures, both ends included
-    ) -> torch.Tensor:  # (B, n, 3, H, W) in [-1, 1]
-        "Pictures of each structure whose appearance goes from `first` to `last`."
-        return _interpolate(self.nets, first, last, structure, n)
+    def interpolate(self, first, last, structure, n=7):
+        "Three (B, 3, H, W) to (B, n, 3, H, W), see `swap_between`."
+        return swap_between(self.nets, first, last, structure, n)

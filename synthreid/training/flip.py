@@ -121,7 +121,7 @@ def flip_loss(
     "Mean squared difference of the views, summed over the parts of the embedding."
     return sum((a - b).square().mean() for a, b in zip(one, two))
 
-# %% ../../nbs/43_training.flip.ipynb #018968aa
+# %% ../../nbs/43_training.flip.ipynb #883d1917
 def take_sizes(
     config: FlipConfig,  # left as it is
     joint: Method,  # of the class `JointTransfer`
@@ -150,7 +150,7 @@ def make_encoder(
     net.load_state_dict(state)
     return net
 
-# %% ../../nbs/43_training.flip.ipynb #ec976a76
+# %% ../../nbs/43_training.flip.ipynb #a6f334b8
 def make_flip_net(
     config: FlipConfig,  # backbone, neck, regions
     n_ids: int,  # identities to tell apart
@@ -163,7 +163,7 @@ def make_flip_net(
         return make_embedder(c, n_ids, body)
     return RegionalEmbedder(body, n_ids, c.regions, c.pooling, c.gem_power, c.clip, c.classifier_std)
 
-# %% ../../nbs/43_training.flip.ipynb #668dbfd2
+# %% ../../nbs/43_training.flip.ipynb #696f92ea
 def flip_optimiser(
     net: torch.nn.Module,  # of `make_flip_net`
     config: FlipConfig,  # lr, adam_eps, weight_decay
@@ -174,7 +174,7 @@ def flip_optimiser(
     groups = [{'params': rest}, *([{'params': powers, 'weight_decay': 0.0}] if powers else [])]
     return torch.optim.Adam(groups, config.lr, eps=config.adam_eps, weight_decay=config.weight_decay)
 
-# %% ../../nbs/43_training.flip.ipynb #a5d038f3
+# %% ../../nbs/43_training.flip.ipynb #5235ac22
 def set_phase(
     net: torch.nn.Module,  # of `make_flip_net`
     opt: torch.optim.Adam,  # its optimiser
@@ -192,7 +192,17 @@ def set_phase(
         rate = flip_rate(epoch, c.lr, c.lr_floor, c.freeze_epochs, c.warmup_epochs, c.decay_epochs)
     set_rate(opt, rate)
 
-# %% ../../nbs/43_training.flip.ipynb #65dd6434
+# %% ../../nbs/43_training.flip.ipynb #3fb66724
+def _check_flip(config: FlipConfig, encoder):
+    "The flipping loss needs two views, and a joint run must have been handed in."
+    if config.weight_flip and not config.two_views:
+        raise expected('two_views=True for the flipping loss', 'False', 'set weight_flip=0 to train on one view')
+    if config.backbone == 'encoder' and config.weights and encoder is None:
+        remedy = 'hand it in as `encoder`, or set weights=None to start at random'
+        raise expected(f'the joint method of {config.weights}', 'none', remedy)
+    check_supervision(config)
+
+# %% ../../nbs/43_training.flip.ipynb #dcbcbacb
 class FlipReID(Method):
     "Two views of every image, judged by the mean of their features."
 
@@ -208,15 +218,9 @@ class FlipReID(Method):
         device='cpu',  # where the nets live
         encoder: Method | None = None,  # for backbone='encoder': the joint method whose nets and sizes are taken over
     ):
-        if config.weight_flip and not config.two_views:
-            remedy = 'set weight_flip=0 to train on one view'
-            raise expected('two_views=True for the flipping loss', 'False', remedy)
-        if self.builds_on(config) and encoder is None:
-            remedy = "hand it in as `encoder`, or set weights=None to start at random"
-            raise expected(f'the joint method of {config.weights}', 'none', remedy)
+        _check_flip(config, encoder)
         if encoder is not None:
             config = take_sizes(config, encoder)
-        check_supervision(config)
         super().__init__(config, n_ids, n_cameras, seed, device)
         net = make_flip_net(config, n_ids, encoder).to(self.device)
         self.nets, self.opts = {'embedder': net}, {'embedder': flip_optimiser(net, config)}
@@ -256,7 +260,7 @@ class FlipReID(Method):
         "(B, 3, H, W) in [-1, 1] to (B, D): all parts side by side."
         return self.nets['embedder'].eval()(images)
 
-# %% ../../nbs/43_training.flip.ipynb #daee938f
+# %% ../../nbs/43_training.flip.ipynb #eefbfdc9
 def view_gap(
     embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
     images,  # (N, H, W, 3) uint8

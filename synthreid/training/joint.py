@@ -427,6 +427,7 @@ class JointTransfer(Method):
     "Synth-ReID: one encoder for translation and recognition."
 
     name, Config, translates = 'joint', JointConfig, True
+    reference = JointConfig.reference
 
     def __init__(self, config, n_ids, n_cameras=1, seed=0, device='cpu'):
         check_joint(config)

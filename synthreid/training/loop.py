@@ -136,9 +136,10 @@ class Method:
 
     name = ''  # in commands, tables and checkpoints
     Config = None  # the dataclass of its settings
+    reference = None  # function that gives the published settings, where they are not the defaults
+    own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     translates = False  # True: `translate(images, camera=None)` gives images the look of the target
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
-    own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
 
     def __init__(

@@ -16,8 +16,7 @@ from PIL import Image
 
 from ..core import UserError
 from ..data.datasets import ReidDataset, ReidSplit
-from ..data.store import load_images
-from ..metrics.features import read_rgb
+from ..data.store import load_images, read_image
 from ..metrics.lists import mirror_features, rank_variants, spread_queries
 from ..metrics.ranking import PROTOCOLS
 from ..training.provenance import find_data
@@ -39,7 +38,7 @@ def picture_bytes(
     if path is not None and path.suffix.lower() in ('.jpg', '.jpeg') and path.is_file():
         if path.stat().st_size < 30_000:
             return path.read_bytes()
-    image = split.images[i] if split.images is not None else read_rgb(path)
+    image = split.images[i] if split.images is not None else read_image(path)
     if len(image) > tallest:
         size = max(1, round(image.shape[1] * tallest / len(image))), tallest
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
@@ -78,7 +77,7 @@ def describe_lists(
     note: str = '',  # shown below
 ) -> dict:  # JSON: names and numbers that do not change
     "What the browser needs to know once."
-    size = np.asarray(query.images[0]).shape if query.images is not None else read_rgb(query.paths[0]).shape
+    size = np.asarray(query.images[0]).shape if query.images is not None else read_image(query.paths[0]).shape
     worth = {
         key: dict(rank1=one.result.rank(1), mAP=one.result.mAP, **_describe_threshold(one.calibration))
         for key, one in lists.items()
@@ -274,7 +273,7 @@ def plot_lists(
     size = explorer.info['width'], explorer.info['height']
 
     def pixels(split, chosen):
-        images = (split.images[i] if split.images is not None else read_rgb(split.paths[i]) for i in chosen)
+        images = (split.images[i] if split.images is not None else read_image(split.paths[i]) for i in chosen)
         return np.stack([np.asarray(Image.fromarray(image).resize(size)) for image in images])
 
     query, gallery = explorer._query, explorer._gallery
