@@ -224,7 +224,7 @@ def kernel(size, who, scale, device):
 
 
 def fid(size, who, scale, device):
-    "Folder to number: network, decoding, features, statistics, distance. Random weights, with BatchNorm statistics of the images, do the same work."
+    "Folder to number: decoding, features, statistics, distance. Random weights do the same work as trained ones."
     from PIL import Image
 
     from synthreid.core import to_signed

@@ -1,8 +1,8 @@
-"""How long a reader waits for the explorers: `python benchmarks/explorers.py` prints a markdown table (about three minutes).
+"""How long a reader waits for the explorers: `python benchmarks/explorers.py` prints a Markdown table (three minutes).
 
-Headless chromium without a GPU. "Front end alone": the widget on a bare page, times by `performance.now()` inside it. "In JupyterLab":
-from the reader's event to the changed page, the kernel's answer and JupyterLab's own work included. Medians, and the worst of the repeats.
-Needs chromium, playwright and jupyterlab: pip install -e '.[dev]'.
+Headless chromium without a GPU. "Front end alone": the widget on a bare page, times by `performance.now()` inside it.
+"In JupyterLab": from the reader's event to the changed page, the kernel's answer and JupyterLab's own work included.
+Medians, and the worst of the repeats. Needs chromium, playwright and jupyterlab: pip install -e '.[dev]'.
 """
 
 import json
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
-from browser import browser_page, widget_page
+from browser import PATIENCE, browser_page, widget_page
+from labserver import Notebook, Server, drag
 from test_explorer_embedding import FRONT, ROUND_SOURCE, Plot, make_state
 from test_explorer_patches import made_explorer
 from test_explorer_patches import state as patch_state
 from test_explorer_translations import switch_times
-from test_jupyterlab import PATIENCE, Notebook, Server, drag
 
-from synthreid.render.folder import usable_cores
+from synthreid.core import usable_cores
 from synthreid.visual.explorer import front_end
 
 ROWS = []
@@ -39,10 +39,12 @@ def patches():
     with widget_page(patch_state(w), **front_end('patches')) as page:
         page.wait_for_function("Number(document.querySelector('.sr-explorer').dataset.ready) > 0")
         times = page.evaluate('''async () => {
-            const frame = document.querySelector('[data-panel=source]'), root = document.querySelector('.sr-explorer'), r = frame.getBoundingClientRect(), out = [];
+            const frame = document.querySelector('[data-panel=source]'), root = document.querySelector('.sr-explorer');
+            const r = frame.getBoundingClientRect(), out = [];
             for (let i = 0; i < 25; i++) {
                 const before = Number(root.dataset.ready), t = performance.now();
-                frame.dispatchEvent(new PointerEvent('pointermove', {clientX: r.left + 5 + 6 * i % r.width, clientY: r.top + 9 * i}));
+                const there = {clientX: r.left + 5 + 6 * i % r.width, clientY: r.top + 9 * i};
+                frame.dispatchEvent(new PointerEvent('pointermove', there));
                 while (Number(root.dataset.ready) === before) await new Promise(requestAnimationFrame);
                 out.push(performance.now() - t);
             }
@@ -50,20 +52,25 @@ def patches():
         row('patches: hover to drawn, 8192 places x 256', 'front end alone', times, '< 50')
 
 
-FRAMES = """kind => { window.times = []; const plot = document.querySelector('[data-plot]'); // from the event to the second frame after it
-    plot.addEventListener(kind, () => { const t = performance.now(); requestAnimationFrame(() => requestAnimationFrame(() => window.times.push(performance.now() - t))); }, true); }"""
+# from the event to the second frame after it
+FRAMES = """kind => {
+    window.times = [];
+    document.querySelector('[data-plot]').addEventListener(kind, () => {
+        const t = performance.now();
+        requestAnimationFrame(() => requestAnimationFrame(() => window.times.push(performance.now() - t)));
+    }, true); }"""
 
 
 def embedding(n):
     "Hover and lasso over n points: from the event to the second frame after it, which is 33 ms at 60 frames a second."
     with widget_page(make_state(n // 3, pictures=False), **FRONT) as page:
         plot = Plot(page)
-        spots = [
-            plot.at(*plot.near(x, y)[1]) for y in np.linspace(-0.7, 0.7, 15) for x in (-0.99, 0.99)
-        ]  # of points, found beforehand
+        # of points, found beforehand
+        spots = [plot.at(*plot.near(x, y)[1]) for y in np.linspace(-0.7, 0.7, 15) for x in (-0.99, 0.99)]
         hover = page.evaluate(
             '''async spots => {
-            const plot = document.querySelector('[data-plot]'), root = document.querySelector('.em'), out = [], met = new Set();
+            const plot = document.querySelector('[data-plot]'), root = document.querySelector('.em');
+            const out = [], met = new Set();
             for (const [clientX, clientY] of spots) {
                 const t = performance.now();
                 plot.dispatchEvent(new PointerEvent('pointermove', {clientX, clientY, bubbles: true}));
@@ -85,12 +92,8 @@ def embedding(n):
             page.keyboard.press('Escape')
             page.wait_for_function("document.querySelector('.em').dataset.selected === '0'")
         row(f'features: hover to card, {n:,} points', 'front end alone', hover, '< 50')
-        row(
-            f'features: lasso released to the list beside it, {n:,} points',
-            'front end alone',
-            page.evaluate('window.times'),
-            '< 300',
-        )
+        what = f'features: lasso released to the list beside it, {n:,} points'
+        row(what, 'front end alone', page.evaluate('window.times'), '< 300')
 
 
 def translations():
@@ -109,14 +112,41 @@ few = render_images('camera', np.arange(100), np.zeros(100, int), size=(64, 32))
 who = np.arange(2 * n) % 500
 codes = (rng.normal(size=(500, 32))[who] + rng.normal(size=(2 * n, 32))).astype(np.float32)
 images = few[who % 100]
-points = EmbeddingExplorer(np.repeat(['source', 'target'], n), codes, pids=who, camids=np.arange(2 * n) % 6, images=images, umap=False)
+domain, camids = np.repeat(['source', 'target'], n), np.arange(2 * n) % 6
+points = EmbeddingExplorer(domain, codes, pids=who, camids=camids, images=images, umap=False)
 points''',
     '''q, g = np.arange(n, n + 1000), np.arange(n + 1000, 2 * n)
 split = lambda i: ReidSplit(None, who[i], i % 6, images[i])
 lists = RankedExplorer({'model': (codes[q], codes[g])}, split(q), split(g), rerank=False)
-points.on_select(lambda chosen: lists.set_trait('choices', [int(i) for i in points.selected_rows('target') if i < 1000]))
+inside = lambda: [int(i) for i in points.selected_rows('target') if i < 1000]
+points.on_select(lambda chosen: lists.set_trait('choices', inside()))
 lists''',
 ]
+
+
+# from the release of the mouse to the query that the kernel chose, drawn
+RELEASED = '''() => {
+    const lists = document.querySelector('.sr-explorer:has(.rl-query)');
+    window.times = [];
+    document.querySelector('[data-plot]').addEventListener('pointerup', () => {
+        const t = performance.now(), was = lists.dataset.ready;
+        const look = () => {
+            if (lists.dataset.ready === was || lists.dataset.query === window.was) return requestAnimationFrame(look);
+            window.was = lists.dataset.query;
+            window.times.push(performance.now() - t);
+        };
+        look();
+    }, true); }'''
+# from a click to another query, drawn
+CLICKED = '''() => {
+    const lists = document.querySelector('.sr-explorer:has(.rl-query)'), was = lists.dataset.query;
+    const t = performance.now();
+    lists.querySelector('[aria-label="random query"], [aria-label="better query"]').click();
+    const look = () => {
+        if (lists.dataset.query === was) return requestAnimationFrame(look);
+        window.steps.push(performance.now() - t);
+    };
+    look(); }'''
 
 
 def jupyterlab():
@@ -142,48 +172,31 @@ def jupyterlab():
                 )
                 n = Notebook(page)
                 n.run_all()
-                plot, lists = n.widget('[data-plot]'), n.widget('.rl-query')
+                plot = n.widget('[data-plot]')
+                n.widget('.rl-query')
                 page.wait_for_function("document.querySelector('.em').dataset.moving === 'false'")
-                page.evaluate(
-                    '''() => { // from the release of the mouse to the query the kernel chose, drawn
-                    const lists = document.querySelector('.sr-explorer:has(.rl-query)'); window.times = [];
-                    document.querySelector('[data-plot]').addEventListener('pointerup', () => { const t = performance.now(), was = lists.dataset.ready;
-                        const look = () => lists.dataset.ready !== was && lists.dataset.query !== window.was ? (window.was = lists.dataset.query, window.times.push(performance.now() - t)) : requestAnimationFrame(look); look(); }, true); }'''
-                )
+                page.evaluate(RELEASED)
                 box = plot.locator('[data-plot]')
                 for k in range(8):
                     x = 0.3 + 0.05 * k  # another part of the cloud, another worst query
                     drag(page, box, [(x, 0.3), (x + 0.05, 0.3), (x + 0.05, 0.7), (x, 0.7), (x, 0.35)])
                     page.wait_for_function(f'window.times.length > {k}')
-                row(
-                    'features to ranked lists: lasso released to the lists of what is inside, 10,000 points',
-                    'in JupyterLab, through the kernel',
-                    page.evaluate('window.times'),
-                    '< 300',
-                )
+                what = 'features to ranked lists: lasso released to the lists of what is inside, 10,000 points'
+                row(what, 'in JupyterLab, through the kernel', page.evaluate('window.times'), '< 300')
                 page.evaluate("window.steps = []")
                 for k in range(9):
-                    page.evaluate(
-                        '''() => { const lists = document.querySelector('.sr-explorer:has(.rl-query)'), was = lists.dataset.query, t = performance.now(); lists.querySelector('[aria-label="random query"], [aria-label="better query"]').click();
-                        const look = () => lists.dataset.query !== was ? window.steps.push(performance.now() - t) : requestAnimationFrame(look); look(); }'''
-                    )
+                    page.evaluate(CLICKED)
                     page.wait_for_function(f'window.steps.length > {k}')
-                row(
-                    'ranked lists: click to the next query, pictures from the kernel',
-                    'in JupyterLab, through the kernel',
-                    page.evaluate('window.steps'),
-                    '',
-                )
+                what = 'ranked lists: click to the next query, pictures from the kernel'
+                row(what, 'in JupyterLab, through the kernel', page.evaluate('window.steps'), '')
         finally:
             server.stop()
 
 
 if __name__ == '__main__':
     load = os.getloadavg()[0]
-    print(
-        f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU, no GPU, Python {platform.python_version()};'
-        f' load average at the start {load:.1f}\n'
-    )
+    machine = f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU, no GPU'
+    print(f'{machine}, Python {platform.python_version()}; load average at the start {load:.1f}\n')
     print('| what | where | median ms | worst ms | repeats | aim |\n|---|---|---|---|---|---|', flush=True)
     patches()
     embedding(10_000)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def squared_distances(x, y, metric):  # (N, M) float32
-    "Distances, squared: where k-reciprocal re-ranking starts. 'euclidean' is the squared one, as in torchreid, and squared again."
+    "Squared distances, where re-ranking starts; torchreid's 'euclidean' is the squared one, squared again."
     if metric == 'cosine':
         x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
         return np.square(1 - x @ y.T).astype(np.float32)
@@ -53,7 +53,7 @@ def k_reciprocal_numpy(
 
 
 def k_reciprocal_pairs(query_features, gallery_features, pairs, k1=20, k2=6, lambda_value=0.3):  # (P,) float64
-    "The same distance (Euclidean) of some pairs (query, gallery image) only, in float64 and by sets: for sizes whose matrices fit nowhere."
+    "The same (Euclidean) of some pairs (query, gallery image) only, by sets: for sizes whose matrices fit nowhere."
     features, n_query = np.concatenate([query_features, gallery_features]), len(query_features)
     norms, half = np.square(features).sum(1, dtype=np.float64), int(np.around(k1 / 2))
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from synthreid.render.folder import render_folder, usable_cores
+from synthreid.core import usable_cores
+from synthreid.render.folder import render_folder
 
 
 def processor() -> str:

@@ -203,7 +203,10 @@ def pick_device(
 # %% ../nbs/00_core.ipynb #3f0aca28
 def usable_cores() -> int:  # at least 1
     "Processor cores that this process may use: fewer than the machine has, inside a container or a job."
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux tells
+        return os.cpu_count() or 1
 
 
 def small_figures(

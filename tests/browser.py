@@ -2,7 +2,8 @@
 
 `with widget_page(state, **front_end('patches')) as page:` shows the widget with a stand-in for the kernel's model:
 `page.evaluate("model.get('x')")`, `model.sent` (messages to the kernel), `model.saved` (traits set by the browser),
-`model.receive(message)`, `model.put(name, value)`. Bytes in `state` become DataViews, as from a kernel. `alive=False`: no kernel answers.
+`model.receive(message)`, `model.put(name, value)`. Bytes in `state` become DataViews, as from a kernel.
+`alive=False`: no kernel answers.
 Where chromium or Playwright is absent the tests skip, unless SYNTHREID_BROWSER=required.
 """
 
@@ -13,9 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-PATIENCE = int(
-    os.environ.get('SYNTHREID_PATIENCE', 300_000)
-)  # ms, the longest wait: the machine may be busy with other tests
+# ms, the longest wait: the machine may be busy with other tests
+PATIENCE = int(os.environ.get('SYNTHREID_PATIENCE', 300_000))
 FLAGS = [
     '--no-sandbox',
     '--disable-gpu',
@@ -26,20 +26,35 @@ FLAGS = [
     '--disable-sync',
 ]
 MODEL = '''
-window.decode = v => v && v.__bytes__ !== undefined ? new DataView(Uint8Array.from(atob(v.__bytes__), c => c.charCodeAt(0)).buffer)
-  : Array.isArray(v) ? v.map(decode) : v && typeof v === 'object' && !(v instanceof DataView) ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, decode(x)])) : v;
+window.decode = v => {
+  const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  if (v && v.__bytes__ !== undefined) return new DataView(bytes(v.__bytes__).buffer);
+  if (Array.isArray(v)) return v.map(decode);
+  if (!v || typeof v !== 'object' || v instanceof DataView) return v;
+  return Object.fromEntries(Object.entries(v).map(([k, x]) => [k, decode(x)]));
+};
 window.makeModel = (state, alive) => {
   const listeners = {}, fire = (name, ...a) => (listeners[name] || []).slice().forEach(f => f(...a));
+  const changed = name => { fire('change:' + name); fire('change'); };
   const model = {
     state: decode(state), sent: [], saved: {}, pending: {},
     get: name => model.state[name],
-    set(name, value) { if (model.state[name] !== value) { model.state[name] = value; model.pending[name] = value; fire('change:' + name); fire('change'); } },
+    set(name, value) {
+      if (model.state[name] === value) return;
+      model.state[name] = model.pending[name] = value;
+      changed(name);
+    },
     save_changes() { Object.assign(model.saved, model.pending); model.pending = {}; },
     on(names, f) { names.split(' ').forEach(n => (listeners[n] = listeners[n] || []).push(f)); },
-    off(names, f) { (names || '').split(' ').forEach(n => listeners[n] = f ? (listeners[n] || []).filter(g => g !== f) : []); },
-    send(content, callbacks, buffers) { model.sent.push(content); if (alive && content.kind === 'hello') setTimeout(() => model.receive({kind: 'hello'})); },
+    off(names, f) {
+      (names || '').split(' ').forEach(n => listeners[n] = f ? (listeners[n] || []).filter(g => g !== f) : []);
+    },
+    send(content, callbacks, buffers) {
+      model.sent.push(content);
+      if (alive && content.kind === 'hello') setTimeout(() => model.receive({kind: 'hello'}));
+    },
     receive(message, buffers) { fire('msg:custom', decode(message), (buffers || []).map(decode)); },
-    put(name, value) { model.state[name] = decode(value); fire('change:' + name); fire('change'); }, // as if the kernel had set it
+    put(name, value) { model.state[name] = decode(value); changed(name); }, // as if the kernel had set it
   };
   return model;
 };
@@ -71,6 +86,12 @@ def chromium_path():
     pytest.skip('needs chromium (apt install chromium) and playwright')
 
 
+def refuse(page, route):
+    "Note a request and let it go nowhere."
+    page.requests.append(route.request.url)
+    route.abort()
+
+
 @contextmanager
 def browser_page(dark=False, width=1000, height=900, offline=True):
     "An empty page; with `offline` any request to a network is recorded in `page.requests` and refused."
@@ -79,18 +100,15 @@ def browser_page(dark=False, width=1000, height=900, offline=True):
 
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=path, headless=True, args=FLAGS)
-        page = browser.new_context(
-            viewport={'width': width, 'height': height}, color_scheme='dark' if dark else 'light'
-        ).new_page()
+        viewport, scheme = {'width': width, 'height': height}, 'dark' if dark else 'light'
+        page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()
         page.set_default_timeout(PATIENCE)
         page.requests, page.errors = [], []
         page.on('pageerror', lambda e: page.errors.append(str(e)))
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
         if offline:
-            page.route(
-                lambda url: not url.startswith(('data:', 'blob:', 'about:', 'file:')),
-                lambda route: (page.requests.append(route.request.url), route.abort()),
-            )
+            own = ('data:', 'blob:', 'about:', 'file:')
+            page.route(lambda url: not url.startswith(own), lambda route: refuse(page, route))
         try:
             yield page
         finally:
@@ -106,7 +124,10 @@ def at_rest(page, part='.sr-explorer'):
     "Return when a widget draws no more: ten frames without a redraw."
     page.evaluate(
         """async part => { const root = document.querySelector(part);
-        for (let last = null, same = 0; same < 10; same = last === root.dataset.ready ? same + 1 : 0) { last = root.dataset.ready; await new Promise(requestAnimationFrame); } }""",
+        for (let last = null, same = 0; same < 10; same = last === root.dataset.ready ? same + 1 : 0) {
+            last = root.dataset.ready;
+            await new Promise(requestAnimationFrame);
+        } }""",
         part,
     )
 
@@ -115,11 +136,9 @@ def at_rest(page, part='.sr-explorer'):
 def widget_page(state, _esm, _css='', alive=True, **options):
     "A page that shows one widget, drawn at least once."
     with browser_page(**options) as page:
-        page.set_content(
-            '<!doctype html><meta charset=utf-8><body'
-            f' style="margin:12px;background:{"#14181d" if options.get("dark") else "#fff"}"><style>{_css}</style><div'
-            ' id=here></div>'
-        )
+        paper = '#14181d' if options.get('dark') else '#fff'
+        head = f'<!doctype html><meta charset=utf-8><style>{_css}</style>'
+        page.set_content(f'{head}<body style="margin:12px;background:{paper}"><div id=here></div>')
         page.add_script_tag(content=MODEL)
         page.evaluate(
             '''async ([esm, state, alive]) => {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import synthreid.data.store
-from synthreid import cli
+from synthreid import cli, commands
 from synthreid.core import UserError
 from synthreid.data.datasets import Concern, load_dataset
 from synthreid.render.folder import render_folder
@@ -119,11 +119,12 @@ def test_broken_images_are_skipped_when_asked_to(data, tmp_path):
 def test_warnings_are_one_line_at_the_shell_only(monkeypatch):
     before, seen = warnings.formatwarning, []
 
-    def look(**_):
+    def look():
+        "Look."
         seen.append(warnings.formatwarning(Concern('x', 'two spellings', 'choose one'), Concern, 'file.py', 7))
 
     monkeypatch.setitem(cli.COMMANDS, 'fid', look)
-    monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
+    monkeypatch.setitem(cli.POSITIONAL, 'fid', [])
     assert call('fid')[0] == 0 and seen == ['warning: two spellings: choose one\n'] and warnings.formatwarning is before
 
 
@@ -205,11 +206,12 @@ def test_a_run_without_a_broken_person_goes_on(data, tmp_path):
     ],
 )
 def test_what_nobody_thought_of(error, code, said, monkeypatch):
-    def fail(**_):
+    def fail():
+        "Fail."
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, 'fid', fail)
-    monkeypatch.setattr(cli, '_parser', lambda *a: type('P', (), {'parse_args': lambda self, a: type('N', (), {})()})())
+    monkeypatch.setitem(cli.POSITIONAL, 'fid', [])
     got, _, err = call('fid')
     assert got == code and said in err and ('Traceback' in err) == (code == 70), err
 
@@ -232,9 +234,9 @@ def test_help_says_everything_once():
 
 
 def test_subsets(data, tmp_path, monkeypatch):
-    taken = lambda **more: cli._source_split(
-        str(data / 'game'), 'auto', '', None, *{**dict(train_only=False, per_id=None, ids='', seed=0), **more}.values()
-    )[1]
+    game = commands._sources(str(data / 'game'), 'auto', '', None)
+    whole = dict(train_only=False, per_id=None, ids='', seed=0)
+    taken = lambda **more: commands._source_split(game, **whole | more)[1]
     assert taken().n_ids == 8 and taken(train_only=True).n_ids == 4 and len(taken(per_id=2)) == 16
     few = taken(ids='3')
     assert (
@@ -245,7 +247,8 @@ def test_subsets(data, tmp_path, monkeypatch):
     named = load_dataset('auto', data / 'game', combineall=True).train.pids
     some = sorted(set(named[named > 0]))[:2]
     assert taken(ids=f'{some[0]},{some[1]}').n_ids == 2 and taken(ids=f'{some[0]},').n_ids == 1
-    both = cli._source_split(f'{data / "game"}, {data / "camera"}', 'auto', '', None, True, None, '', 0)
+    two = commands._sources(f'{data / "game"}, {data / "camera"}', 'auto', '', None)
+    both = commands._source_split(two, True, None, '', 0)
     assert both[0] == ['game', 'camera'] and both[1].n_ids == 8
     with pytest.raises(UserError, match='999'):
         taken(ids='999,')

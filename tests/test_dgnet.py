@@ -497,7 +497,7 @@ def test_commands(tmp_path, capsys):
     assert code == 0 and '6 of 6 steps' in said, err
     for argv, part in {
         (*learn, '--out', runs / 'x'): 'expected a teacher',
-        (*learn, '--primary', 'guess', '--out', runs / 'x'): "got 'guess'",
+        (*learn, '--primary', 'guess', '--out', runs / 'x'): 'got guess',
         ('train', 'dgnet', '--source', data, *SMALL, '--teacher', runs / 'teacher', '--out', runs / 'y'): 'same people',
         (
             'swap',

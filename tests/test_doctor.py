@@ -1,4 +1,5 @@
-"""The doctor on everything a folder can contain: corrupt files, strange names, links, random trees, garbage in the place of list files."""
+"""The doctor on everything a folder can contain: corrupt files, strange names, links, random trees, garbage in place of
+list files."""
 
 import builtins
 import errno
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUT_NAMES, make_layout
 from PIL import Image
 
 from synthreid.cli import main
@@ -24,9 +24,10 @@ from synthreid.data.doctor import (
     find_duplicates,
     list_everything,
     look_at_files,
-    plot_cameras,
     suggest_pattern,
 )
+from synthreid.render.layouts import LAYOUT_NAMES, make_layout
+from synthreid.visual.plots import plot_cameras
 
 OPTIONS = {'pattern': dict(pattern='{split}/{pid}-cam{cam}-{*}.png'), 'syri': dict(layout='syri')}
 
@@ -245,7 +246,7 @@ def test_one_file_in_two_splits_is_a_copy(market):
     table = write_manifest(d, market / 'table.csv')
     whole = table.read_text()
     row = lambda split, p, pid, cam: f'{Path(p).relative_to(market)},{pid},{cam},{split},market1501\n'
-    q, g, t = d.query, d.gallery, d.train
+    q, t = d.query, d.train
     for extra, name, severity in (
         (row('train', q.paths[0], q.pids[0], q.camids[0]), 'copies_train_test', 'error'),
         (row('gallery', t.paths[0], t.pids[0], t.camids[0]), 'copies_train_test', 'error'),
@@ -405,7 +406,7 @@ def test_wrong_use_is_refused(tmp_path):
     d = look(tmp_path)
     assert named(d)['no_pictures'].remedy == 'unpack the archive first'
     with pytest.raises(UserError, match='see the findings'):
-        d.save_picture(tmp_path / 'x.png')
+        d.readable()
 
 
 def test_duplicates_are_exact(tmp_path):
@@ -432,7 +433,7 @@ def test_huge_numbers_and_many_cameras(tmp_path):
             tmp_path / 'm' / 'bounding_box_train' / f'0001_c{i + 10**6}s1_{i}.jpg',
         )
     d = look(tmp_path / 'm')
-    assert 'many_cameras' in named(d) and d.save_picture(tmp_path / 'a.png').exists()
+    assert 'many_cameras' in named(d) and plot_cameras(d.readable()).axes
 
 
 # ---- fuzz

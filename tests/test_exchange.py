@@ -1,4 +1,5 @@
-"""Files as Synth-ReID saves them, at full size, become a run with the reference's own numbers; ONNX and hub against the real packages."""
+"""Files as Synth-ReID saves them, at full size, become a run with the reference's own numbers; ONNX and hub against the
+real packages."""
 
 import inspect
 import json
@@ -24,7 +25,7 @@ from synthreid.training.runs import Run, find_checkpoint, load_method
 
 
 def their_file(path, specs, seed, scale, statistics=False):
-    "What torchreid writes on several GPUs: DataParallel names, NumPy numbers, optimiser, scheduler; weights by the fixtures' formula."
+    "What torchreid writes on several GPUs (DataParallel names, NumPy numbers); weights by the fixtures' formula."
     rng, state = np.random.RandomState(seed), OrderedDict()
     for name, shape, kind in specs:
         r = rng.standard_normal(shape).astype(np.float32)
@@ -218,7 +219,8 @@ def test_a_run_in_its_folder_keeps_recipe_and_data(tmp_path):
 
 
 def test_onnx_agrees_with_torch(tmp_path):
-    onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    runtime = pytest.importorskip('onnxruntime')
     method, checkpoint = save_small(tmp_path / 'ours')
     for name, kwargs in dict(
         joint=dict(method=checkpoint),

@@ -5,23 +5,25 @@ import time
 import ipykernel
 import numpy as np
 import pytest
-import torch
 from browser import PATIENCE, widget_page
 
 from synthreid.core import to_signed
 from synthreid.render.folder import render_images
+from synthreid.training.loop import Method
 from synthreid.visual.explorer import front_end
 from synthreid.visual.live import LiveView
 
 SETUP = '''
 import tempfile, time, torch
 from torch import nn
-from synthreid.training.loop import list_checkpoints, update
+from synthreid.training.checkpoint import list_checkpoints
+from synthreid.training.loop import Method, update
 from synthreid.visual.live import fit_live
 
-class Slow:
-    seed = 0
+class Slow(Method):
+    name = 'slow'
     def __init__(self):
+        super().__init__(None, n_ids=0)
         self.nets = {'line': nn.Linear(1, 1)}
         self.opts = {'line': torch.optim.Adam(self.nets['line'].parameters(), lr=.1)}
     def step(self, batch, i):
@@ -39,6 +41,12 @@ REPORT = (
     ' live.result > 0)'
 )
 STOPPED = "('stopped', False, True, True)"
+
+
+def is_end(message, content, sent):
+    "Whether the kernel has done what was sent."
+    idle = message['msg_type'] == 'status' and content['execution_state'] == 'idle'
+    return idle and message['parent_header'].get('msg_id') == sent
 
 
 class Kernel:
@@ -64,13 +72,7 @@ class Kernel:
     def run(self, code, wait=True):
         sent = self.client.execute(code)
         if wait:
-            self.watch(
-                lambda m, c: (
-                    m['msg_type'] == 'status'
-                    and c['execution_state'] == 'idle'
-                    and m['parent_header'].get('msg_id') == sent
-                )
-            )
+            self.watch(lambda m, c: is_end(m, c, sent))
         return sent
 
     def value(self, expression):
@@ -81,36 +83,30 @@ class Kernel:
                 return False
             if m['msg_type'] == 'execute_result':
                 found.append(c['data']['text/plain'])
-            return m['msg_type'] == 'status' and c['execution_state'] == 'idle'
+            return is_end(m, c, sent)
 
         self.watch(look)
         return found[0]
 
     def press(self, comm):
         "The button, as a front end sends it."
-        message = self.client.session.msg(
-            'comm_msg', {'comm_id': comm, 'data': {'method': 'custom', 'content': {'kind': 'stop'}}}
-        )
-        self.client.shell_channel.send(message)
+        content = {'comm_id': comm, 'data': {'method': 'custom', 'content': {'kind': 'stop'}}}
+        self.client.shell_channel.send(self.client.session.msg('comm_msg', content))
 
     def begin_to_wait(self, how):
         "A cell that waits for the training; it does wait when this returns."
         sent = self.run(f"print('here', flush=True); done = {how}", wait=False)
-        self.watch(
-            lambda m, c: m['msg_type'] == 'stream' and 'here' in c['text'] and m['parent_header'].get('msg_id') == sent
-        )
+
+        def here(m, c):
+            return m['msg_type'] == 'stream' and 'here' in c['text'] and m['parent_header'].get('msg_id') == sent
+
+        self.watch(here)
         self.refreshed()
 
     def refreshed(self, times=2):
         "Wait until the curves came some times more."
-        seen = []
-        self.watch(
-            lambda m, c: (
-                m['msg_type'] == 'comm_msg'
-                and 'curves' in c['data'].get('state', {})
-                and (seen.append(1) or len(seen) >= times)
-            )
-        )
+        for _ in range(times):
+            self.watch(lambda m, c: m['msg_type'] == 'comm_msg' and 'curves' in c['data'].get('state', {}))
 
 
 @pytest.fixture(scope='module')
@@ -168,22 +164,21 @@ def state_of(view):
 
 @pytest.fixture(scope='module')
 def state():
-    class Method:
-        def translate(self, x):
+    class Half(Method):
+        translates = True
+
+        def __init__(self):
+            super().__init__(None, n_ids=0)
+
+        def translate(self, x, camera=None):
             return x * 0.5
 
     images = to_signed(render_images('game', np.arange(6), np.zeros(6, int), size=(64, 32)).images)
     view = LiveView(400, images, sample_every=10, seconds=0)
+    half = Half()
     for i in range(1, 201):
-        view(
-            Method(),
-            i,
-            (
-                {'gan': torch.tensor(1 + np.sin(i)), 'nce': torch.tensor(5 * 0.99**i), 'late': torch.tensor(1.0)}
-                if i > 100
-                else {'nce': torch.tensor(5 * 0.99**i)}
-            ),
-        )
+        late = {'gan': 1 + np.sin(i), 'late': 1.0} if i > 100 else {}
+        view(half, i, {'nce': 5 * 0.99**i, **late})
     return {**state_of(view), 'rate': 7.31}
 
 
@@ -191,31 +186,19 @@ def state():
 def test_shows_curves_samples_and_stops(state, dark):
     with widget_page(state, **front_end('live'), dark=dark) as page:
         root, button = page.locator('.sr-explorer'), page.locator('[data-role=stop]')
-        assert (
-            page.locator('[data-loss]').count() == 3
-            and 'step 200 of 400' in page.locator('.li-facts').inner_text()
-            and '27 s left' in page.locator('.li-facts').inner_text()
-        )
-        assert (
-            page.evaluate(
-                "document.querySelector('.li-sheet').decode().then(() =>"
-                " document.querySelector('.li-sheet').naturalWidth)"
-            )
-            == 6 * 32
-        )
+        facts = page.locator('.li-facts')
+        assert page.locator('[data-loss]').count() == 3
+        assert 'step 200 of 400' in facts.inner_text() and '27 s left' in facts.inner_text()
+        width = page.locator('.li-sheet').evaluate('sheet => sheet.decode().then(() => sheet.naturalWidth)')
+        assert width == 6 * 32
         page.evaluate("model.put('curves', {nce: [[1, 2], [2, 1]]})")
         assert page.locator('[data-loss]').count() == 1
         button.click()
         assert page.evaluate('model.sent').pop() == {'kind': 'stop'} and button.is_disabled()
-        page.evaluate(
-            "model.put('state', 'stopping'); model.put('saved', '/a/step_00000201'); model.put('step', 201);"
-            " model.put('state', 'stopped')"
-        )
-        assert (
-            button.is_hidden()
-            and 'saved: step_00000201' in page.locator('.li-facts').inner_text()
-            and root.get_attribute('data-state') == 'stopped'
-        )
+        for name, value in (('state', 'stopping'), ('saved', '/a/step_00000201'), ('step', 201), ('state', 'stopped')):
+            page.evaluate('([name, value]) => model.put(name, value)', [name, value])
+        assert button.is_hidden() and root.get_attribute('data-state') == 'stopped'
+        assert 'saved: step_00000201' in facts.inner_text()
         assert 'stopped at step 201, saved' in page.locator('.sr-live').inner_text()
         assert not page.errors and not page.requests
 
@@ -225,21 +208,15 @@ def test_says_what_to_press_where_no_kernel_answers(state):
         page.locator('[data-role=stop]').click()
         page.wait_for_selector('.sr-error:not([hidden])')
         text = page.locator('.sr-error').inner_text()
-        assert (
-            'interrupt button' in text
-            and 'needs a running kernel' in text
-            and page.locator('[data-role=stop]').is_enabled()
-        )
+        assert 'interrupt button' in text and 'needs a running kernel' in text
+        assert page.locator('[data-role=stop]').is_enabled()
 
 
 def test_errors_of_the_training_are_shown(state):
-    with widget_page(
-        {**state, 'state': 'failed', 'error': 'expected finite losses, got nan'}, **front_end('live')
-    ) as page:
-        assert (
-            'finite losses' in page.locator('.sr-error').inner_text()
-            and page.locator('.li-state').inner_text() == 'failed'
-        )
+    failed = {**state, 'state': 'failed', 'error': 'expected finite losses, got nan'}
+    with widget_page(failed, **front_end('live')) as page:
+        assert 'finite losses' in page.locator('.sr-error').inner_text()
+        assert page.locator('.li-state').inner_text() == 'failed'
 
 
 def test_keys_stay_in_the_widget(state):

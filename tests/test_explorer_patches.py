@@ -1,13 +1,14 @@
-"The front end of the patch explorer in a real browser: its numbers are Python's, hovering needs no kernel, keys stay inside."
+"The patch explorer in a real browser: its numbers are Python's, hovering needs no kernel, keys stay inside."
 
 import numpy as np
 import pytest
 import torch
 from browser import at_rest, packed, widget_page
 
+from synthreid.metrics.correspondence import layer_grid, place_at
 from synthreid.render.folder import render_images
 from synthreid.visual.explorer import front_end
-from synthreid.visual.patches import PatchExplorer, View, layer_grid, place_at
+from synthreid.visual.patches import PatchExplorer, PatchView
 
 SIZE, STATE = (
     (64, 32),
@@ -26,7 +27,7 @@ def made_explorer(n_axes=16, taps=(0, 2, 3, 4), size=SIZE, kinds=(True, False), 
             source = torch.randn(g['rows'] * g['columns'], n_axes, generator=z)
             return source, source + 8 / (1 + step) * torch.randn(source.shape, generator=z)
 
-        return View(255 - images if camera else images[:, :, ::-1], pairs)
+        return PatchView(255 - images if camera else images[:, :, ::-1], pairs)
 
     curve = [
         dict(step=s, numbers={f'{t}/{k}': [s / 20 + t / 100, 9 - s / 2] for t in taps for k in ('projected', 'raw')})
@@ -335,10 +336,12 @@ def test_hover_is_fast():
     with widget_page(state(w), **front_end('patches')) as page:
         ready(page)
         times = page.evaluate('''async () => {
-            const frame = document.querySelector('[data-panel=source]'), root = document.querySelector('.sr-explorer'), r = frame.getBoundingClientRect(), out = [];
+            const frame = document.querySelector('[data-panel=source]'), out = [];
+            const root = document.querySelector('.sr-explorer'), r = frame.getBoundingClientRect();
             for (let i = 0; i < 25; i++) {
                 const before = Number(root.dataset.ready), t = performance.now();
-                frame.dispatchEvent(new PointerEvent('pointermove', {clientX: r.left + 5 + 6 * i % r.width, clientY: r.top + 9 * i}));
+                const at = {clientX: r.left + 5 + 6 * i % r.width, clientY: r.top + 9 * i};
+                frame.dispatchEvent(new PointerEvent('pointermove', at));
                 while (Number(root.dataset.ready) === before) await new Promise(f => requestAnimationFrame(f));
                 out.push([performance.now() - t, Number(root.dataset.work)]);
             }

@@ -1,8 +1,11 @@
 "The swap explorer's front end in a real browser."
 
+import io
+
 import numpy as np
 import pytest
 from browser import widget_page
+from PIL import Image
 
 from synthreid.visual.explorer import front_end
 from synthreid.visual.swaps import SwapExplorer
@@ -15,10 +18,8 @@ def state():
     "Every picture is one gray of its own, so that the place on the sheet can be told from the screen."
     flat = lambda *shape: np.ones((*shape, 64, 32, 3), np.uint8)
     tones = np.arange(12, dtype=np.uint8).reshape(3, 4, 1, 1, 1) * 10 + 60
-    ways = (
-        np.array([200, 210, 220], np.uint8).reshape(3, 1, 1, 1, 1, 1)
-        + np.arange(3, dtype=np.uint8).reshape(1, 1, 3, 1, 1, 1) * 3
-    )
+    places = np.arange(3, dtype=np.uint8).reshape(1, 1, 3, 1, 1, 1)
+    ways = np.array([200, 210, 220], np.uint8).reshape(3, 1, 1, 1, 1, 1) + 3 * places
     w = SwapExplorer(flat(3) * 20, flat(4) * 40, flat(3, 4) * tones, flat(3, 4, 3) * ways)
     return {k: getattr(w, k) for k in TRAITS}
 
@@ -32,11 +33,8 @@ def get(page, name):
 
 
 def tone(locator):
-    import io
-
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert('L')).astype(float)[20:-20, 20:-20].mean()
+    shot = Image.open(io.BytesIO(locator.screenshot())).convert('L')
+    return np.asarray(shot).astype(float)[20:-20, 20:-20].mean()
 
 
 @pytest.mark.parametrize('dark', [False, True])
@@ -46,18 +44,11 @@ def test_choose_and_mix(state, dark):
         made = page.locator('.sw-picture.sw-made')
         assert page.locator('.sw-cell').count() == 12 and abs(tone(made) - 60) < 4
         page.locator('.sw-cell[data-row="2"][data-column="1"]').click()
-        assert (
-            (get(page, 'row'), get(page, 'column')) == (2, 1)
-            and abs(tone(made) - 150) < 4
-            and page.evaluate('model.saved.row') == 2
-        )
+        assert (get(page, 'row'), get(page, 'column')) == (2, 1) and abs(tone(made) - 150) < 4
+        assert page.evaluate('model.saved.row') == 2
         slider = page.get_by_label('from the one to the other')
-        for k, wanted in (
-            (1, 226),
-            (2, 223),
-            (3, 220),
-            (4, 110),
-        ):  # from row 2 back to row 1: the way 1 to 2, turned round
+        # from row 2 back to row 1: the way 1 to 2, turned round
+        for k, wanted in ((1, 226), (2, 223), (3, 220), (4, 110)):
             slider.fill(str(k))
             assert abs(tone(made) - wanted) < 2, k
         page.get_by_label('other clothes').select_option('2')
@@ -75,8 +66,7 @@ def test_keys(state):
         assert (get(page, 'row'), get(page, 'column')) == (0, 2)
         page.keyboard.press('o')
         page.keyboard.press('+')
-        assert (get(page, 'other'), get(page, 'mix')) == (2, 1) and '25 % person C' in page.locator(
-            '.sw-made figcaption'
-        ).inner_text()
+        assert (get(page, 'other'), get(page, 'mix')) == (2, 1)
+        assert '25 % person C' in page.locator('.sw-made figcaption').inner_text()
         page.keyboard.press('Home')
         assert (get(page, 'row'), get(page, 'column')) == (0, 0) and not page.errors

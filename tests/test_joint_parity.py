@@ -1,4 +1,4 @@
-"""Three steps of the Synth-ReID engine, recomputed: losses, gradients and weights against the reference's own numbers."""
+"""Three steps of the Synth-ReID engine, recomputed: losses, gradients and weights against the reference's numbers."""
 
 import numpy as np
 import pytest

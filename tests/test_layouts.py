@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from layouts import LAYOUT_NAMES, make_layout
 
 from synthreid.core import UserError
 from synthreid.data.datasets import hold_out, load_dataset
 from synthreid.data.doctor import examine
 from synthreid.data.store import load_images
 from synthreid.metrics.evaluate import evaluate_reid
+from synthreid.render.layouts import LAYOUT_NAMES, make_layout
 from synthreid.training.direct import DirectConfig
 from synthreid.training.runs import Run
 

@@ -1,14 +1,16 @@
-"""The networks and losses of Synth-ReID against numbers its own code produced (tests/fixtures)."""
+"""Networks and losses against stored numbers (tests/fixtures): Synth-ReID's own code, and torchreid's backbones."""
 
 import numpy as np
 import pytest
 import torch
-from reference import FIXTURES, fill, load
+import torchvision
+from reference import FIXTURES, backbone_input, by_formula, fill, load, stage_numbers
 
+from synthreid.models.backbones import backbone
 from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss
 from synthreid.models.generator import Generator
-from synthreid.models.patchnce import patch_nce
-from synthreid.models.reid import IdentityNet
+from synthreid.models.patchnce import PatchProjector, patch_nce
+from synthreid.models.reid import CentreLoss, Embedder, IdentityNet, RegionalEmbedder, encoder_backbone
 
 
 def sample(x, k=256):
@@ -104,3 +106,69 @@ def test_feature_matching(case, kind, key):
         assert np.isclose(a.grad.norm().item(), z[f'{case}/{key}_grad_a_norm'], rtol=1e-5)
         assert np.isclose(b.grad.norm().item(), z[f'{case}/{key}_grad_b_norm'], rtol=1e-5)
         assert np.allclose(sample(a.grad), z[f'{case}/{key}_grad_a_sample'], rtol=1e-4, atol=1e-7)
+
+
+RESNET = ('bn1', 'layer1', 'layer2', 'layer3', 'layer4')
+BACKBONES = {
+    'ibn_resnet50_a': RESNET,
+    'ibn_resnet50_b': RESNET,
+    'osnet_x1_0': ('conv1', 'conv2', 'conv3', 'conv4', 'conv5'),
+}
+
+
+def differences(name, mode, change=lambda body: None):
+    "Largest difference of every stage to torchreid's numbers, as a share of the stage's deviation."
+    stored = np.load(FIXTURES / 'backbones.npz')
+    body = by_formula(backbone(name).body.double()).train(mode == 'train')
+    change(body)
+    numbers = stage_numbers(body, BACKBONES[name], lambda: body.forward_features(backbone_input()))
+    found = {}
+    for stage in BACKBONES[name]:
+        want = {key: stored[f'{name}/{mode}/{stage}/{key}'] for key in ('shape', 'mean', 'std', 'some')}
+        assert numbers[f'{stage}/shape'].tolist() == want['shape'].tolist()
+        found[stage] = max(abs(numbers[f'{stage}/{key}'] - want[key]).max() for key in ('mean', 'std', 'some'))
+        found[stage] /= want['std']
+    return found
+
+
+@pytest.mark.parametrize('mode', ['eval', 'train'])
+@pytest.mark.parametrize('name', BACKBONES)
+def test_backbone_equals_torchreid(name, mode):
+    assert max(differences(name, mode).values()) < 1e-9
+
+
+def test_a_missing_normalisation_is_noticed():
+    def without(body):
+        body.layer1[-1].IN = torch.nn.Identity()
+
+    found = differences('ibn_resnet50_b', 'eval', without)
+    assert found['bn1'] < 1e-9 and found['layer1'] > 0.1
+
+
+def test_small_resnet_equals_torchvision():
+    "Ours as wide as ResNet-18; torchvision's with one block per stage, our stem, and no stride in its last stage."
+    ours = by_formula(backbone('resnet_small', width=64).body.double()).eval()
+    theirs = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+    theirs.conv1, theirs.maxpool = torch.nn.Conv2d(3, 64, 3, 2, 1, bias=False), torch.nn.Identity()
+    for conv in (theirs.layer4[0].conv1, theirs.layer4[0].downsample[0]):
+        conv.stride = (1, 1)
+    theirs = by_formula(theirs.double()).eval()
+    x = backbone_input()
+    want = stage_numbers(theirs, RESNET, lambda: theirs(x))
+    got = stage_numbers(ours, RESNET, lambda: ours.forward_features(x))
+    assert got['layer4/shape'].tolist() == [2, 512, 8, 4]
+    assert all(np.allclose(got[key], want[key], rtol=1e-9, atol=1e-9) for key in want)
+
+
+def test_no_class_attribute_hides_a_module():
+    "`nn.Module` looks at its own registers last: an attribute of the class of the same name would be found before."
+    nets = [backbone(name) for name in ('resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0')]
+    nets += [Generator(8, 1, kind, n_cameras=2) for kind in ('transposed', 'resize', 'field')]
+    small = dict(layers=(1, 1), block='basic', widths=(8, 8))
+    nets += [PatchDiscriminator(8), PatchProjector([8]), IdentityNet(3, 8, **small), encoder_backbone(dim=8, **small)]
+    nets += [Embedder(nets[0], 3, 'gem'), RegionalEmbedder(backbone('resnet_small'), 4), CentreLoss(3, 4)]
+    for net in nets:
+        for name, m in net.named_modules():
+            registered = {*m._modules, *m._parameters, *m._buffers}
+            hidden = [n for n in registered if n in dir(type(m))]
+            assert not hidden, f'{type(net).__name__}.{name}: {hidden}'

@@ -19,6 +19,8 @@ from synthreid.training.methods import make_config
 from synthreid.training.provenance import find_data, seen_in_training
 from synthreid.training.runs import Run, find_checkpoint, load_method
 from synthreid.visual.dashboard import Dashboard
+from synthreid.visual.embedding import EmbeddingExplorer
+from synthreid.visual.ranked import RankedExplorer
 
 STORED = Path(__file__).parent / 'fixtures' / 'old_runs'
 THEN = json.loads((STORED / 'expected.json').read_text())
@@ -101,4 +103,5 @@ def test_its_data_are_found_and_explored(old, name):
     assert json.loads((run / 'data.json').read_text())['source'].keys() == {'folder', 'from_here'}, 'as it was noted'
     assert find_data(run) == {'source': DatasetSpec(str(home / 'game')), 'target': DatasetSpec(str(home / 'camera'))}
     board = Dashboard(run, compare='none', device='cpu')
-    assert len(board.target.query) and len(board.source) == 24
+    assert isinstance(board.lists(), RankedExplorer), board.lists()
+    assert isinstance(board.features(n=6, umap=False), EmbeddingExplorer), board.features()

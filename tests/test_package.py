@@ -37,7 +37,7 @@ print(json.dumps(dict(names=names, failed=failed, loaded=sorted({m.split('.')[0]
 
 
 def import_all(*blocked):
-    "Import every module of the package in a process of its own, without a display, where the modules `blocked` do not exist."
+    "Import every module in a process of its own, without a display, where the modules `blocked` do not exist."
     env = {key: value for key, value in os.environ.items() if key not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
     done = subprocess.run(
         [sys.executable, '-c', IMPORT_ALL, json.dumps(blocked)],

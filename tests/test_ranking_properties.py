@@ -40,7 +40,7 @@ def same(a, b):
 
 
 def draw(seed, q, g, d, decimals=None, protocol='all_images'):
-    "Features (rounded: many ties) and labels with junk (-1), distractors (0) and at least one query that can be scored."
+    "Features (rounded: many ties), labels with junk (-1) and distractors (0); at least one query can be scored."
     r = np.random.default_rng(seed)
     if protocol == 'leave_one_out':
         g = q = max(q, 2)
@@ -71,7 +71,8 @@ def plain(distances, qp, gp, qc, gc, protocol, max_rank=50):
         places = np.flatnonzero(right)
         first.append(places[0] if len(places) else -1)
         if not len(places):
-            ap.append(np.nan), inp.append(np.nan)
+            ap.append(np.nan)
+            inp.append(np.nan)
             continue
         k = np.arange(1, len(places) + 1)
         before = np.array([(j - 1) / p if p else 1.0 for j, p in zip(k, places)])
@@ -87,7 +88,7 @@ def plain(distances, qp, gp, qc, gc, protocol, max_rank=50):
 
 
 def single_shot(people, pid, max_rank):
-    "Expected CMC with one image per person: the product of generating polynomials, one per person, for every right match."
+    "Expected CMC with one image per person: for every right match the product of a generating polynomial per person."
     curve = np.zeros(max_rank)
     right = np.flatnonzero(people == pid)
     for p in right:
@@ -108,11 +109,8 @@ def single_shot(people, pid, max_rank):
 )
 def test_every_protocol_equals_its_definition(seed, q, g, d, protocol, kind, block):
     x, y, labels = draw(seed, q, g, d, protocol=protocol)
-    dist = (
-        np.random.default_rng(seed).integers(0, 30, (len(x), len(y)))
-        if seed % 2
-        else np.random.default_rng(seed).random((len(x), len(y))) * 100
-    )
+    r = np.random.default_rng(seed)
+    dist = r.integers(0, 30, (len(x), len(y))) if seed % 2 else r.random((len(x), len(y))) * 100  # ties, or none
     dist = dist.astype(kind)
     before, module._BLOCK = module._BLOCK, block
     try:

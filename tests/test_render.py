@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthreid.cli import render
 from synthreid.core import UserError
+from synthreid.render import folder
 from synthreid.render.folder import load_truth, render_folder, render_images
 
 SMALL = dict(ids=6, per_id=3, size='32x16', progress=False)
@@ -42,8 +42,8 @@ def test_workers_do_not_matter(domain):
 
 def test_a_fresh_process_gives_the_same_picture():
     code = (
-        "import hashlib\nfrom synthreid.render.folder import render_images\nprint(hashlib.sha256(render_images('camera',"
-        " [4], [2], '64x32').images.tobytes()).hexdigest())"
+        'import hashlib\nfrom synthreid.render.folder import render_images\n'
+        "print(hashlib.sha256(render_images('camera', [4], [2], '64x32').images.tobytes()).hexdigest())"
     )
     out = subprocess.run(
         [sys.executable, '-c', code],
@@ -85,7 +85,7 @@ def test_layout(tmp_path):
         and ids['bounding_box_test'] == {-1, 0, 5, 6, 7, 8}
     )
     assert len(names['query']) == len({n[:7] for n in names['query']}) == 24, 'one query per identity and camera'
-    plan = render.plan_folder(render.get_domain('camera'), 8, 6, 0.5)
+    plan = folder._plan_folder(folder._get_domain('camera'), 8, 6, 0.5)
     assert len(plan) == len(every) == len(load_truth(root)), 'no two pictures share a name'
     mask, joints = load_truth(root)['query/' + names['query'][0]]
     assert mask.shape == (32, 16) and joints.shape == (17, 2)
@@ -94,7 +94,7 @@ def test_layout(tmp_path):
 
 def test_interrupted_folder_is_finished(tmp_path, monkeypatch):
     whole = render_folder(tmp_path / 'whole', 'camera', workers=0, **SMALL)
-    done, work = [], render._file
+    done, work = [], folder._file
 
     def dies(job):
         if len(done) == 9:
@@ -103,7 +103,7 @@ def test_interrupted_folder_is_finished(tmp_path, monkeypatch):
         return work(job)
 
     with monkeypatch.context() as m:
-        m.setattr(render, '_file', dies)
+        m.setattr(folder, '_file', dies)
         with pytest.raises(KeyboardInterrupt):
             render_folder(tmp_path / 'part', 'camera', workers=0, **SMALL)
     assert not (tmp_path / 'part' / 'render.json').exists()

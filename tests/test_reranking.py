@@ -1,4 +1,4 @@
-"Re-ranking equals torchreid's stored numbers and a plain restatement with full matrices; neither block size nor order matters."
+"Re-ranking equals torchreid's stored numbers and a plain restatement; neither block size nor order matters."
 
 import sys
 from pathlib import Path
@@ -62,9 +62,9 @@ def clear_cut(x, metric, *ends):
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(1, 40),
-    st.integers(1, 260),
+    st.integers(1, 160),  # with the queries up to four panels of 64
     st.integers(1, 40),
-    st.integers(1, 90),
+    st.integers(1, 60),
     st.integers(1, 60),
     st.sampled_from([0, 0.1, 0.3, 0.77, 1]),
     st.sampled_from(['cosine', 'euclidean']),

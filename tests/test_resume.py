@@ -1,4 +1,5 @@
-"""A run that is killed with SIGKILL in the middle and started again ends with the same weights and optimiser states, and a log of the same steps, as one that was not."""
+"""A run that is killed with SIGKILL in the middle and started again ends as one that was not: the same weights and
+optimiser states, and a log of the same steps."""
 
 import os
 import signal

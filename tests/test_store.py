@@ -1,4 +1,5 @@
-"""The image cache under kills, company, full disks and damage; files of every kind; samplers and augmentations as functions of the step."""
+"""The image cache under kills, company, full disks and damage; files of every kind; samplers and augmentations as
+functions of the step."""
 
 import io
 import json
@@ -19,7 +20,7 @@ from PIL import Image
 
 from synthreid.core import UserError, step_generator, to_signed
 from synthreid.data import store
-from synthreid.data.augment import GEOMETRY, augment
+from synthreid.data.augment import GEOMETRY, augment, random_translation
 from synthreid.data.datasets import ReidSplit
 from synthreid.data.samplers import DomainBatches, IdentityBatches, shuffled_batch
 from synthreid.data.store import BrokenImages, LazyImages, load_images, read_image
@@ -75,7 +76,7 @@ def test_cache_equals_decoding_and_skips_consistently(tmp_path_factory, kinds, b
             p.write_bytes({'text': b'GIF8 is not enough', 'empty': b'', 'cut': data[: len(data) // 3]}[kind])
     good = np.flatnonzero(np.array(kinds) == 'good')
     bad = [p for k, p in zip(kinds, split.paths) if k != 'good']
-    with patch.object(store, 'BLOCK', block):
+    with patch.object(store, '_BLOCK', block):
         for _ in range(2):  # the second time from the cache
             if bad:
                 with pytest.raises(BrokenImages) as e:
@@ -148,7 +149,7 @@ def test_a_file_that_changes_while_it_is_decoded(tmp_path):
 @pytest.mark.parametrize('damage', ['cut', 'longer', 'altered', 'gone', 'log cut', 'log gone', 'log nonsense'])
 def test_damage_is_noticed(tmp_path, damage):
     split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
-    with patch.object(store, 'BLOCK', 6):
+    with patch.object(store, '_BLOCK', 6):
         before = load(split, cache).images
         kept = before.copy()
         rows, log = next(cache.glob('*.rows')), next(cache.glob('*.log'))
@@ -188,7 +189,7 @@ from pathlib import Path
 from synthreid.data import store
 from synthreid.data.datasets import ReidSplit
 folder, cache, journal, pause, limit = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5])
-store.BLOCK, store._workers, decode = 4, lambda: 1, store.decode_image
+store._BLOCK, store.usable_cores, decode = 4, lambda: 1, store.decode_image
 def slowly(*args):
     time.sleep(pause)
     with open(journal, 'a') as f: f.write('x')
@@ -200,7 +201,8 @@ with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter('always')
     got = store.load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), (16, 8), cache, progress=False)
 import hashlib
-print(json.dumps(dict(sum=hashlib.sha256(got.images.tobytes()).hexdigest(), kind=type(got.images).__name__, said=[str(w.message) for w in said])))
+found = dict(sum=hashlib.sha256(got.images.tobytes()).hexdigest(), kind=type(got.images).__name__)
+print(json.dumps(found | dict(said=[str(w.message) for w in said])))
 '''
 
 
@@ -244,7 +246,7 @@ def test_killed_builds_go_on(tmp_path):
     assert 8 <= kept < 20
     with open(next((tmp_path / 'cache').glob('*.rows')), 'ab') as f:
         f.write(b'half a block')  # what a kill in the middle of a write leaves
-    with patch.object(store, 'BLOCK', 4):
+    with patch.object(store, '_BLOCK', 4):
         got, n = counted(split, tmp_path / 'cache')
     assert n == 20 - kept and (got.images == direct(split.paths)).all()
 
@@ -259,7 +261,7 @@ def test_a_block_that_was_spoilt_before_the_end_is_decoded_again(tmp_path):
             raise MemoryError
         return decode(*args)
 
-    with patch.object(store, 'BLOCK', 4), patch.object(store, '_workers', lambda: 1):
+    with patch.object(store, '_BLOCK', 4), patch.object(store, 'usable_cores', lambda: 1):
         with patch.object(store, 'decode_image', interrupted), pytest.raises(MemoryError):
             load(split, cache)
         rows = next(cache.glob('*.rows'))
@@ -451,9 +453,8 @@ def test_translation_is_torchreids():
     "At a known place: Pillow's enlargement, cropped."
     image = np.kron(np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     large = np.asarray(Image.fromarray(image).resize((36, 72), Image.BILINEAR)).astype(float)
-    got = (
-        store.random_translation(to_signed(image[None]), step_generator(2), p=1)[0].permute(1, 2, 0).numpy() + 1
-    ) * 127.5
+    moved = random_translation(to_signed(image[None]), step_generator(2), p=1)
+    got = (moved[0].permute(1, 2, 0).numpy() + 1) * 127.5
     distance = min(np.abs(large[y : y + 64, x : x + 32] - got).max() for y in range(9) for x in range(5))
     assert distance <= 1
 

@@ -6,6 +6,8 @@
 __all__ = ['Pixels', 'LabelledBatches']
 
 # %% ../../nbs/15_data.batches.ipynb #3452efd1
+from typing import Literal
+
 import numpy as np
 import torch
 
@@ -13,7 +15,7 @@ from ..core import UserError, check_choice, send, to_signed
 from .datasets import ReidSplit
 from .samplers import DomainBatches, GroupBatches, IdentityBatches, shuffled_batch
 
-# %% ../../nbs/15_data.batches.ipynb #f142dd14
+# %% ../../nbs/15_data.batches.ipynb #d5a94e0c
 class Pixels:
     "The stored images of a split as batches in [-1, 1] on a device, which nobody has to wait for."
 
@@ -48,8 +50,31 @@ class Pixels:
         return to_signed(self.kept.index_select(0, send(index, self.device)), self.device)
 
 # %% ../../nbs/15_data.batches.ipynb #1295d845
+def _check_batches(split: ReidSplit, batch_size, images_per_id, across_cameras, sampling):
+    "Raise a `UserError` where the wishes do not go together."
+    if sampling not in ('identities', 'groups'):
+        raise UserError(f"expected sampling 'identities' or 'groups', got {sampling!r}: choose one of the two")
+    if sampling == 'groups' and (not images_per_id or across_cameras or _several_sources(split)):
+        raise UserError(
+            "expected images_per_id, one source and across_cameras=False for sampling='groups', got something else:"
+            " use sampling='identities'"
+        )
+    if split.images is None:
+        raise UserError('expected a split with images in memory, got paths only: call load_images(split, size) first')
+    if images_per_id and batch_size % images_per_id:
+        raise UserError(
+            f'expected a batch size divisible by the {images_per_id} images per identity, got {batch_size}: change'
+            ' one of them'
+        )
+
+
+def _several_sources(split: ReidSplit) -> bool:
+    return split.domains is not None and len(np.unique(split.domains)) > 1
+
+# %% ../../nbs/15_data.batches.ipynb #05767aa5
 class LabelledBatches:
-    "Images and identities of step `i`, for any labelled split; of several sources (`merge_sources`) every batch holds equal shares."
+    """Images and identities of step `i`, for any labelled split; of several sources (`merge_sources`) every batch holds
+    equal shares."""
 
     def __init__(
         self,
@@ -59,31 +84,14 @@ class LabelledBatches:
         seed: int = 0,  # every draw is a function of (seed, step)
         device='cpu',  # where the batch lives
         stream: int = 0,  # tells apart several streams with one seed
-        across_cameras: bool = False,  # True: identity batches take the pictures of a person from different cameras where there are several
-        sampling: str = 'identities',  # of identity batches: 'identities' or 'groups', see `data.samplers`
+        across_cameras: bool = False,  # True: identity batches show a person on different cameras where they can
+        sampling: Literal['identities', 'groups'] = 'identities',  # of identity batches, see `data.samplers`
         pixels: Pixels | None = None,  # of `split.images`, on `device`: shared by several streams; None: their own
     ):
-        if sampling not in ('identities', 'groups'):
-            raise UserError(f"expected sampling 'identities' or 'groups', got {sampling!r}: choose one of the two")
-        if sampling == 'groups' and (
-            not images_per_id or across_cameras or (split.domains is not None and len(np.unique(split.domains)) > 1)
-        ):
-            raise UserError(
-                "expected images_per_id, one source and across_cameras=False for sampling='groups', got something else:"
-                " use sampling='identities'"
-            )
-        if split.images is None:
-            raise UserError(
-                'expected a split with images in memory, got paths only: call load_images(split, size) first'
-            )
-        if images_per_id and batch_size % images_per_id:
-            raise UserError(
-                f'expected a batch size divisible by the {images_per_id} images per identity, got {batch_size}: change'
-                ' one of them'
-            )
+        _check_batches(split, batch_size, images_per_id, across_cameras, sampling)
         self.split, self.device, self.pixels = split, device, pixels or Pixels(split.images, device)
         own, camids = seed + 7919 * stream, split.camids if across_cameras else None
-        if split.domains is not None and len(np.unique(split.domains)) > 1:
+        if _several_sources(split):
             self.draw = DomainBatches(split.domains, batch_size, own, split.pids, images_per_id, camids)
         elif sampling == 'groups':
             self.draw = GroupBatches(split.pids, batch_size // images_per_id, images_per_id, own)

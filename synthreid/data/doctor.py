@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'Finding', 'Listing', 'list_everything', 'Look', 'look_at_files', 'find_duplicates', 'count_images',
-           'plot_cameras', 'suggest_pattern', 'check_outputs', 'Diagnosis', 'examine']
+           'suggest_pattern', 'check_outputs', 'Diagnosis', 'examine']
 
 # %% ../../nbs/16_data.doctor.ipynb #1f3c84ab
 import hashlib
@@ -15,6 +15,7 @@ import stat
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,25 +27,27 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import UserError
+from ..core import UserError, usable_cores
 from synthreid.data.datasets import (
     IMAGE_SUFFIXES,
     LAYOUTS,
     SPLIT_WORDS,
     Concern,
+    DatasetSpec,
     ReidDataset,
-    _fits,
-    _reader,
+    ReidSplit,
     build_dataset,
     compile_pattern,
     detect_layout,
+    find_reader,
     find_root,
+    has_layout,
     hold_out,
     load_dataset,
     read_pattern,
     write_manifest,
 )
-from .store import FORMATS, decode_image
+from .store import FORMATS, read_image, why_broken
 
 # %% ../../nbs/16_data.doctor.ipynb #45d710fb
 SEVERITIES = ('note', 'warning', 'error')  # the index is the exit code
@@ -69,7 +72,7 @@ class Finding:
         self,
         examples: int = 3,  # so many files are shown
         folder='',  # left out of the file names
-    ) -> str:
+    ) -> str:  # several lines
         "A few lines for people."
         names = [
             ' = '.join(n.removeprefix(f'{folder}/') for n in ((f,) if isinstance(f, str) else f))
@@ -130,7 +133,8 @@ def list_everything(
             if linked and f'{top}/'.startswith(os.path.realpath(here).rstrip('/') + '/'):
                 out.loops.append(rel[:-1])
                 continue
-            if (key := ((s := os.stat(here)).st_dev, s.st_ino)) in seen:
+            info = os.stat(here)
+            if (key := (info.st_dev, info.st_ino)) in seen:
                 out.loops.append(rel[:-1])
                 continue
             seen.add(key)
@@ -154,12 +158,6 @@ class Look(NamedTuple):
     tail: bytes = b''  # the last bytes
 
 
-def _reason(e) -> str:
-    if isinstance(e, Image.UnidentifiedImageError):
-        return 'not a picture in a known format'
-    return getattr(e, 'strerror', None) or str(e).split('\n')[0] or type(e).__name__
-
-
 def _look(path, decode=False) -> Look:
     "Read the header and the end of a file, or decode it; decoders raise nearly anything, here it becomes `problem`."
     try:
@@ -178,10 +176,10 @@ def _look(path, decode=False) -> Look:
                 kind, mode, (width, height) = image.format, image.mode, image.size
         cut = (kind == 'JPEG' and b'\xff\xd9' not in tail) or (kind == 'PNG' and b'IEND' not in tail)
         if decode or cut:
-            decode_image(Path(path).read_bytes(), (8, 8))
+            read_image(path, (8, 8))
         return Look(None, info.st_size, width, height, mode, tail)
     except Exception as e:
-        return Look(_reason(e))
+        return Look(why_broken(e))
 
 # %% ../../nbs/16_data.doctor.ipynb #0122081d
 def look_at_files(
@@ -197,7 +195,7 @@ def look_at_files(
     blocks = [range(i, min(i + 256, len(paths))) for i in range(0, len(paths), 256)]
     with (
         warnings.catch_warnings(),
-        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(16, usable_cores())) as pool,
         tqdm(total=len(paths), desc='open', unit='file', disable=not progress or not len(paths), leave=False) as bar,
     ):
         warnings.simplefilter('ignore')  # Pillow warns of very large pictures; their size is a finding
@@ -208,64 +206,53 @@ def look_at_files(
     return looks
 
 # %% ../../nbs/16_data.doctor.ipynb #68dbb1eb
-def _check_pictures(paths, looks, thorough, vehicles=False) -> list[Finding]:
+def _check_pictures(paths, looks, thorough, vehicles=False) -> Iterator[Finding]:
     "Findings about files that cannot be used, or can but look odd."
     where = lambda test: [p for p, x in zip(paths, looks) if x.problem is None and test(x)]
-    broken, out = [f'{p} ({x.problem})' for p, x in zip(paths, looks) if x.problem], []
+    broken = [f'{p} ({x.problem})' for p, x in zip(paths, looks) if x.problem]
     n, modes = len(paths), Counter(x.mode for x in looks if x.problem is None and x.mode != 'RGB')
     if broken:
-        out.append(
-            Finding(
-                'error',
-                'broken',
-                f'{len(broken)} of {n} files cannot be read as pictures',
-                'replace or remove them, or skip them when loading (--on-broken skip)'
-                + ('' if thorough else '; examine with --thorough to decode every file'),
-                broken,
-            )
+        yield Finding(
+            'error',
+            'broken',
+            f'{len(broken)} of {n} files cannot be read as pictures',
+            'replace or remove them, or skip them when loading (--on-broken skip)'
+            + ('' if thorough else '; examine with --thorough to decode every file'),
+            broken,
         )
     if small := where(lambda x: min(x.width, x.height) < 16):
-        out.append(
-            Finding(
-                'warning',
-                'tiny_pictures',
-                f'{len(small)} of {n} pictures are less than 16 pixels wide or high',
-                'remove them: nobody can be recognised on them',
-                small,
-            )
+        yield Finding(
+            'warning',
+            'tiny_pictures',
+            f'{len(small)} of {n} pictures are less than 16 pixels wide or high',
+            'remove them: nobody can be recognised on them',
+            small,
         )
     if (wide := where(lambda x: x.width > x.height)) and not vehicles:
-        out.append(
-            Finding(
-                'warning' if len(wide) > 0.05 * n else 'note',
-                'landscape',
-                f'{len(wide)} of {n} pictures are wider than high',
-                'check that they are crops of one upright person and not whole scenes or rotated',
-                wide,
-            )
+        yield Finding(
+            'warning' if len(wide) > 0.05 * n else 'note',
+            'landscape',
+            f'{len(wide)} of {n} pictures are wider than high',
+            'check that they are crops of one upright person and not whole scenes or rotated',
+            wide,
         )
     if narrow := where(lambda x: x.height > 6 * x.width):
-        out.append(
-            Finding(
-                'note',
-                'narrow',
-                f'{len(narrow)} of {n} pictures are more than six times as high as wide',
-                'check the boxes: resizing will distort them',
-                narrow,
-            )
+        yield Finding(
+            'note',
+            'narrow',
+            f'{len(narrow)} of {n} pictures are more than six times as high as wide',
+            'check the boxes: resizing will distort them',
+            narrow,
         )
     if modes:
-        out.append(
-            Finding(
-                'note',
-                'modes',
-                f'{sum(modes.values())} of {n} pictures are not 8-bit RGB'
-                f' ({", ".join(f"{k}: {v}" for k, v in modes.most_common())})',
-                'nothing to do: the store converts them',
-                where(lambda x: x.mode != 'RGB'),
-            )
+        yield Finding(
+            'note',
+            'modes',
+            f'{sum(modes.values())} of {n} pictures are not 8-bit RGB'
+            f' ({", ".join(f"{k}: {v}" for k, v in modes.most_common())})',
+            'nothing to do: the store converts them',
+            where(lambda x: x.mode != 'RGB'),
         )
-    return out
 
 # %% ../../nbs/16_data.doctor.ipynb #b515df51
 def find_duplicates(
@@ -285,22 +272,21 @@ def find_duplicates(
                 pass  # gone since it was opened
     return [tuple(g) for g in same.values() if len(g) > 1]
 
-# %% ../../nbs/16_data.doctor.ipynb #1a8aef66
+# %% ../../nbs/16_data.doctor.ipynb #3a02a733
 _CAMERA_BLIND = ('no_cameras', 'leave_one_out')  # protocols that do not look at cameras
 
 
 def _listed_twice(d: ReidDataset, groups) -> list[tuple]:
     "Paths in more than one place of a dataset, which are in no group of copies."
-    copied, count = {p for g in groups for p in g}, Counter(p for s in (d.train, d.query, d.gallery) for p in s.paths)
+    copied, count = {p for g in groups for p in g}, Counter(p for s in d.splits.values() for p in s.paths)
     return [(p,) for p, k in count.items() if k > 1 and p not in copied]
 
 
-def _check_duplicates(d: ReidDataset, groups) -> list[Finding]:
-    "Findings about exact copies, by where they are."
+def _sort_copies(d: ReidDataset, groups) -> dict:  # a key of `_COPIES`: groups of paths
+    "What copies mean, by where they are."
     groups = [*groups, *_listed_twice(d, groups)]
     wanted, labels, found = {p for g in groups for p in g}, defaultdict(list), defaultdict(list)
-    for split in ('train', 'query', 'gallery'):
-        s = getattr(d, split)
+    for split, s in d.splits.items():
         for p, pid, cam in zip(s.paths, s.pids.tolist(), s.camids.tolist()):
             if p in wanted:
                 labels[p].append((split, pid, cam))
@@ -312,58 +298,63 @@ def _check_duplicates(d: ReidDataset, groups) -> list[Finding]:
         if 'train' in splits and len(splits) > 1:
             found['leak'].append(g)
         pairs = {(q[1:] == o[1:]) for q in rows for o in rows if q[0] == 'query' and o[0] == 'gallery' and q[1] == o[1]}
-        blind = d.rule in _CAMERA_BLIND and not (
-            d.rule == 'leave_one_out' and len(g) == 1
-        )  # that rule leaves out the query itself
+        left_out = d.rule == 'leave_one_out' and len(g) == 1  # that rule leaves out the query itself
+        blind = d.rule in _CAMERA_BLIND and not left_out
         if pairs:
             found['itself' if False in pairs or blind else 'harmless'].append(g)
         if len(splits) == len(pids) == 1:
             found['plain'].append(g)
-    kinds = {
-        'leak': (
-            'error',
-            'copies_train_test',
-            'pictures are in train and test, as exact copies or the very same file',
-            (
-                'remove them from one side, or use the dataset for training only: a score on it counts what was learnt'
-                ' by heart'
-            ),
-        ),
-        'label': (
-            'warning',
-            'copies_two_identities',
-            'pictures exist under different identities, as exact copies or listed twice',
-            'find out which label is right and delete the other file',
-        ),
-        'itself': (
-            'warning',
-            'copies_query_gallery',
-            'queries find their own exact copy, or themselves, in the gallery, and the protocol counts it',
-            'remove the copies from the gallery: rank 1 is flattered',
-        ),
-        'harmless': (
-            'note',
-            'copies_same_camera',
-            (
-                'queries are in the gallery too, on the same camera (by design in GTASynthReid and in the old protocol'
-                ' of CUHK03)'
-            ),
-            'nothing to do: the protocol leaves these matches out',
-        ),
-        'plain': (
-            'note',
-            'copies',
-            'pictures exist more than once within one split and identity',
-            'delete the copies if they are many',
-        ),
-    }
-    return [
-        Finding(severity, name, f'{len(found[k])} {text}', remedy, found[k])
-        for k, (severity, name, text, remedy) in kinds.items()
-        if found[k]
-    ]
+    return found
 
-# %% ../../nbs/16_data.doctor.ipynb #b60a997e
+# %% ../../nbs/16_data.doctor.ipynb #1a8aef66
+_COPIES = {  # severity, name, message, remedy
+    'leak': (
+        'error',
+        'copies_train_test',
+        'pictures are in train and test, as exact copies or the very same file',
+        (
+            'remove them from one side, or use the dataset for training only: a score on it counts what was learnt'
+            ' by heart'
+        ),
+    ),
+    'label': (
+        'warning',
+        'copies_two_identities',
+        'pictures exist under different identities, as exact copies or listed twice',
+        'find out which label is right and delete the other file',
+    ),
+    'itself': (
+        'warning',
+        'copies_query_gallery',
+        'queries find their own exact copy, or themselves, in the gallery, and the protocol counts it',
+        'remove the copies from the gallery: rank 1 is flattered',
+    ),
+    'harmless': (
+        'note',
+        'copies_same_camera',
+        (
+            'queries are in the gallery too, on the same camera (by design in GTASynthReid and in the old protocol'
+            ' of CUHK03)'
+        ),
+        'nothing to do: the protocol leaves these matches out',
+    ),
+    'plain': (
+        'note',
+        'copies',
+        'pictures exist more than once within one split and identity',
+        'delete the copies if they are many',
+    ),
+}
+
+
+def _check_duplicates(d: ReidDataset, groups) -> Iterator[Finding]:
+    "Findings about exact copies, by where they are."
+    found = _sort_copies(d, groups)
+    for kind, (severity, name, text, remedy) in _COPIES.items():
+        if found[kind]:
+            yield Finding(severity, name, f'{len(found[kind])} {text}', remedy, found[kind])
+
+# %% ../../nbs/16_data.doctor.ipynb #3f2e1e5d
 def _why_no_overlap(q, g) -> tuple[str, str]:  # cause, remedy
     "Why no query identity is in the gallery."
     asked, there = np.unique(q.pids), np.unique(g.pids[g.pids > 0])
@@ -396,293 +387,201 @@ def _why_no_overlap(q, g) -> tuple[str, str]:  # cause, remedy
         'check that both folders belong to the same dataset, and that the pattern reads the identity',
     )
 
+# %% ../../nbs/16_data.doctor.ipynb #b60a997e
+def _check_other_cameras(q: ReidSplit, g: ReidSplit, there) -> Iterator[Finding]:
+    "Findings about queries whose person (if they are `there`) is only on their own camera."
+    ids, person = np.unique(np.r_[q.pids, g.pids], return_inverse=True)
+    cams, camera = np.unique(np.r_[q.camids, g.camids], return_inverse=True)
+    seen = person * len(cams) + camera
+    pairs = np.unique(seen[len(q) :])  # a number for each person on each camera
+    n_cams = np.bincount(pairs // len(cams), minlength=len(ids))[person[: len(q)]]  # of the gallery, per query
+    alone = there & (n_cams - np.isin(seen[: len(q)], pairs) < 1)
+    if (alone | ~there).all():
+        one_each = f'each person is on one camera only ({len(cams)} cameras in all)'
+        cause = 'there is only one camera' if len(cams) == 1 else one_each
+        yield Finding(
+            'error',
+            'same_camera',
+            f'no query can be scored: {cause}, and the protocol leaves out the same person on the same camera',
+            'mend the pattern if it takes a constant (or the identity) for {cam}; without cameras leave {cam} out,'
+            ' the protocol is then no_cameras',
+            q.paths[alone].tolist(),
+        )
+    elif alone.any():
+        yield Finding(
+            'warning',
+            'query_one_camera',
+            f"{alone.sum()} of {len(q)} queries have gallery pictures on their own camera only",
+            'they are not scored: add pictures from other cameras or accept the smaller test',
+            q.paths[alone].tolist(),
+        )
 
-def _check_queries(d: ReidDataset) -> list[Finding]:
+# %% ../../nbs/16_data.doctor.ipynb #018b0671
+def _check_queries(d: ReidDataset) -> Iterator[Finding]:
     "Findings about queries that cannot be answered."
     q, g = d.query, d.gallery
     if not len(q) and not len(g):
-        return [
-            Finding(
-                'note',
-                'train_only',
-                'there is neither a query nor a gallery',
-                'nothing to do for a training source; evaluate on another dataset',
-            )
-        ]
+        yield Finding(
+            'note',
+            'train_only',
+            'there is neither a query nor a gallery',
+            'nothing to do for a training source; evaluate on another dataset',
+        )
+        return
     if not len(q) or not len(g):
-        return [
-            Finding(
-                'error',
-                'half_a_test',
-                f'{len(q)} query and {len(g)} gallery pictures',
-                'a test needs both: check the folder names',
-            )
-        ]
+        yield Finding(
+            'error',
+            'half_a_test',
+            f'{len(q)} query and {len(g)} gallery pictures',
+            'a test needs both: check the folder names',
+        )
+        return
     there = np.isin(q.pids, g.pids)
     files = lambda keep: q.paths[keep].tolist()
     if not there.any():
         cause, remedy = _why_no_overlap(q, g)
-        return [
-            Finding(
-                'error',
-                'no_overlap',
-                f'none of the {q.n_ids} query identities is in the gallery: {cause}',
-                remedy,
-                [*zip(files(slice(3)), g.paths[g.pids > 0][:3].tolist())],
-            )
-        ]
-    out = []
+        yield Finding(
+            'error',
+            'no_overlap',
+            f'none of the {q.n_ids} query identities is in the gallery: {cause}',
+            remedy,
+            [*zip(files(slice(3)), g.paths[g.pids > 0][:3].tolist())],
+        )
+        return
     if not there.all():
-        out.append(
-            Finding(
-                'warning',
-                'query_missing',
-                f'{(~there).sum()} of {len(q)} queries ({len(np.unique(q.pids[~there]))} identities) show people of'
-                ' whom the gallery has no picture',
-                'they cannot be scored: complete the gallery or remove these queries',
-                files(~there),
-            )
+        yield Finding(
+            'warning',
+            'query_missing',
+            f'{(~there).sum()} of {len(q)} queries ({len(np.unique(q.pids[~there]))} identities) show people of'
+            ' whom the gallery has no picture',
+            'they cannot be scored: complete the gallery or remove these queries',
+            files(~there),
         )
-    if d.rule in _CAMERA_BLIND:
-        return out
-    (ids, person), (cams, camera) = (
-        np.unique(np.r_[getattr(q, k), getattr(g, k)], return_inverse=True) for k in ('pids', 'camids')
-    )
-    seen = person * len(cams) + camera
-    pairs = np.unique(seen[len(q) :])  # a number for each person on each camera
-    n_cams = np.bincount(pairs // len(cams), minlength=len(ids))[person[: len(q)]]  # of the gallery, per query
-    alone, n_test = there & (n_cams - np.isin(seen[: len(q)], pairs) < 1), len(cams)
-    if (alone | ~there).all():
-        cause = (
-            'there is only one camera'
-            if n_test == 1
-            else f'each person is on one camera only ({n_test} cameras in all)'
-        )
-        out.append(
-            Finding(
-                'error',
-                'same_camera',
-                f'no query can be scored: {cause}, and the protocol leaves out the same person on the same camera',
-                'mend the pattern if it takes a constant (or the identity) for {cam}; without cameras leave {cam} out,'
-                ' the protocol is then no_cameras',
-                files(alone),
-            )
-        )
-    elif alone.any():
-        out.append(
-            Finding(
-                'warning',
-                'query_one_camera',
-                f"{alone.sum()} of {len(q)} queries have gallery pictures on their own camera only",
-                'they are not scored: add pictures from other cameras or accept the smaller test',
-                files(alone),
-            )
-        )
-    return out
+    if d.rule not in _CAMERA_BLIND:
+        yield from _check_other_cameras(q, g, there)
 
 # %% ../../nbs/16_data.doctor.ipynb #776433b1
-def _check_identities(d: ReidDataset) -> list[Finding]:
+def _check_identities(d: ReidDataset) -> Iterator[Finding]:
     "Findings about identities: shared between train and test, tiny, too few, junk."
-    t, test, out = d.train, np.r_[d.query.pids, d.gallery.pids], []
+    t, test = d.train, np.r_[d.query.pids, d.gallery.pids]
     both = np.intersect1d(t.pids, test[test > 0])
     n = len(np.unique(t.pids))
     if len(both):
-        out.append(
-            Finding(
-                'warning',
-                'train_test_identities',
-                f'{len(both)} of {n} training identities are in query or gallery too',
-                'remove them from one side, or number the two apart if these are different people: the score should be'
-                ' one of unseen people',
-                t.paths[np.isin(t.pids, both)].tolist(),
-            )
+        yield Finding(
+            'warning',
+            'train_test_identities',
+            f'{len(both)} of {n} training identities are in query or gallery too',
+            'remove them from one side, or number the two apart if these are different people: the score should be'
+            ' one of unseen people',
+            t.paths[np.isin(t.pids, both)].tolist(),
         )
     if not len(t):
-        out.append(
-            Finding(
-                'warning',
-                'no_training',
-                'there are no training pictures',
-                'nothing to do for a test set; to train, check the folder names',
-            )
+        yield Finding(
+            'warning',
+            'no_training',
+            'there are no training pictures',
+            'nothing to do for a test set; to train, check the folder names',
         )
     elif (t.pids < 0).all():
-        return [
-            Finding(
-                'note',
-                'no_labels',
-                f'{len(t)} pictures without labels',
-                'nothing to do for a target to translate towards; a source or a test needs labels',
-            )
-        ]
+        yield Finding(
+            'note',
+            'no_labels',
+            f'{len(t)} pictures without labels',
+            'nothing to do for a target to translate towards; a source or a test needs labels',
+        )
+        return
     elif n == 1:
-        out.append(
-            Finding(
-                'error',
-                'one_identity',
-                f'all {len(t)} training pictures show one identity',
-                'mend the pattern: it takes a constant for {pid}',
-                t.paths[:3].tolist(),
-            )
+        yield Finding(
+            'error',
+            'one_identity',
+            f'all {len(t)} training pictures show one identity',
+            'mend the pattern: it takes a constant for {pid}',
+            t.paths[:3].tolist(),
         )
     ids, counts = np.unique(t.pids, return_counts=True)
     single = np.isin(t.pids, ids[counts == 1])
     if single.any() and n > 1:
         many = single.sum() > n / 2
-        out.append(
-            Finding(
-                'warning' if many else 'note',
-                'single_pictures',
-                f'{single.sum()} of {n} training identities have a single picture'
-                + (', so the pattern may read a picture or frame number' if many else ''),
-                'mend the pattern if people have more; else no positive pair can be made of them',
-                t.paths[single].tolist(),
-            )
+        yield Finding(
+            'warning' if many else 'note',
+            'single_pictures',
+            f'{single.sum()} of {n} training identities have a single picture'
+            + (', so the pattern may read a picture or frame number' if many else ''),
+            'mend the pattern if people have more; else no positive pair can be made of them',
+            t.paths[single].tolist(),
         )
-    if odd := [
-        f'{(test == v).sum()} {k}' for k, v in (('junk (pid -1)', -1), ('distractors (pid 0)', 0)) if (test == v).any()
-    ]:
-        out.append(
-            Finding(
-                'note',
-                'junk',
-                f'{" and ".join(odd)} among {len(test)} test pictures',
-                'nothing to do: junk is ignored in scoring, distractors count as wrong matches',
-            )
+    kinds = {'junk (pid -1)': -1, 'distractors (pid 0)': 0}
+    if odd := [f'{(test == v).sum()} {k}' for k, v in kinds.items() if (test == v).any()]:
+        yield Finding(
+            'note',
+            'junk',
+            f'{" and ".join(odd)} among {len(test)} test pictures',
+            'nothing to do: junk is ignored in scoring, distractors count as wrong matches',
         )
-    return out
 
-
-def _check_nobody(d: ReidDataset) -> list[Finding]:
-    "Whether the distractors of a dataset without a known convention (which junk would show) look like a person that was numbered 0."
-    zero, people = (
-        d.gallery.paths[d.gallery.pids == 0],
-        np.unique(d.gallery.pids[d.gallery.pids > 0], return_counts=True)[1],
-    )
+# %% ../../nbs/16_data.doctor.ipynb #1cc97bb0
+def _check_nobody(d: ReidDataset) -> Iterator[Finding]:
+    """Whether the distractors of a dataset without a known convention (which junk would show) look like a person that
+    was numbered 0."""
+    zero = d.gallery.paths[d.gallery.pids == 0]
+    people = np.unique(d.gallery.pids[d.gallery.pids > 0], return_counts=True)[1]
     if not 0 < len(zero) <= people.max(initial=0) or (d.gallery.pids == -1).any():
-        return []
-    return [
-        Finding(
-            'warning',
-            'person_zero',
-            f'identity 0 is in the gallery only, with {len(zero)} pictures, no more than a person has: they count as'
-            ' wrong boxes that show nobody',
-            'if they show one person, give that person another name; if they are distractors, nothing to do',
-            zero.tolist(),
-        )
-    ]
+        return
+    yield Finding(
+        'warning',
+        'person_zero',
+        f'identity 0 is in the gallery only, with {len(zero)} pictures, no more than a person has: they count as'
+        ' wrong boxes that show nobody',
+        'if they show one person, give that person another name; if they are distractors, nothing to do',
+        zero.tolist(),
+    )
 
 
-def _check_cameras(d: ReidDataset) -> list[Finding]:
+def _check_cameras(d: ReidDataset) -> Iterator[Finding]:
     "Findings about camera numbers: none, one, or too many."
-    splits = [s for s in (d.train, d.query, d.gallery) if len(s)]
+    splits = [s for s in d.splits.values() if len(s)]
     if not splits:
-        return []
+        return
     cams, total = np.unique(np.concatenate([s.camids for s in splits])), sum(map(len, splits))
     files = splits[0].paths[:3].tolist()
     if d.rule == 'no_cameras':
-        return [
-            Finding(
-                'note',
-                'no_cameras',
-                'no camera was read; the protocol is no_cameras',
-                'if the names tell the camera, mark it with {cam} in a pattern',
-                files,
-            )
-        ]
+        yield Finding(
+            'note',
+            'no_cameras',
+            'no camera was read; the protocol is no_cameras',
+            'if the names tell the camera, mark it with {cam} in a pattern',
+            files,
+        )
+        return
     if len(cams) == 1:
-        return [
-            Finding(
-                'warning',
-                'one_camera',
-                f'all {total} pictures are on one camera',
-                'mend the pattern if it takes a constant for {cam}; without cameras leave {cam} out',
-                files,
-            )
-        ]
+        yield Finding(
+            'warning',
+            'one_camera',
+            f'all {total} pictures are on one camera',
+            'mend the pattern if it takes a constant for {cam}; without cameras leave {cam} out',
+            files,
+        )
+        return
     if len(cams) > max(8, min(200, total / 3)):
-        return [
-            Finding(
-                'warning',
-                'many_cameras',
-                f'{len(cams)} cameras for {total} pictures: the pattern probably reads a frame number or the identity',
-                'mend the pattern: {cam} must mark the camera',
-                files,
-            )
-        ]
-    return []
+        yield Finding(
+            'warning',
+            'many_cameras',
+            f'{len(cams)} cameras for {total} pictures: the pattern probably reads a frame number or the identity',
+            'mend the pattern: {cam} must mark the camera',
+            files,
+        )
 
 # %% ../../nbs/16_data.doctor.ipynb #0cfac6fd
 def count_images(
-    dataset: ReidDataset,
+    dataset: ReidDataset,  # whose splits are counted
 ) -> pd.DataFrame:  # index: camera; columns: train, query, gallery; images
     "Pictures per camera and split."
-    counts = {k: pd.Series(getattr(dataset, k).camids).value_counts() for k in ('train', 'query', 'gallery')}
+    counts = {k: pd.Series(s.camids).value_counts() for k, s in dataset.splits.items()}
     return pd.DataFrame(counts).fillna(0).astype(int).sort_index().rename_axis('camera')
 
-
-def _seen_on(pids, camids) -> pd.Series:
-    "Number of people (pid > 0) by the number of cameras that saw them."
-    table = pd.DataFrame({'pid': pids, 'camera': camids})[np.asarray(pids) > 0]
-    return table.groupby('pid').camera.nunique().value_counts().sort_index()
-
-
-def plot_cameras(
-    dataset: ReidDataset,  # with at least one picture
-):  # a matplotlib figure
-    "Images per camera and split, and identities per number of cameras."
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-    from matplotlib.ticker import MaxNLocator
-
-    counts, test = (
-        count_images(dataset),
-        [np.r_[getattr(dataset.query, k), getattr(dataset.gallery, k)] for k in ('pids', 'camids')],
-    )
-    if not len(counts):
-        raise UserError(f'expected pictures in {dataset.name}, got none: nothing to draw')
-    seen = (
-        pd.DataFrame(
-            {'train': _seen_on(dataset.train.pids, dataset.train.camids), 'query and gallery': _seen_on(*test)}
-        )
-        .fillna(0)
-        .astype(int)
-    )
-    colours = dict(
-        zip(('train', 'query', 'gallery', 'query and gallery'), ('#0072B2', '#E69F00', '#009E73', '#CC79A7'))
-    )
-    with plt.rc_context({**sns.axes_style('ticks'), 'font.size': 9}):
-        fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout='constrained')
-        plt.close(fig)
-        for ax, table, x, y in (
-            (axes[0], counts, 'camera', 'images'),
-            (axes[1], seen, 'seen on so many cameras', 'identities'),
-        ):
-            used = [c for c in table if table[c].any()]
-            for i, c in enumerate(used):
-                if len(table) > 100:
-                    ax.vlines(table.index, 0, table[c], colours[c], label=c)
-                    continue  # bars would take long and look the same
-                ax.bar(
-                    table.index + (i - (len(used) - 1) / 2) * 0.8 / len(used),
-                    table[c],
-                    0.8 / len(used),
-                    label=c,
-                    color=colours[c],
-                )
-            ax.set(xlabel=x, ylabel=y)
-            ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-            ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-            if used:
-                ax.legend(frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3)
-        sns.despine(fig)
-    return fig
-
 # %% ../../nbs/16_data.doctor.ipynb #24dfb9af
-_CAMERA_WORDS, _PERSON_WORDS = (
-    {'c', 'cam', 'camera', 'view'},
-    {'p', 'id', 'pid', 'person', 'ped', 'identity', 'subject'},
-)
+_CAMERA_WORDS = {'c', 'cam', 'camera', 'view'}
+_PERSON_WORDS = {'p', 'id', 'pid', 'person', 'ped', 'identity', 'subject'}
 
 
 def _pieces(name) -> tuple:  # for '01_c2' ('01', '_', 'c', '2')
@@ -710,7 +609,7 @@ def _find_field(columns, words, free) -> int | None:
             return i
     return None
 
-# %% ../../nbs/16_data.doctor.ipynb #15130305
+# %% ../../nbs/16_data.doctor.ipynb #ce00a907
 def _repeats(column, n) -> bool:
     "Whether the values are labels: several of them, each more than once."
     return 1 < len(set(column)) <= n / 1.5
@@ -724,21 +623,12 @@ def _may_be_pid(columns, i) -> bool:
 
 def _template(columns, pid, cam) -> str:
     "Labels in braces, constant pieces as they are, the rest a star; several stars become one."
-    parts = [
-        (
-            '{pid}'
-            if i == pid
-            else '{cam}'
-            if i == cam
-            else c[0]
-            if len(set(c)) == 1 and '{' not in c[0] and '}' not in c[0]
-            else '{*}'
-        )
-        for i, c in enumerate(columns)
-    ]
+    constant = lambda c: len(set(c)) == 1 and '{' not in c[0] and '}' not in c[0]
+    special = {cam: '{cam}', pid: '{pid}'}
+    parts = [special.get(i) or (c[0] if constant(c) else '{*}') for i, c in enumerate(columns)]
     return re.sub(r'\{\*\}(?:[^{}/]*\{\*\})+', '{*}', ''.join(parts))
 
-
+# %% ../../nbs/16_data.doctor.ipynb #15130305
 def suggest_pattern(
     names,  # relative names of pictures
 ) -> str | None:  # a template for `compile_pattern`, None where nothing is obvious
@@ -749,10 +639,8 @@ def suggest_pattern(
     columns, n = _main_shape([n.rpartition('.')[0] for n in names])
     suffix = Counter(n.rpartition('.')[2] for n in names).most_common(1)[0][0]
     last = max([i for i, c in enumerate(columns) if c[0] == '/'], default=-1)  # the file name begins after it
-    split, free = (
-        bool(columns) and last > 0 and all(''.join(r).split('/')[0].lower() in SPLIT_WORDS for r in zip(*columns)),
-        range(len(columns)),
-    )
+    in_split = lambda row: ''.join(row).split('/')[0].lower() in SPLIT_WORDS
+    split, free = bool(columns) and last > 0 and all(map(in_split, zip(*columns))), range(len(columns))
     if split:
         start = next(i for i, c in enumerate(columns) if c[0] == '/') + 1
         columns, free, last = columns[start:], range(len(columns) - start), last - start
@@ -784,15 +672,12 @@ def _folders_like(folders, pattern) -> list:  # of the relative `folders`
     return [f for f in folders if f and f.count('/') == pattern.count('/') and PurePosixPath(f).match(pattern)]
 
 
-def _fitting(
-    layout, listing, names=None
-) -> tuple[list, list]:  # rows for `build_dataset` without root; names that do not fit
-    "What a layout makes of the names in its folders."
+def _fitting(layout, listing, names=None) -> tuple[list, list]:  # rows for `build_dataset`, names that do not fit
+    "What a layout makes of the names in its folders; paths are relative."
     folders = set(listing.folders)
     rows, misfits = [], []
-    split_of = {
-        d: s for s in ('train', 'query', 'gallery') for f in getattr(layout, s) for d in _folders_like(folders, f)
-    }
+    subs = dict(train=layout.train, query=layout.query, gallery=layout.gallery)
+    split_of = {d: s for s, patterns in subs.items() for f in patterns for d in _folders_like(folders, f)}
     groups = [sorted(g for g in layout.regex.groupindex if g.startswith(k)) for k in ('pid', 'cam')]
     for name in listing.pictures if names is None else names:
         if (split := split_of.get(name.rpartition('/')[0])) is None:
@@ -823,16 +708,15 @@ def _missing_folders(name, listing) -> list:
 def _incomplete(listing) -> tuple:  # layout, folders that are missing; or None, []
     "The layout that only lacks folders, here or in the folder that holds all pictures."
     inside = os.path.commonpath({os.path.dirname(n) for n in listing.pictures}) + '/'
-    inner = Listing(
-        [n.removeprefix(inside) for n in listing.pictures], folders=[n.removeprefix(inside) for n in listing.folders]
-    )
+    within = lambda names: [n.removeprefix(inside) for n in names]
+    inner = Listing(within(listing.pictures), folders=within(listing.folders))
     for seen in (listing, inner):
         missing = {k: m for k in _other_layouts(seen) if (m := _missing_folders(k, seen))}
         if missing:
             return min(missing.items(), key=lambda k: len(k[1]))
     return None, []
 
-# %% ../../nbs/16_data.doctor.ipynb #147a8061
+# %% ../../nbs/16_data.doctor.ipynb #3e7b6d79
 def _describe(listing) -> str:
     "A folder in one sentence: counts per suffix, folders, names."
     suffixes = Counter(
@@ -848,8 +732,8 @@ def _describe(listing) -> str:
         parts.append(f'folders {", ".join(top[:5])}' + (f' and {len(top) - 5} more' if len(top) > 5 else ''))
     return '; '.join(parts)
 
-
-def _unknown(listing) -> tuple[dict, Finding]:  # options of the reader 'pattern' ({} if none is obvious), what to say
+# %% ../../nbs/16_data.doctor.ipynb #147a8061
+def _unknown(listing) -> tuple[dict, Finding]:  # options of the reader 'pattern' (maybe none), what to say
     "What to make of a folder that `detect_layout` does not know."
     files, text = listing.pictures[:3], _describe(listing)
     if not listing.pictures:
@@ -897,8 +781,8 @@ def _unknown(listing) -> tuple[dict, Finding]:  # options of the reader 'pattern
         files,
     )
 
-# %% ../../nbs/16_data.doctor.ipynb #bebef824
-def _refusal(e, known=True) -> Finding:
+# %% ../../nbs/16_data.doctor.ipynb #ca522128
+def _refusal(e: Exception) -> Finding:
     "A reader's error as a finding: its last clause is the remedy."
     text = ' '.join(str(e).split()) or type(e).__name__
     if not isinstance(e, UserError):
@@ -913,29 +797,18 @@ def _read_what_fits(key, base, listing, options) -> ReidDataset | None:
     "A dataset of the names that fit, None if there are none or the reader does not go by names."
     try:
         if key in LAYOUTS:
-            return build_dataset(
-                base.name,
-                [(f'{base}/{n}', *row) for n, *row in _fitting(LAYOUTS[key], listing)[0]],
-                LAYOUTS[key].protocol,
-            )
+            rows = [(f'{base}/{n}', *row) for n, *row in _fitting(LAYOUTS[key], listing)[0]]
+            return build_dataset(base.name, rows, LAYOUTS[key].protocol)
         if key == 'folders':
-            key, options = (
-                'pattern',
-                {
-                    'pattern': (
-                        '{split}/' * any(f.lower() in SPLIT_WORDS for f in listing.folders)
-                        + '{pid}/'
-                        + options.get('file', '{*}')
-                    )
-                },
-            )
+            split = '{split}/' * any(f.lower() in SPLIT_WORDS for f in listing.folders)
+            key, options = 'pattern', {'pattern': split + '{pid}/' + options.get('file', '{*}')}
         if key == 'pattern':
             return read_pattern(base, **{**options, 'strict': False})
     except Exception:
         pass  # the refusal of the reader itself is reported
     return None
 
-
+# %% ../../nbs/16_data.doctor.ipynb #db8197e9
 def _leads_above(base, listing) -> list:
     "Links to a folder that holds this one: a recursive reader would take all that lies there."
     top = os.path.realpath(base)
@@ -946,37 +819,41 @@ def _leads_above(base, listing) -> list:
     ]
 
 
+def _obstacle(key, base, listing) -> Finding | None:
+    "What a reader would run into and not come back from."
+    if key in ('folders', 'pattern') and (above := _leads_above(base, listing)):
+        message, remedy = f'links to a folder around this one: {len(above)}', 'remove them: a reader would follow them'
+        return Finding('error', 'link_above', message, remedy, above)
+    if pipes := [p for n in listing.others if not os.path.isfile(p := f'{base}/{n}') and os.path.exists(p)]:
+        message, remedy = (
+            f'pipes or devices in place of files: {len(pipes)}',
+            'remove them: reading one would wait for ever',
+        )
+        return Finding('error', 'pipes', message, remedy, pipes)
+    return None
+
+
+def _paths_of(dataset) -> dict:  # in order, each once
+    return dict.fromkeys(p for s in dataset.splits.values() for p in s.paths) if dataset else {}
+
+# %% ../../nbs/16_data.doctor.ipynb #bebef824
+def _told(caught, misfits) -> list[Finding]:
+    "A reader's warnings as findings; those about copies are left out, the doctor looks for them itself."
+    plain = [w for w in caught if not misfits and w.category is UserWarning]
+    concerns = {str(w.message): w.message for w in caught if isinstance(w.message, Concern)}
+    out = [Finding('warning', 'reader', str(w.message), 'see the message') for w in plain]
+    for c in concerns.values():
+        if c.name != 'copies_train_test':
+            out.append(Finding('warning', c.name, c.message, c.remedy, c.files))
+    return out
+
+
 def _read(key, path, base, listing, options) -> tuple:  # dataset or None, names that do not fit, findings
     "Read with the reader; if it refuses, read what fits."
-    if key in ('folders', 'pattern') and (above := _leads_above(base, listing)):
-        return (
-            None,
-            [],
-            [
-                Finding(
-                    'error',
-                    'link_above',
-                    f'links to a folder around this one: {len(above)}',
-                    'remove them: a reader would follow them',
-                    above,
-                )
-            ],
-        )
-    if pipes := [p for n in listing.others if not os.path.isfile(p := f'{base}/{n}') and os.path.exists(p)]:
-        return (
-            None,
-            [],
-            [
-                Finding(
-                    'error',
-                    'pipes',
-                    f'pipes or devices in place of files: {len(pipes)}',
-                    'remove them: reading one would wait for ever',
-                    pipes,
-                )
-            ],
-        )
-    dataset, problem, misfits = None, None, _fitting(LAYOUTS[key], listing)[1] if key in LAYOUTS else []
+    if obstacle := _obstacle(key, base, listing):
+        return None, [], [obstacle]
+    dataset, problem = None, None
+    misfits = _fitting(LAYOUTS[key], listing)[1] if key in LAYOUTS else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         try:
@@ -988,42 +865,19 @@ def _read(key, path, base, listing, options) -> tuple:  # dataset or None, names
     used = _paths_of(dataset)
     if problem and dataset and key not in LAYOUTS:
         misfits = [n for n in listing.pictures if f'{base}/{n}' not in used]
-    out = [
-        Finding('warning', 'reader', str(w.message), 'see the message')
-        for w in caught
-        if not misfits and w.category is UserWarning
-    ]
-    said = {
-        str(w.message): w.message
-        for w in caught
-        if isinstance(w.message, Concern) and w.message.name != 'copies_train_test'
-    }  # the copies are looked for below
-    out += [Finding('warning', c.name, c.message, c.remedy, c.files) for c in said.values()]
+    out = _told(caught, misfits)
     if misfits:
         like = f' like {Path(next(iter(used))).name}' if used else ''
-        out.append(
-            Finding(
-                'error' if problem else 'warning',
-                'misfits',
-                f'{len(misfits)} of {len(listing.pictures)} pictures have names that do not fit the layout {key}'
-                + ('' if problem else ', they are left out'),
-                f'rename them{like}, move them out of the dataset, or describe all names with a pattern',
-                [f'{base}/{n}' for n in misfits],
-            )
-        )
+        message = f'{len(misfits)} of {len(listing.pictures)} pictures have names that do not fit the layout {key}'
+        message += '' if problem else ', they are left out'
+        remedy = f'rename them{like}, move them out of the dataset, or describe all names with a pattern'
+        files = [f'{base}/{n}' for n in misfits]
+        out.append(Finding('error' if problem else 'warning', 'misfits', message, remedy, files))
     if problem and not (misfits and 'fit' in str(problem)):
         out.append(_refusal(problem))
     return dataset, misfits, out
 
-
-def _paths_of(dataset) -> dict:  # in order, each once
-    return (
-        {}
-        if dataset is None
-        else dict.fromkeys(p for s in (dataset.train, dataset.query, dataset.gallery) for p in s.paths)
-    )
-
-# %% ../../nbs/16_data.doctor.ipynb #d85b8758
+# %% ../../nbs/16_data.doctor.ipynb #3ff84d3c
 def _same_but_case(names) -> list[tuple]:
     "Names that are one name where case and the way accents are composed do not count."
     fold = lambda n: n.lower() if n.isascii() else unicodedata.normalize('NFC', n).casefold()
@@ -1034,79 +888,62 @@ def _same_but_case(names) -> list[tuple]:
                 groups[fold(n)].append(n)
     return [tuple(g) for g in groups.values()]
 
-
-def _check_listing(base, listing, used, misfits) -> list[Finding]:
+# %% ../../nbs/16_data.doctor.ipynb #d85b8758
+def _check_listing(base, listing, used, misfits) -> Iterator[Finding]:
     "Findings about what no reader shows; `used` are the paths of the dataset, None if nothing was read."
-    full, out = lambda names: [f'{base}/{n}' for n in names], []
+    full = lambda names: [f'{base}/{n}' for n in names]
     if listing.unreadable:
-        out.append(
-            Finding(
-                'error',
-                'unreadable_folders',
-                f'folders that cannot be opened: {len(listing.unreadable)}',
-                'change their permissions or move them away',
-                listing.unreadable,
-            )
+        yield Finding(
+            'error',
+            'unreadable_folders',
+            f'folders that cannot be opened: {len(listing.unreadable)}',
+            'change their permissions or move them away',
+            listing.unreadable,
         )
     if same := _same_but_case(listing.pictures + listing.folders):
-        out.append(
-            Finding(
-                'warning',
-                'case',
-                f'names used more than once if case does not count: {len(same)}',
-                'rename them: on macOS and Windows they are one file',
-                [tuple(full(g)) for g in same],
-            )
+        yield Finding(
+            'warning',
+            'case',
+            f'names used more than once if case does not count: {len(same)}',
+            'rename them: on macOS and Windows they are one file',
+            [tuple(full(g)) for g in same],
         )
-    others = full(
-        n
-        for n in listing.others
-        if n.rpartition('.')[2].lower() not in ('txt', 'mat', 'csv', 'json', 'md', 'zip', 'py')
-    )[:1000]
+    no_pictures = ('txt', 'mat', 'csv', 'json', 'md', 'zip', 'py')
+    others = full(n for n in listing.others if n.rpartition('.')[2].lower() not in no_pictures)[:1000]
     if hidden := [p for p in others if _look(p).problem is None]:
-        out.append(
-            Finding(
-                'warning',
-                'suffix',
-                f'pictures with another suffix, which are not read: {len(hidden)}',
-                f'rename them to end in {" ".join(sorted(IMAGE_SUFFIXES))}',
-                hidden,
-            )
+        yield Finding(
+            'warning',
+            'suffix',
+            f'pictures with another suffix, which are not read: {len(hidden)}',
+            f'rename them to end in {" ".join(sorted(IMAGE_SUFFIXES))}',
+            hidden,
         )
     if listing.hidden:
-        out.append(
-            Finding(
-                'note',
-                'hidden',
-                f'pictures whose names begin with a dot, which are not read: {len(listing.hidden)}',
-                'rename them if they belong to the dataset',
-                full(listing.hidden),
-            )
+        yield Finding(
+            'note',
+            'hidden',
+            f'pictures whose names begin with a dot, which are not read: {len(listing.hidden)}',
+            'rename them if they belong to the dataset',
+            full(listing.hidden),
         )
     if listing.loops:
-        out.append(
-            Finding(
-                'note',
-                'loops',
-                f'links to a folder that is listed already or lies around this one, not followed: {len(listing.loops)}',
-                'remove them',
-                full(listing.loops),
-            )
+        yield Finding(
+            'note',
+            'loops',
+            f'links to a folder that is listed already or lies around this one, not followed: {len(listing.loops)}',
+            'remove them',
+            full(listing.loops),
         )
     left = [n for n in listing.pictures if f'{base}/{n}' not in used] if used is not None else []
     if left := sorted(set(left) - set(misfits)):
         where = Counter(n.rpartition('/')[0] or '.' for n in left)
-        out.append(
-            Finding(
-                'note',
-                'unused',
-                f'pictures that are in no split: {len(left)}'
-                f' ({", ".join(f"{k}: {v}" for k, v in where.most_common(4))})',
-                'nothing to do if the dataset has such folders',
-                full(left),
-            )
+        yield Finding(
+            'note',
+            'unused',
+            f'pictures that are in no split: {len(left)} ({", ".join(f"{k}: {v}" for k, v in where.most_common(4))})',
+            'nothing to do if the dataset has such folders',
+            full(left),
         )
-    return out
 
 # %% ../../nbs/16_data.doctor.ipynb #a57d0c89
 def check_outputs(
@@ -1137,6 +974,39 @@ def check_outputs(
     if hold_out and manifest is None:
         raise UserError(f'expected a file for the split, got --hold-out {hold_out} alone: add --manifest NAME.csv')
 
+# %% ../../nbs/16_data.doctor.ipynb #6c03949a
+def _as_text(d: 'Diagnosis', examples: int) -> str:
+    "A diagnosis for people, with so many files per finding."
+    lines = [f'{_shown(d.folder)}: {_shown(d.recognised)}']
+    if d.dataset is not None:
+        lines += [_shown(s) for s in str(d.dataset).splitlines()]
+        lines += ['', 'images', count_images(d.dataset).to_string(max_rows=16)]
+    if len(good := d.pictures[d.pictures.problem.isna()]):
+        span = lambda v: f'{int(v.min())} to {int(v.max())} (median {int(v.median())})'
+        size = ', '.join(f'{k} {span(good[k])}' for k in ('height', 'width'))
+        lines += ['', f'{len(d.pictures)} files opened: {size} pixels']
+    count = Counter(f.severity for f in d.findings)
+    lines += ['', ', '.join(f'{count[s]} {s}{"s" * (count[s] != 1)}' for s in reversed(SEVERITIES))]
+    return '\n'.join(lines + [f.report(examples, d.folder) for f in d.findings])
+
+
+def _readable(d: 'Diagnosis') -> ReidDataset:
+    if d.dataset is None:
+        raise UserError(f'expected a folder that can be read, {d.path} could not: see the findings')
+    return d.dataset
+
+
+def _next_commands(d: ReidDataset, file, share: float) -> str:
+    "What was written to a manifest, and what to do with it."
+    told, name = [f'{d}', f'manifest in {_shown(file)}'], shlex.quote(_shown(file))
+    if share:
+        told += [
+            'next:',
+            f'  synthreid train direct --source {name} --train-only --out runs/NAME',
+            f'  synthreid evaluate runs/NAME --target {name}',
+        ]
+    return '\n'.join(told)
+
 # %% ../../nbs/16_data.doctor.ipynb #e37235f7
 @dataclass(repr=False)
 class Diagnosis:
@@ -1144,45 +1014,33 @@ class Diagnosis:
 
     path: Path  # that was examined
     folder: Path  # the dataset's own folder, at or near `path`
-    layout: str | None  # key of `READERS` that it was read with, None if nothing could be read
+    spec: DatasetSpec | None  # how to read it again, None if nothing could be read
     recognised: str  # how, how sure, what else would fit
     dataset: ReidDataset | None  # what was read
     findings: list  # of `Finding`, the worst first
     pictures: pd.DataFrame  # every opened file: path, problem (None if it is fine), length, width, height, mode
 
     @property
+    def layout(self) -> str | None:  # key of `READERS` that it was read with
+        return self.spec and self.spec.layout
+
+    @property
     def exit_code(self) -> int:  # 0 fine (notes at most), 1 warnings, 2 errors
         return max((SEVERITIES.index(f.severity) for f in self.findings), default=0)
 
-    def report(self, examples: int = 3) -> str:  # so many files per finding
+    def report(
+        self,
+        examples: int = 3,  # so many files per finding
+    ) -> str:  # what the command prints
         "All of it as text."
-        lines = [f'{_shown(self.folder)}: {_shown(self.recognised)}']
-        if self.dataset is not None:
-            lines += [_shown(s) for s in str(self.dataset).splitlines()] + [
-                '',
-                'images',
-                count_images(self.dataset).to_string(max_rows=16),
-            ]
-        if len(good := self.pictures[self.pictures.problem.isna()]):
-            size = ', '.join(
-                f'{k} {int(v.min())} to {int(v.max())} (median {int(v.median())})'
-                for k, v in good[['height', 'width']].items()
-            )
-            lines += ['', f'{len(self.pictures)} files opened: {size} pixels']
-        count = Counter(f.severity for f in self.findings)
-        lines += ['', ', '.join(f'{count[s]} {s}{"s" * (count[s] != 1)}' for s in reversed(SEVERITIES))]
-        return '\n'.join(lines + [f.report(examples, self.folder) for f in self.findings])
+        return _as_text(self, examples)
 
     def __repr__(self):
         return self.report()
 
-    def save_picture(self, file) -> Path:  # image file, its suffix is the format
-        "Save `plot_cameras` of the dataset."
-        check_outputs(picture=file)
-        if self.dataset is None:
-            raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
-        plot_cameras(self.dataset).savefig(file, dpi=150)
-        return Path(file)
+    def readable(self) -> ReidDataset:
+        "What was read; a `UserError` where nothing was."
+        return _readable(self)
 
     def save_manifest(
         self,
@@ -1192,9 +1050,7 @@ class Diagnosis:
     ) -> str:  # what was written and what to do with it, for people
         "Write what was read as a manifest."
         check_outputs(manifest=file, hold_out=share)
-        d = self.dataset
-        if d is None:
-            raise UserError(f'expected a folder that can be read, {self.path} could not: see the findings')
+        d = _readable(self)
         if share and (len(d.query) or len(d.gallery)):
             raise UserError(
                 f'expected training pictures only, {self.path} has a test already ({len(d.query)} query and'
@@ -1204,32 +1060,21 @@ class Diagnosis:
         if share:
             d = hold_out(d.train, share, seed, d.name)
         write_manifest(d, file)
-        told, name = [f'{d}', f'manifest in {_shown(file)}'], shlex.quote(_shown(file))
-        if share:
-            told += [
-                'next:',
-                f'  synthreid train direct --source {name} --train-only --out runs/NAME',
-                f'  synthreid evaluate runs/NAME --target {name}',
-            ]
-        return '\n'.join(told)
+        return _next_commands(d, file, share)
 
 # %% ../../nbs/16_data.doctor.ipynb #e5ebefe2
 def _locate(path, layout) -> tuple[str | None, Path]:  # layout or None, folder of the dataset
     "Recognise the layout and find the folder that has it."
     try:
-        key = detect_layout(path) if layout == 'auto' else _reader(layout)[0]
+        key = detect_layout(path) if layout == 'auto' else find_reader(layout)[0]
     except Exception:
         if layout != 'auto':
             raise
         key = None
     try:
-        base = (
-            path.parent
-            if path.is_file()
-            else find_root(path, partial(_fits, LAYOUTS[key]), key)
-            if key in LAYOUTS
-            else path
-        )
+        base = path.parent if path.is_file() else path
+        if key in LAYOUTS and not path.is_file():
+            base = find_root(path, partial(has_layout, LAYOUTS[key]), key)
     except Exception:
         base = path  # the reader will say it better
     return key, Path(base)
@@ -1245,22 +1090,14 @@ def _how_sure(key, named, n, listing, guess) -> str:
     if guess:
         return f'not recognised; read with the guessed pattern {guess["pattern"]} ({fit})'
     others = [k for k in _other_layouts(listing, key) if not _missing_folders(k, listing)]
-    return f'{key}, {"as you say" if named else "recognised"} ({fit}' + (
-        f'; {", ".join(others)} would fit too)' if others else ')'
-    )
+    too = f'; {", ".join(others)} would fit too' if others else ''
+    return f'{key}, {"as you say" if named else "recognised"} ({fit}{too})'
 
-# %% ../../nbs/16_data.doctor.ipynb #f3682851
-def examine(
-    path,  # folder of a dataset (or around it), or a manifest file
-    layout: str = 'auto',  # a key of `READERS`, or 'auto' to recognise it
-    pattern: str | None = None,  # template of the names, for the layout 'pattern'
-    thorough: bool = False,  # decode every picture; else headers, and a sample is decoded
-    sample: int = 500,  # size of the sample
-    seed: int = 0,  # of the sample
-    progress: bool = True,  # show a bar
-    **options,  # passed to the reader
-) -> Diagnosis:
-    "Examine a dataset. Whatever it contains is a finding; only a wrong path, layout or pattern is a `UserError`."
+# %% ../../nbs/16_data.doctor.ipynb #43e65c40
+def _asked(path, layout, pattern, options) -> tuple[Path, str, dict]:  # absolute path, layout, options of the reader
+    "What to examine; only a wrong path, layout or pattern is an error."
+    if isinstance(path, DatasetSpec):
+        path, layout, pattern, options = path.root, path.layout, path.pattern, path.options
     path = Path(os.path.abspath(os.path.expanduser(path)))
     if not os.path.exists(path):
         raise UserError(f'expected a folder, found nothing at {path}: check the path')
@@ -1271,8 +1108,39 @@ def examine(
     if pattern is not None:
         compile_pattern(pattern)
         layout, options = 'pattern', {'pattern': pattern, **options}
+    return path, layout, options
+
+
+def _as_spec(path, key, options) -> DatasetSpec:
+    "How it was read."
+    options = dict(options)
+    return DatasetSpec(path, key, pattern=options.pop('pattern', None), options=options)
+
+
+def _as_table(paths, looks) -> pd.DataFrame:
+    "What was seen of every file."
+    table = {'path': pd.Series(paths, dtype=object)}
+    for i, name in enumerate(Look._fields[:-1]):  # all but the tail
+        kind = object if name in ('problem', 'mode') else int
+        table[name] = pd.Series([look[i] for look in looks], dtype=kind)
+    return pd.DataFrame(table)
+
+# %% ../../nbs/16_data.doctor.ipynb #f3682851
+def examine(
+    path,  # folder of a dataset (or around it), or a manifest file; or a `DatasetSpec`, which says how to read it too
+    layout: str = 'auto',  # a key of `READERS`, or 'auto' to recognise it
+    pattern: str | None = None,  # template of the names, for the layout 'pattern'
+    thorough: bool = False,  # decode every picture; else headers, and a sample is decoded
+    sample: int = 500,  # size of the sample
+    seed: int = 0,  # of the sample
+    progress: bool = True,  # show a bar
+    **options,  # passed to the reader
+) -> Diagnosis:  # to be printed; `dataset` is what was read, `spec` how
+    "Examine a dataset. Whatever it contains is a finding; only a wrong path, layout or pattern is a `UserError`."
+    path, layout, options = _asked(path, layout, pattern, options)
     key, base = _locate(path, layout)
-    listing, findings, guess, dataset, misfits = list_everything(base) if path.is_dir() else Listing(), [], {}, None, []
+    listing = list_everything(base) if path.is_dir() else Listing()
+    findings, guess, dataset, misfits = [], {}, None, []
     if key is None:
         guess, unknown = _unknown(listing)
         findings.append(unknown)
@@ -1291,31 +1159,13 @@ def examine(
     looks = look_at_files(paths, thorough, sample, seed, progress)
     findings += _check_listing(base, listing, used if dataset else None, misfits)
     findings += _check_pictures(paths, looks, thorough, key in LAYOUTS and LAYOUTS[key].kind == 'vehicles')
-    checks = (
-        _check_queries,
-        _check_identities,
-        _check_cameras,
-        *([_check_nobody] if key in ('folders', 'pattern', 'manifest') else []),
-    )
+    checks = [_check_queries, _check_identities, _check_cameras]
+    if key in ('folders', 'pattern', 'manifest'):
+        checks.append(_check_nobody)
     if dataset:
-        findings += [f for check in checks for f in check(dataset)] + _check_duplicates(
-            dataset, find_duplicates(paths, looks)
-        )
+        findings += [f for check in checks for f in check(dataset)]
+        findings += _check_duplicates(dataset, find_duplicates(paths, looks))
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
-    pictures = pd.DataFrame(
-        {'path': pd.Series(paths, dtype=object)}
-        | {
-            k: pd.Series([getattr(x, k) for x in looks], dtype=object if k in ('problem', 'mode') else int)
-            for k in Look._fields
-            if k != 'tail'
-        }
-    )
-    return Diagnosis(
-        path,
-        base,
-        key if dataset is not None else None,
-        _how_sure(key, layout != 'auto', len(used), listing, guess),
-        dataset,
-        findings,
-        pictures,
-    )
+    spec = None if dataset is None else _as_spec(path, key, options)
+    recognised = _how_sure(key, layout != 'auto', len(used), listing, guess)
+    return Diagnosis(path, base, spec, recognised, dataset, findings, _as_table(paths, looks))

@@ -42,9 +42,8 @@ def _across_cameras(members, cameras, k, rng) -> np.ndarray:
     order = rng.permutation(len(members))
     cameras = np.unique(cameras, return_inverse=True)[1][order]
     counts, turn = np.bincount(cameras), np.empty(len(cameras), int)
-    turn[np.argsort(cameras, kind='stable')] = np.concatenate(
-        [np.arange(c) for c in counts]
-    )  # how many of this camera come before
+    before = [np.arange(c) for c in counts]  # how many pictures of this camera come before
+    turn[np.argsort(cameras, kind='stable')] = np.concatenate(before)
     first = rng.permutation(len(counts))
     return np.resize(members[order[np.lexsort((first[cameras], turn))]], k)
 
@@ -58,9 +57,7 @@ class IdentityBatches:
         n_ids: int,  # identities per batch (P)
         per_id: int,  # pictures per identity (K)
         seed: int = 0,  # every draw is a function of (seed, step)
-        camids: (
-            np.ndarray | None
-        ) = None,  # (N,) cameras: an identity's pictures come from different ones as far as possible
+        camids: np.ndarray | None = None,  # (N,) cameras: a person's pictures come from as many as possible
     ):
         self.ids, inverse = np.unique(pids, return_inverse=True)
         if n_ids > len(self.ids):
@@ -143,6 +140,10 @@ class GroupBatches:
         return self.last[1][wanted - self.ends[number]]
 
 # %% ../../nbs/14_data.samplers.ipynb #4f647e93
+def _shuffled(n, batch_size, seed):  # function of step, rank and world
+    return lambda step, rank=0, world=1: shuffled_batch(n, batch_size, step, seed, rank, world)
+
+
 class DomainBatches:
     "Batches with an equal share of every domain, as a function of the step."
 
@@ -164,21 +165,16 @@ class DomainBatches:
                 f'expected identities and a share per domain divisible by the {per_id} pictures per identity, got'
                 f' {self.share}: change the batch size'
             )
-        self.members, self.streams = [np.flatnonzero(inverse == d) for d in range(len(names))], []
+        self.members = [np.flatnonzero(inverse == d) for d in range(len(names))]
+        self.streams = []
         for d, (name, m) in enumerate(zip(names, self.members)):
             own = step_seed(seed, d, 2)
-            stream = lambda step, rank=0, world=1, n=len(m), own=own: shuffled_batch(
-                n, self.share, step, own, rank, world
-            )
             try:
                 if per_id:
-                    stream = IdentityBatches(
-                        np.asarray(pids)[m],
-                        self.share // per_id,
-                        per_id,
-                        own,
-                        None if camids is None else np.asarray(camids)[m],
-                    )
+                    cams = None if camids is None else np.asarray(camids)[m]
+                    stream = IdentityBatches(np.asarray(pids)[m], self.share // per_id, per_id, own, cams)
+                else:
+                    stream = _shuffled(len(m), self.share, own)
                 stream(0)  # is the domain large enough?
             except UserError as e:
                 raise UserError(f'domain {name}: {e}') from None

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import torch
 
-from ..core import UserError, check_positive
+from ..core import UserError, check_choice, check_positive, expected
 
 # %% ../../nbs/28_metrics.distances.ipynb #46c58655
 METRICS = ('cosine', 'euclidean', 'squared_euclidean')
@@ -21,23 +21,18 @@ def as_features(
     x,  # (N, D) array, memory map, tensor or nested lists of numbers
     name: str = 'features',  # what to call them in an error
     least: int = 0,  # rows needed
-) -> (
-    torch.Tensor
-):  # (N, D) float, sharing memory with `x` where it can; lists and whole numbers become float64 and float32
-    "Features as a detached tensor, or a `UserError` that says what is wrong with them; values are not looked at."
+) -> torch.Tensor:  # (N, D) float, sharing memory with `x` where it can
+    "Features as a detached tensor; lists become float64, whole numbers float32. Values are not looked at."
     if not isinstance(x, torch.Tensor):
         try:
             x = np.asanyarray(x)
         except ValueError:
-            raise UserError(
-                f'expected {name} (images, dimensions), got rows of different lengths: were they made by one network?'
-            ) from None
+            remedy = 'were they made by one network?'
+            raise expected(f'{name} (images, dimensions)', 'rows of different lengths', remedy) from None
         if x.dtype.kind not in 'fiub' or x.dtype.itemsize > 8:
-            raise UserError(f'expected numbers as {name}, got {x.dtype}: give floats of 16, 32 or 64 bits')
-        if x.dtype.kind != 'f' or not x.dtype.isnative or any(step < 0 for step in x.strides):
-            x = np.ascontiguousarray(
-                x, np.float64 if x.dtype.str[1:] == 'f8' else np.float32
-            )  # torch knows no negative strides
+            raise expected(f'numbers as {name}', x.dtype, 'give floats of 16, 32 or 64 bits')
+        if x.dtype.kind != 'f' or not x.dtype.isnative or any(step < 0 for step in x.strides):  # unknown to torch
+            x = np.ascontiguousarray(x, np.float64 if x.dtype.str[1:] == 'f8' else np.float32)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # a read-only memory map: we never write
             x = torch.from_numpy(x)
@@ -59,43 +54,36 @@ def refuse_rows(
 ):
     "Raise a `UserError` that counts the bad rows and names the first one."
     if bad.any():
-        raise UserError(
-            f'expected finite {name}, got {why} in {int(bad.sum())} of {len(bad)} rows (first: row'
-            f' {int(bad.nonzero()[0, 0])}): {remedy}'
-        )
+        first = int(bad.nonzero()[0, 0])
+        raise expected(f'finite {name}', f'{why} in {int(bad.sum())} of {len(bad)} rows (first: row {first})', remedy)
 
-
+# %% ../../nbs/28_metrics.distances.ipynb #a3483d5e
 def _features(x, name: str, least: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    "Features as a tensor that shares memory with `x`, and their squared norms; refuses what is not finite, or whose square is not."
+    "Features as a tensor that shares memory with `x`, and their squared norms; refuses rows that are not finite."
     x = as_features(x, name, least)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     norms = torch.empty(len(x), dtype=wide, device=x.device)
     for s in range(0, len(x), 4096):
         torch.sum(x[s : s + 4096].to(wide).square(), 1, out=norms[s : s + 4096])
-    doubtful = torch.nonzero(~torch.isfinite(norms) | (norms < 1e8 * torch.finfo(wide).tiny))[:, 0]
+    tiny = 1e8 * torch.finfo(wide).tiny
+    doubtful = torch.nonzero(~torch.isfinite(norms) | (norms < tiny))[:, 0]
     if len(doubtful):  # rare: NaN, infinity, squares beyond the type's range, or rows of zeros, which are welcome
         largest = torch.zeros_like(norms)
         largest[doubtful] = torch.cat([x[rows].to(wide).abs().amax(1) for rows in doubtful.split(4096)])
         refuse_rows(~torch.isfinite(largest), name)
-        refuse_rows(
-            (largest > 0) & ~((norms > 1e8 * torch.finfo(wide).tiny) & torch.isfinite(norms)),
-            name,
-            f'values of a size ({largest.max():.3g}) whose squares leave {str(wide)[6:]}',
-            'divide all features by one number',
-        )
+        why = f'values of a size ({largest.max():.3g}) whose squares leave {str(wide)[6:]}'
+        squares_kept = (norms > tiny) & torch.isfinite(norms)
+        refuse_rows((largest > 0) & ~squares_kept, name, why, 'divide all features by one number')
     return x, norms
 
 
 def _check_pair(query_features, gallery_features, metric: str) -> tuple:
     "Both features with their squared norms; refuses an unknown metric and unequal widths."
-    if metric not in METRICS:
-        raise UserError(f'expected metric to be one of {", ".join(METRICS)}, got {metric!r}')
+    check_choice(METRICS, metric=metric)
     q, g = _features(query_features, 'query features'), _features(gallery_features, 'gallery features')
     if q[0].shape[1] != g[0].shape[1]:
-        raise UserError(
-            f'expected query and gallery features of one width, got {q[0].shape[1]} and {g[0].shape[1]}: were they made'
-            ' by the same network?'
-        )
+        widths = f'{q[0].shape[1]} and {g[0].shape[1]}'
+        raise expected('query and gallery features of one width', widths, 'were they made by the same network?')
     return *q, *g
 
 # %% ../../nbs/28_metrics.distances.ipynb #b69b86dc
@@ -107,11 +95,8 @@ def _pad(x: torch.Tensor, multiple: int = 64) -> torch.Tensor:
 def _to_distance(dots: torch.Tensor, q_norms: torch.Tensor, g_norms: torch.Tensor, metric: str) -> torch.Tensor:
     "Inner products and squared norms to distances, in place."
     if metric == 'cosine':
-        return (
-            dots.mul_(-q_norms.clamp_min(torch.finfo(q_norms.dtype).tiny).rsqrt())
-            .mul_(g_norms.clamp_min(torch.finfo(g_norms.dtype).tiny).rsqrt())
-            .add_(1)
-        )
+        q_scale, g_scale = (x.clamp_min(torch.finfo(x.dtype).tiny).rsqrt() for x in (q_norms, g_norms))
+        return dots.mul_(-q_scale).mul_(g_scale).add_(1)
     dots.mul_(-2).add_(q_norms).add_(g_norms).clamp_min_(0)
     return dots.sqrt_() if metric == 'euclidean' else dots
 
@@ -121,10 +106,8 @@ def _gallery_block(g: torch.Tensor, g_norms: torch.Tensor, columns, device, wide
     right, right_norms = _pad(g[columns].to(device, wide)), g_norms[columns].to(device, wide)
 
     def distances(left, left_norms):
-        dots = _pad(left.to(device, wide)) @ right.T
-        return _to_distance(
-            dots[: len(left), : len(right_norms)], left_norms.to(device, wide)[:, None], right_norms, metric
-        )
+        dots = (_pad(left.to(device, wide)) @ right.T)[: len(left), : len(right_norms)]
+        return _to_distance(dots, left_norms.to(device, wide)[:, None], right_norms, metric)
 
     return distances
 
@@ -146,9 +129,8 @@ def distance_rows(
         here = slice(start, start + rows)
         out = torch.empty(len(q_norms[here]), len(g), dtype=wide)
         for s in range(0, len(g), block):
-            out[:, s : s + block] = _gallery_block(g, g_norms, slice(s, s + block), device, wide, metric)(
-                q[here], q_norms[here]
-            )
+            distances = _gallery_block(g, g_norms, slice(s, s + block), device, wide, metric)
+            out[:, s : s + block] = distances(q[here], q_norms[here])
         yield start, out.numpy()
 
 # %% ../../nbs/28_metrics.distances.ipynb #5bc8aad6

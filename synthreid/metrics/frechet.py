@@ -4,9 +4,7 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'frechet_between', 'kernel_distance', 'kernel_distance_subsets', 'PrecisionRecall',
-           'precision_recall', 'DensityCoverage', 'density_coverage', 'distribution_distance', 'compare_folders',
-           'FeatureExtractor', 'FolderFeatures', 'as_signed', 'feature_statistics', 'find_fid_weights',
-           'folder_features', 'inception_features', 'random_features']
+           'precision_recall', 'DensityCoverage', 'density_coverage', 'distribution_distance', 'compare_folders']
 
 # %% ../../nbs/32_metrics.frechet.ipynb #b263d594
 from typing import NamedTuple
@@ -15,26 +13,8 @@ import numpy as np
 import torch
 from scipy.linalg import lapack
 
-from ..core import UserError, check_positive, step_seed
-from synthreid.metrics.features import (
-    FeatureExtractor,
-    check_features,
-    feature_statistics,
-    folder_features,
-    random_features,
-)
-
-# %% ../../nbs/32_metrics.frechet.ipynb #f4f4db23
-_all_ = [
-    'FeatureExtractor',
-    'FolderFeatures',
-    'as_signed',
-    'feature_statistics',
-    'find_fid_weights',
-    'folder_features',
-    'inception_features',
-    'random_features',
-]  # one place to import from
+from ..core import check_positive, expected, step_seed
+from .features import FeatureExtractor, check_features, feature_statistics, folder_features
 
 # %% ../../nbs/32_metrics.frechet.ipynb #fe779597
 class _Gaussian(NamedTuple):
@@ -50,13 +30,10 @@ def _factor(sigma) -> np.ndarray:
     c, order, rank, _ = lapack.dpstrf(sigma, lower=1)
     out = np.zeros((len(sigma), rank))
     out[order - 1] = np.tril(c)[:, :rank]
-    if (
-        rank < len(sigma) and np.abs(out @ out.T - sigma).max() > 1e-6 * np.abs(sigma).max() + 1e-12
-    ):  # an indefinite matrix ends early as well
-        raise UserError(
-            'expected a positive semi-definite covariance, got one with negative eigenvalues'
-            f' ({np.linalg.eigvalsh(sigma)[0]:.3g}): compute it with feature_statistics'
-        )
+    error = np.abs(out @ out.T - sigma).max() if rank < len(sigma) else 0  # an indefinite matrix ends early as well
+    if error > 1e-6 * np.abs(sigma).max() + 1e-12:
+        got = f'one with negative eigenvalues ({np.linalg.eigvalsh(sigma)[0]:.3g})'
+        raise expected('a positive semi-definite covariance', got, 'compute it with feature_statistics')
     return out
 
 
@@ -82,22 +59,22 @@ def frechet_distance(
     sigma2,  # (D, D) covariance of the second set
 ) -> float:  # squared feature units; 0 for equal statistics, up to rounding
     "Frechet distance between two Gaussians, exact also for singular covariances (no matrix square root, no nudge)."
-    mu1, sigma1, mu2, sigma2 = (
-        np.asarray(a.detach().cpu().double() if isinstance(a, torch.Tensor) else a, np.float64)
-        for a in (mu1, sigma1, mu2, sigma2)
-    )
+    mu1, sigma1, mu2, sigma2 = (_as_double(a) for a in (mu1, sigma1, mu2, sigma2))
     d = len(mu1) if mu1.ndim == 1 else -1
     if mu1.shape != (d,) or mu2.shape != (d,) or sigma1.shape != (d, d) or sigma2.shape != (d, d):
-        raise UserError(
-            f'expected means (D,) and covariances (D, D), got {mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}:'
-            ' both sets need the same extractor'
-        )
+        shapes = f'{mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}'
+        raise expected('means (D,) and covariances (D, D)', shapes, 'both sets need the same extractor')
     if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
-        raise UserError('expected finite statistics, got NaN or infinity: check the features')
+        raise expected('finite statistics', 'NaN or infinity', 'check the features')
     for s in (sigma1, sigma2):
         if np.abs(s - s.T).max(initial=0) > 1e-6 * np.abs(s).max(initial=0):
-            raise UserError('expected symmetric covariances, got one that is not: compute it with feature_statistics')
+            raise expected('symmetric covariances', 'one that is not', 'compute it with feature_statistics')
     return _between(*(_Gaussian(m, _factor(s), np.trace(s)) for m, s in ((mu1, sigma1), (mu2, sigma2))))
+
+
+def _as_double(x) -> np.ndarray:
+    "An array in float64, from a tensor on any device, too."
+    return np.asarray(x.detach().cpu().double() if isinstance(x, torch.Tensor) else x, np.float64)
 
 # %% ../../nbs/32_metrics.frechet.ipynb #fa352b39
 def _gaussian(x, statistics=None) -> _Gaussian:
@@ -113,9 +90,8 @@ def _gaussian(x, statistics=None) -> _Gaussian:
 
 def _same_width(x, y):
     if x.shape[1] != y.shape[1]:
-        raise UserError(
-            f'expected features of one width, got {x.shape[1]} and {y.shape[1]}: both sets need the same extractor'
-        )
+        remedy = 'both sets need the same extractor'
+        raise expected('features of one width', f'{x.shape[1]} and {y.shape[1]}', remedy)
     return x, y
 
 
@@ -155,7 +131,7 @@ def kernel_distance(
 
     return without_self(x) / (n * (n - 1)) + without_self(y) / (m * (m - 1)) - 2 * total(x, y) / (n * m)
 
-
+# %% ../../nbs/32_metrics.frechet.ipynb #de2f1527
 def kernel_distance_subsets(
     x,  # (N, D) features of the first set
     y,  # (M, D) features of the second set
@@ -165,12 +141,10 @@ def kernel_distance_subsets(
 ) -> tuple[float, float]:  # mean and standard deviation over the subsets
     "Kernel distance on random subsets, the usual way to give its spread."
     x, y = _same_width(check_features(x, least=4), check_features(y, least=4))
-    check_positive(n_subsets=n_subsets, **({} if subset_size is None else {'subset_size': subset_size}))
+    check_positive(n_subsets=n_subsets, subset_size=1 if subset_size is None else subset_size)
     size, rng = subset_size or min(1000, len(x) // 2, len(y) // 2), np.random.RandomState(seed)
     if not 2 <= size <= min(len(x), len(y)):
-        raise UserError(
-            f'expected subsets of 2 to {min(len(x), len(y))} images, got {size}: choose another subset_size'
-        )
+        raise expected(f'subsets of 2 to {min(len(x), len(y))} images', size, 'choose another subset_size')
     draws = [[rng.choice(len(a), size, replace=False) for a in (x, y)] for _ in range(n_subsets)]
     if len(x) * len(y) > n_subsets * size**2:
         values = [kernel_distance(x[i], y[j]) for i, j in draws]
@@ -180,7 +154,7 @@ def kernel_distance_subsets(
 
 
 def _overlapping_subsets(x, y, in_x, in_y, size: int, chunk: int = 2048) -> list:
-    "Kernel distances of many subsets from one pass over the kernel K of the whole sets: with a subset's indicator s, its sum is s'Ks."
+    "Kernel distances of many subsets from one pass over the whole kernel K: s'Ks for a subset's indicator s."
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     d = x.shape[1]
 
@@ -197,16 +171,14 @@ def _overlapping_subsets(x, y, in_x, in_y, size: int, chunk: int = 2048) -> list
         for i in range(0, len(a), chunk):
             left = a[i : i + chunk].double()
             for j in range(i if a is b else 0, len(b), chunk):
-                part = ((sa[:, i : i + chunk] @ kernel(left @ b[j : j + chunk].double().T)) * sb[:, j : j + chunk]).sum(
-                    1
-                )
+                block = kernel(left @ b[j : j + chunk].double().T)
+                part = ((sa[:, i : i + chunk] @ block) * sb[:, j : j + chunk]).sum(1)
                 out += part * (2 if a is b and j > i else 1)
         return out
 
     def without_self(a, s):
-        return (sums(a, a, s, s) - s @ torch.cat([kernel(p.double().square().sum(1)) for p in a.split(chunk)])) / (
-            size * (size - 1)
-        )
+        own = torch.cat([kernel(part.double().square().sum(1)) for part in a.split(chunk)])
+        return (sums(a, a, s, s) - s @ own) / (size * (size - 1))
 
     return (without_self(x, sx) + without_self(y, sy) - 2 * sums(x, y, sx, sy) / size**2).tolist()
 
@@ -227,17 +199,15 @@ def _radii(x, k: int, chunk: int, centre) -> torch.Tensor:
 
 
 def _inside(x, y, reach, chunk: int, centre, strict: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    "For every row of `x`: in how many balls of `y` (squared radius `reach`) it lies; for every row of `y`: whether its ball holds any of `x`."
+    "In how many balls of `y` (squared radius `reach`) each row of `x` lies; whether each ball of `y` holds any."
     counts, holds = [], torch.zeros(len(y), dtype=torch.bool)
     for p in _blocks(x, chunk):
         count = torch.zeros(len(p), dtype=torch.int64)
         for i, q in enumerate(_blocks(y, chunk)):
             here = slice(i * chunk, i * chunk + len(q))
             p0, q0 = p - centre, q - centre
-            d, slack = (
-                _squared_distances(p0, q0),
-                1e-12 * (p0.square().sum(1, True) + q0.square().sum(1)),
-            )  # copies must not fall on either side by rounding
+            d = _squared_distances(p0, q0)
+            slack = 1e-12 * (p0.square().sum(1, True) + q0.square().sum(1))  # of rounding: copies lie on the sphere
             inside = d < reach[here] - slack if strict else d <= reach[here] + slack
             count += inside.sum(1)
             holds[here] |= inside.any(0)
@@ -276,9 +246,7 @@ def precision_recall(
 class DensityCoverage(NamedTuple):
     "Density and coverage."
 
-    density: (
-        float  # mean number of real images' balls that a generated image lies in, over k; 1 is expected for equal sets
-    )
+    density: float  # mean number of real images' balls a generated image lies in, over k; 1 for equal sets
     coverage: float  # share of real images whose ball holds a generated image, in [0, 1]
 
 
@@ -300,7 +268,7 @@ def distribution_distance(
     source,  # images before translation: uint8 (N, H, W, 3) or float (N, 3, H, W) in [-1, 1]
     target,  # images of the target domain
     translated,  # the source images after translation
-    extractor,  # `FeatureExtractor`, or any callable with a `name` that turns images into (N, D) features
+    extractor: FeatureExtractor,  # what turns images into (N, D) features
     seed: int = 0,  # of the halves and of the subsets
     n_subsets: int = 10,  # subsets of the kernel distance
 ) -> dict:  # see the example below
@@ -308,10 +276,7 @@ def distribution_distance(
     s, t, a = (np.asarray(extractor(x)) for x in (source, target, translated))
     first, second = np.array_split(np.random.default_rng(step_seed(seed)).permutation(len(t)), 2)
     pairs = {'before': (s, t), 'after': (a, t), 'floor': (t[first], t[second])}
-    out = {
-        'features': extractor.name,
-        'distance': getattr(extractor, 'distance_name', f'Frechet distance, {extractor.name}'),
-    }
+    out = {'features': extractor.name, 'distance': extractor.distance_name}
     out |= {k: frechet_between(*p) for k, p in pairs.items()}
     for k, p in pairs.items():
         out[f'kid_{k}'], out[f'kid_{k}_sd'] = kernel_distance_subsets(*p, n_subsets=n_subsets, seed=seed)
@@ -326,11 +291,11 @@ def compare_folders(
     cache='auto',  # folder of the feature cache; 'auto': in the user's cache; None: nothing is kept
     batch_size: int = 32,  # images at a time
     seed: int = 0,  # of the halves and of the subsets
-    n_subsets: int = 100,  # subsets of the kernel distance (100, Binkowski et al.), each of half the smaller set and at most 1000
+    n_subsets: int = 100,  # subsets of the kernel distance (100, Binkowski et al.), see `kernel_distance_subsets`
     progress: bool = True,  # show a bar while images are decoded
-    only_distance: bool = False,  # stop after the Frechet distance: the other measures compare every image with every other
+    only_distance: bool = False,  # True: stop after the Frechet distance, which is much cheaper than the others
 ) -> dict:  # see the example below; `frechet` is the number, `distance` its name
-    "Frechet and kernel distance, precision, recall, density and coverage between two folders of images, and what they were measured with."
+    "All distances of this notebook between two folders of images, and what they were measured with."
     first, second = (folder_features(f, extractor, cache, batch_size, progress) for f in (a, b))
     x, y = (check_features(f.features, f'folder {name}', least=6) for f, name in ((first, 'a'), (second, 'b')))
     out = {

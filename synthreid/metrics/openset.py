@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIR_PROTOCOLS', 'RocResult', 'roc_metrics', 'evaluate_roc', 'fastreid_tpr', 'Calibration', 'calibrate',
-           'reliability', 'plot_reliability', 'OpenSetResult', 'open_set_metrics', 'evaluate_open_set', 'cut_lists']
+           'reliability', 'OpenSetResult', 'open_set_metrics', 'evaluate_open_set', 'cut_lists']
 
 # %% ../../nbs/34_metrics.openset.ipynb #12012544
 import warnings
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import UserError
+from ..core import UserError, check_choice, expected
 from .distances import as_features, distance_rows
 from .ranking import PROTOCOLS, _check_labels, _Labels
 
@@ -26,14 +26,14 @@ def _check_pairs(
     query_pids, gallery_pids, query_camids, gallery_camids, n_query: int, n_gallery: int, protocol: str
 ) -> _Labels:
     "Labels of the right lengths under a protocol that makes sense for pairs."
-    if protocol not in PAIR_PROTOCOLS:
-        raise UserError(f'expected protocol to be one of {", ".join(PAIR_PROTOCOLS)}, got {protocol!r}')
+    check_choice(PAIR_PROTOCOLS, protocol=protocol)
     labels = _check_labels(query_pids, gallery_pids, query_camids, gallery_camids, n_query, n_gallery, protocol)
     if protocol == 'market1501' and (labels.q == -1).any():
-        raise UserError(
-            f'expected a person in every query, got {np.sum(labels.q == -1)} marked as junk (pid -1): leave them out,'
-            ' or use the protocol all_images'
+        got, remedy = (
+            f'{np.sum(labels.q == -1)} marked as junk (pid -1)',
+            'leave them out, or use the protocol all_images',
         )
+        raise expected('a person in every query', got, remedy)
     return labels
 
 
@@ -45,10 +45,8 @@ def _matrix(distances) -> np.ndarray:
     if distances.ndim != 2:
         raise UserError(f'expected distances (queries, gallery), got shape {distances.shape}')
     if not np.isfinite(distances).all():
-        raise UserError(
-            f'expected finite distances, got {np.sum(~np.isfinite(distances))} NaN or infinite ones: check the features'
-            ' they come from'
-        )
+        got = f'{np.sum(~np.isfinite(distances))} NaN or infinite ones'
+        raise expected('finite distances', got, 'check the features they come from')
     return distances if distances.dtype.kind == 'f' else distances.astype(float)
 
 
@@ -58,7 +56,7 @@ def _one_by_one(distances: np.ndarray):
 
 
 def _walk(blocks, labels: _Labels):
-    "Per query: its number, the genuine gallery images, their distances, and the row with all that is no impostor at infinity."
+    "Per query: its number, the genuine images, their distances, and the row with all but impostors at infinity."
     removed = labels.removed()
     for start, rows in blocks:
         for i, row in enumerate(rows, start):
@@ -104,7 +102,7 @@ class _Smallest:
 # %% ../../nbs/34_metrics.openset.ipynb #3ed1d92c
 @dataclass(eq=False)
 class RocResult:
-    "Genuine and closest impostor pairs, and the rates that follow; a pair is accepted when its distance is smaller than the threshold."
+    "Genuine and closest impostor pairs; a pair is accepted when its distance is smaller than the threshold."
 
     genuine: np.ndarray  # (P,) distances of all genuine pairs, ascending
     genuine_pairs: np.ndarray  # (P, 2) int32: query, gallery image of each
@@ -122,35 +120,29 @@ class RocResult:
     def n_genuine(self) -> int:
         return len(self.genuine)
 
-    def threshold_at(self, fpr: float) -> float:
+    def threshold_at(self, fpr: float) -> float:  # a distance
         "Largest threshold that accepts at most the share `fpr` of the impostor pairs."
         if not 0 <= fpr <= self.max_fpr:
-            raise UserError(
-                f'expected a false-positive rate from 0 to {self.max_fpr:.3g}, got {fpr:.3g}: compute the ROC again'
-                ' with a larger max_fpr'
-            )
+            raise self._beyond(f'a false-positive rate from 0 to {self.max_fpr:.3g}', f'{fpr:.3g}')
         accepted = int(fpr * self.n_impostor + 1e-6)
         return float(self.impostor[accepted] if accepted < len(self.impostor) else self.limit)
 
-    def rates_at(self, threshold: float) -> tuple[float, float]:  # both in [0, 1]
-        "False-positive and true-positive rate when pairs closer than `threshold` are accepted."
+    def rates_at(self, threshold: float) -> tuple[float, float]:  # false-positive and true-positive rate, in [0, 1]
+        "Rates when pairs closer than `threshold` are accepted."
         if threshold > self.limit:
-            raise UserError(
-                f'expected a threshold up to {self.limit:.4g}, got {threshold:.4g}: it accepts more than'
-                f' {self.max_fpr:.3g} of the impostor pairs; compute the ROC again with a larger max_fpr'
-            )
-        return (
-            np.searchsorted(self.impostor, threshold) / self.n_impostor,
-            np.searchsorted(self.genuine, threshold) / self.n_genuine,
-        )
+            why = f'it accepts more than {self.max_fpr:.3g} of the impostor pairs; '
+            raise self._beyond(f'a threshold up to {self.limit:.4g}', f'{threshold:.4g}', why)
+        accepted = (np.searchsorted(d, threshold) for d in (self.impostor, self.genuine))
+        return tuple(count / n for count, n in zip(accepted, (self.n_impostor, self.n_genuine)))
 
-    def tpr_at(self, fpr: float) -> float:
+    def _beyond(self, what, got, why=''):
+        return expected(what, got, f'{why}compute the ROC again with a larger max_fpr')
+
+    def tpr_at(self, fpr: float) -> float:  # both in [0, 1]
         "Share of genuine pairs accepted while at most `fpr` of the impostor pairs are."
         return float(self.rates_at(self.threshold_at(fpr))[1])
 
-    def curve(
-        self, points: int = 200
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # false-positive rates, true-positive rates, thresholds
+    def curve(self, points: int = 200) -> tuple:  # three arrays: false-positive rates, true-positive rates, thresholds
         "The ROC from a single accepted impostor pair to `max_fpr`, evenly spaced on a log axis."
         wanted = np.geomspace(min(1 / self.n_impostor, self.max_fpr), self.max_fpr, points)
         thresholds = np.array([self.threshold_at(f) for f in np.minimum(wanted, self.max_fpr)])
@@ -159,18 +151,21 @@ class RocResult:
 
     def summary(self) -> dict:  # {'tpr@1e-04': ...}
         "TPR at FPR 1e-4, 1e-3 and 1e-2, as far as `max_fpr` reaches and there are enough impostor pairs."
-        return {
-            f'tpr@{f:.0e}': self.tpr_at(f) for f in (1e-4, 1e-3, 1e-2) if f <= self.max_fpr and f * self.n_impostor >= 1
-        }
+        known = [f for f in (1e-4, 1e-3, 1e-2) if f <= self.max_fpr and f * self.n_impostor >= 1]
+        return {f'tpr@{f:.0e}': self.tpr_at(f) for f in known}
 
     def __repr__(self) -> str:
-        rates = ', '.join(f'{k} {100 * v:.1f}' for k, v in self.summary().items())
-        return (
-            f'RocResult({rates or "no rate can be given"}; {self.n_genuine:,} genuine and {self.n_impostor:,} impostor'
-            f' pairs; {self.protocol}: {PROTOCOLS[self.protocol]}{", " + self.metric if self.metric else ""})'
-        )
+        rates = ', '.join(f'{k} {100 * v:.1f}' for k, v in self.summary().items()) or 'no rate can be given'
+        pairs = f'{self.n_genuine:,} genuine and {self.n_impostor:,} impostor pairs'
+        what = _told(self.protocol, self.metric)
+        return f'RocResult({rates}; {pairs}; {what})'
 
 # %% ../../nbs/34_metrics.openset.ipynb #1ce56731
+def _told(protocol: str, metric: str) -> str:
+    "A protocol with what it ignores, and the metric where there is one."
+    return f'{protocol}: {PROTOCOLS[protocol]}' + (f', {metric}' if metric else '')
+
+
 def _count_impostors(q, g, protocol: str) -> int:
     "Pairs of two people, from the labels alone."
     if protocol == 'market1501':
@@ -196,18 +191,9 @@ def _collect_roc(blocks, labels: _Labels, max_fpr: float, dtype, metric: str = '
     values, pairs = np.concatenate(values), np.concatenate(pairs)
     order = np.argsort(values, kind='stable')
     impostor, impostor_pairs = closest.sorted()
+    who = labels.q, labels.g, labels.protocol, metric
     return RocResult(
-        values[order],
-        pairs[order],
-        impostor,
-        impostor_pairs,
-        n_impostor,
-        float(closest.bound),
-        max_fpr,
-        labels.q,
-        labels.g,
-        labels.protocol,
-        metric,
+        values[order], pairs[order], impostor, impostor_pairs, n_impostor, float(closest.bound), max_fpr, *who
     )
 
 # %% ../../nbs/34_metrics.openset.ipynb #37bb1c29
@@ -234,7 +220,7 @@ def evaluate_roc(
     query_camids=None,  # (Q,) camera per query; None where the protocol needs none
     gallery_camids=None,  # (G,) camera per gallery image
     metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
-    max_fpr: float = 0.01,  # largest false-positive rate that will be asked for; memory grows with it (12 bytes per pair kept)
+    max_fpr: float = 0.01,  # largest false-positive rate that will be asked for; 12 bytes per impostor pair below
     protocol: str = 'market1501',  # one of `PAIR_PROTOCOLS`
     block: int = 4096,  # gallery images per matrix product; changes speed, not the result
     device=None,  # where the products are computed; None: where the query features are
@@ -243,15 +229,12 @@ def evaluate_roc(
     labels = _check_pairs(
         query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol
     )
-    query_features, gallery_features = (
-        as_features(query_features, 'query features'),
-        as_features(gallery_features, 'gallery features'),
-    )
+    query_features = as_features(query_features, 'query features')
+    gallery_features = as_features(gallery_features, 'gallery features')
     wide = np.float64 if torch.float64 in (query_features.dtype, gallery_features.dtype) else np.float32
     rows = max(1, min(256, 2**25 // len(gallery_features)))  # at most 128 MB of distances at a time
-    return _collect_roc(
-        distance_rows(query_features, gallery_features, metric, block, rows, device), labels, max_fpr, wide, metric
-    )
+    blocks = distance_rows(query_features, gallery_features, metric, block, rows, device)
+    return _collect_roc(blocks, labels, max_fpr, wide, metric)
 
 # %% ../../nbs/34_metrics.openset.ipynb #670d42f1
 def fastreid_tpr(
@@ -260,7 +243,7 @@ def fastreid_tpr(
     gallery_pids,  # (G,) person per gallery image
     query_camids=None,  # (Q,) camera per query; None where the protocol needs none
     gallery_camids=None,  # (G,) camera per gallery image
-    fpr=(1e-4, 1e-3, 1e-2),  # shares of genuine pairs *rejected*
+    fpr: tuple = (1e-4, 1e-3, 1e-2),  # shares of genuine pairs *rejected*
     protocol: str = 'all_images',  # one of `PAIR_PROTOCOLS`; fast-reid knows no other
 ) -> np.ndarray:  # per rate, the share of impostor pairs rejected, in [0, 1]
     "The ROC numbers of fast-reid, where pairs of different people are the positives."
@@ -279,9 +262,8 @@ def fastreid_tpr(
         not_farther += np.searchsorted(row, values, 'right')
     rejected = np.cumsum(many[::-1])[::-1]  # genuine pairs at this distance or beyond
     tied, between = not_farther - closer, closer[1:] - not_farther[:-1]
-    straight = np.r_[
-        False, (between == 0) & (np.diff(many) == 0) & (np.diff(tied) == 0)
-    ]  # scikit-learn drops the inside of a straight piece
+    straight = (between == 0) & (np.diff(many) == 0) & (np.diff(tied) == 0)
+    straight = np.r_[False, straight]  # scikit-learn drops the inside of a straight piece
     straight[-1] &= not_farther[-1] < n  # never the first point of all
     levels = np.r_[0, rejected[~straight][::-1] / many.sum()]
     shares = np.r_[0, (n - closer[~straight])[::-1] / n]
@@ -324,23 +306,28 @@ class Calibration:
     false_match: float  # share of impostor pairs accepted, at most `wanted`
     false_match_interval: tuple[float, float]  # where the rate for other people like these lies
     true_match: float  # share of genuine pairs accepted
-    true_match_interval: tuple[float, float]
+    true_match_interval: tuple[float, float]  # likewise
     n_accepted: int  # impostor pairs accepted: the errors the rate was read from
     n_people: int  # independent units behind the intervals
     confidence: float  # of both intervals
     metric: str = ''  # distance, '' when a ready matrix was given
     protocol: str = ''  # what took no part
 
-    def same(self, distances) -> np.ndarray:  # bool, in the shape of `distances`
+    def same(
+        self,
+        distances,  # array of any shape
+    ) -> np.ndarray:  # bool, in the shape of `distances`
         "Which distances mean the same person."
         return np.asarray(distances) < self.threshold
 
     def __repr__(self) -> str:
         (a, b), (c, d) = self.false_match_interval, self.true_match_interval
+        metric = f'{self.metric} ' if self.metric else ''
+        false = f'false matches {self.false_match:.2g} ({a:.3g} to {b:.3g})'
+        true = f'true matches {self.true_match:.3f} ({c:.3f} to {d:.3f})'
         return (
-            f'Calibration(same person below {self.metric + " " if self.metric else ""}distance {self.threshold:.4g}:'
-            f' false matches {self.false_match:.2g} ({a:.3g} to {b:.3g}), true matches {self.true_match:.3f} ({c:.3f}'
-            f' to {d:.3f}), {self.confidence:.0%} intervals over {self.n_people:,} people; {self.protocol})'
+            f'Calibration(same person below {metric}distance {self.threshold:.4g}: {false}, {true},'
+            f' {self.confidence:.0%} intervals over {self.n_people:,} people; {self.protocol})'
         )
 
 # %% ../../nbs/34_metrics.openset.ipynb #1d7cd5f0
@@ -349,24 +336,19 @@ def calibrate(
     false_match: float = 1e-3,  # wanted share of impostor pairs accepted
     confidence: float = 0.95,  # of the intervals
 ) -> Calibration:  # warns below 30 accepted impostor pairs
-    "Largest distance threshold whose false-match rate does not exceed the one wanted; intervals over people, not pairs."
+    "Largest distance threshold whose false-match rate does not exceed the one wanted; intervals over people."
     if not 0 < false_match < 1:
         raise UserError(f'expected a false-match rate between 0 and 1, got {false_match}')
     if not 0.5 <= confidence < 1:
         raise UserError(f'expected a confidence from 0.5 to below 1, got {confidence}')
     if false_match * roc.n_impostor < 1:
-        raise UserError(
-            f'expected at least {1 / false_match:,.0f} impostor pairs to speak of a false-match rate of'
-            f' {false_match:.2g}, got {roc.n_impostor:,}: label more people, or ask for a larger rate'
-        )
+        wanted = f'at least {1 / false_match:,.0f} impostor pairs to speak of a false-match rate of {false_match:.2g}'
+        raise expected(wanted, f'{roc.n_impostor:,}', 'label more people, or ask for a larger rate')
     threshold = roc.threshold_at(false_match)
     n, p = (int(np.searchsorted(d, threshold)) for d in (roc.impostor, roc.genuine))
     if n < 30:
-        warnings.warn(
-            f'the false-match rate {false_match:.2g} rests on {n} accepted impostor pairs; below 30 it is little more'
-            ' than a guess',
-            stacklevel=2,
-        )
+        why = f'rests on {n} accepted impostor pairs; below 30 it is little more than a guess'
+        warnings.warn(f'the false-match rate {false_match:.2g} {why}', stacklevel=2)
     q, g = _units(roc)
     units = max(q.max(), g.max()) + 1
 
@@ -378,17 +360,17 @@ def calibrate(
     genuine = q[roc.genuine_pairs[:, 0]]
     z = np.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
     return Calibration(
-        threshold,
-        false_match,
-        n / roc.n_impostor,
-        _interval(count(q[query]) + count(g[gallery]), impostors, n, roc.n_impostor, z),
-        p / roc.n_genuine,
-        _interval(count(genuine[:p]), count(genuine), p, roc.n_genuine, z),
-        n,
-        int(np.sum(impostors > 0)),
-        confidence,
-        roc.metric,
-        f'{roc.protocol}: {PROTOCOLS[roc.protocol]}',
+        threshold=threshold,
+        wanted=false_match,
+        false_match=n / roc.n_impostor,
+        false_match_interval=_interval(count(q[query]) + count(g[gallery]), impostors, n, roc.n_impostor, z),
+        true_match=p / roc.n_genuine,
+        true_match_interval=_interval(count(genuine[:p]), count(genuine), p, roc.n_genuine, z),
+        n_accepted=n,
+        n_people=int(np.sum(impostors > 0)),
+        confidence=confidence,
+        metric=roc.metric,
+        protocol=_told(roc.protocol, ''),
     )
 
 # %% ../../nbs/34_metrics.openset.ipynb #6fdd3772
@@ -402,90 +384,33 @@ def _among(roc: RocResult, query_keep: np.ndarray, gallery_keep: np.ndarray) -> 
 
     q, g = roc.query_pids[query_keep], roc.gallery_pids[gallery_keep]
     impostor, n = inside(roc.impostor, roc.impostor_pairs), _count_impostors(q, g, roc.protocol)
-    complete = roc.limit == np.inf
-    return RocResult(
-        *inside(roc.genuine, roc.genuine_pairs),
-        *impostor,
-        n,
-        roc.limit,
-        1.0 if complete else len(impostor[0]) / max(n, 1),
-        q,
-        g,
-        roc.protocol,
-        roc.metric,
-    )
+    max_fpr = 1.0 if roc.limit == np.inf else len(impostor[0]) / max(n, 1)
+    genuine = inside(roc.genuine, roc.genuine_pairs)
+    return RocResult(*genuine, *impostor, n, roc.limit, max_fpr, q, g, roc.protocol, roc.metric)
 
 
 def reliability(
     roc: RocResult,  # with `max_fpr` of at least twice the largest rate wanted, so that it suffices for every half
-    wanted=(1e-3, 3e-3, 1e-2),  # false-match rates asked for
+    wanted: tuple = (1e-3, 3e-3, 1e-2),  # false-match rates asked for
     splits: int = 20,  # random halves
     seed: int = 0,  # of the halves
-) -> (
-    pd.DataFrame
-):  # a row per split and rate: split, wanted, threshold, false_match and true_match (of the *other* people)
-    "Calibrate on half of the people, count errors on the other half."
+) -> pd.DataFrame:  # a row per split and rate: split, wanted, threshold, false_match, true_match
+    "Calibrate on half of the people, count false and true matches on the other half."
     rng, (q, g), rows = np.random.default_rng(seed), _units(roc), []
     units = max(q.max(), g.max()) + 1
     for split in range(splits):
         first = rng.permutation(units) < units / 2
         half, other = (_among(roc, keep[q], keep[g] & (g >= 0)) for keep in (first, ~first))
         if not (half.n_genuine and other.n_genuine):
-            raise UserError(
-                f'expected genuine pairs in both halves of the {units} people, got none in one of them: more people are'
-                ' needed'
-            )
+            pairs = f'genuine pairs in both halves of the {units} people'
+            raise expected(pairs, 'none in one of them', 'more people are needed')
         if min(wanted) * half.n_impostor < 1:
-            raise UserError(
-                f'expected at least {1 / min(wanted):,.0f} impostor pairs in half of the people, got'
-                f' {half.n_impostor:,}: label more people, or ask for larger rates'
-            )
-        for w in wanted:
-            threshold = half.threshold_at(w)
-            rows.append(
-                dict(
-                    zip(
-                        ('split', 'wanted', 'threshold', 'false_match', 'true_match'),
-                        (split, w, threshold, *other.rates_at(threshold)),
-                    )
-                )
-            )
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/34_metrics.openset.ipynb #f37180e4
-def plot_reliability(
-    table: pd.DataFrame,  # from `reliability`
-    ax=None,  # matplotlib axes to draw into; None: a new figure
-):  # the axes
-    "Wanted against achieved false-match rate on other people, a dot per split, the median as a line."
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        ax = plt.subplots(figsize=(4, 3.2), layout='constrained')[1]
-    floor = table.wanted.min() / 10  # a split without any error is drawn at the lower edge
-    ends = np.array([floor, table[['wanted', 'false_match']].max().max() * 1.5])
-    ax.plot(ends, ends, ':', color='.4', label='as wanted')
-    ax.plot(
-        table.wanted * 1.06 ** (table.split % 5 - 2),
-        table.false_match.clip(lower=floor),
-        'o',
-        color='#56B4E9',
-        alpha=0.5,
-        markersize=4,
-        label='one split',
-    )
-    middle = table.groupby('wanted').false_match.median()
-    ax.plot(middle.index, middle.clip(lower=floor), '-s', color='#0072B2', label='median')
-    ax.set(
-        xscale='log',
-        yscale='log',
-        xlim=(table.wanted.min() / 1.5, table.wanted.max() * 1.5),
-        ylim=(floor * 0.8, ends[1]),
-        xlabel='false-match rate wanted',
-        ylabel='achieved on other people',
-    )
-    ax.legend(frameon=False, fontsize=8)
-    return ax
+            pairs = f'at least {1 / min(wanted):,.0f} impostor pairs in half of the people'
+            raise expected(pairs, f'{half.n_impostor:,}', 'label more people, or ask for larger rates')
+        for rate in wanted:
+            threshold = half.threshold_at(rate)
+            rows.append((split, rate, threshold, *other.rates_at(threshold)))
+    return pd.DataFrame(rows, columns=['split', 'wanted', 'threshold', 'false_match', 'true_match'])
 
 # %% ../../nbs/34_metrics.openset.ipynb #f17daf81
 @dataclass(eq=False)
@@ -500,26 +425,33 @@ class OpenSetResult:
     metric: str = ''  # distance, '' when a ready matrix was given
 
     @property
-    def mated(self) -> np.ndarray:
-        return self.match_rank >= 0  # (Q,) bool
+    def mated(self) -> np.ndarray:  # (Q,) bool: the person can be found
+        return self.match_rank >= 0
 
     @property
     def n_absent(self) -> int:
         return int(np.sum(~self.mated))
 
-    def threshold_at(self, fpir: float) -> float:
+    def threshold_at(
+        self,
+        fpir: float,  # share of the searches for absent people, in [0, 1]
+    ) -> float:  # a distance
         "Largest threshold at which at most the share `fpir` of the searches for absent people return anybody."
         if not 0 <= fpir <= 1:
             raise UserError(f'expected a false-positive identification rate from 0 to 1, got {fpir}')
         alarms, absent = int(fpir * self.n_absent + 1e-6), np.sort(self.nearest[~self.mated])
         return float(absent[alarms]) if alarms < len(absent) else np.inf
 
-    def rates_at(self, threshold: float, rank: int = 1) -> tuple[float, float]:  # both in [0, 1]
+    def rates_at(
+        self,
+        threshold: float,  # a distance
+        rank: int = 1,  # candidates looked at
+    ) -> tuple[float, float]:  # both in [0, 1]
         "FPIR, and DIR among the first `rank` candidates, when candidates closer than `threshold` are returned."
         found = (self.match_rank[self.mated] < rank) & (self.match_distance[self.mated] < threshold)
         return float(np.mean(self.nearest[~self.mated] < threshold)), float(found.mean())
 
-    def dir_at(self, fpir: float, rank: int = 1) -> float:
+    def dir_at(self, fpir: float, rank: int = 1) -> float:  # in [0, 1]
         "Detection and identification rate while at most `fpir` of the searches for absent people return anybody."
         return self.rates_at(self.threshold_at(fpir), rank)[1]
 
@@ -530,18 +462,14 @@ class OpenSetResult:
 
     def summary(self) -> dict:  # {'dir@1e-02': ...}
         "Rank-1 DIR at FPIR 0.01 and 0.1, as far as there are enough absent people, and without a threshold (rank1)."
-        return {
-            **{f'dir@{f:.0e}': self.dir_at(f) for f in (0.01, 0.1) if f * self.n_absent >= 1},
-            'rank1': self.dir_at(1),
-        }
+        known = [f for f in (0.01, 0.1) if f * self.n_absent >= 1]
+        return {f'dir@{f:.0e}': self.dir_at(f) for f in known} | {'rank1': self.dir_at(1)}
 
     def __repr__(self) -> str:
         rates = ', '.join(f'{k} {100 * v:.1f}' for k, v in self.summary().items())
-        return (
-            f'OpenSetResult({rates}; {self.mated.sum():,} searches for people in the gallery, {self.n_absent:,} for'
-            f' absent people, {self.n_gallery:,} gallery images;'
-            f' {self.protocol}{", " + self.metric if self.metric else ""})'
-        )
+        searches = f'{self.mated.sum():,} searches for people in the gallery, {self.n_absent:,} for absent people'
+        metric = f', {self.metric}' if self.metric else ''
+        return f'OpenSetResult({rates}; {searches}, {self.n_gallery:,} gallery images; {self.protocol}{metric})'
 
 # %% ../../nbs/34_metrics.openset.ipynb #606f1fd5
 def _collect_open_set(blocks, labels: _Labels, metric: str = '') -> OpenSetResult:
@@ -557,18 +485,10 @@ def _collect_open_set(blocks, labels: _Labels, metric: str = '') -> OpenSetResul
         nearest[i] = min(nearest[i], distance[i])
         rank[i] = np.count_nonzero(row[:first] <= genuine.min()) + np.count_nonzero(row[first + 1 :] < genuine.min())
     if (rank >= 0).all():
-        raise UserError(
-            'expected some searches for people who are absent, got only people in the gallery: remove some of them from'
-            ' the gallery'
-        )
-    return OpenSetResult(
-        rank,
-        distance,
-        nearest,
-        len(labels.g) - len(labels.removed()),
-        f'{labels.protocol}: {PROTOCOLS[labels.protocol]}',
-        metric,
-    )
+        searches = 'some searches for people who are absent'
+        raise expected(searches, 'only people in the gallery', 'remove some of them from the gallery')
+    n_gallery = len(labels.g) - len(labels.removed())
+    return OpenSetResult(rank, distance, nearest, n_gallery, _told(labels.protocol, ''), metric)
 
 
 def open_set_metrics(
@@ -601,9 +521,8 @@ def evaluate_open_set(
     labels = _check_pairs(
         query_pids, gallery_pids, query_camids, gallery_camids, len(query_features), len(gallery_features), protocol
     )
-    return _collect_open_set(
-        distance_rows(query_features, gallery_features, metric, block, device=device), labels, metric
-    )
+    blocks = distance_rows(query_features, gallery_features, metric, block, device=device)
+    return _collect_open_set(blocks, labels, metric)
 
 # %% ../../nbs/34_metrics.openset.ipynb #dd8b988c
 def cut_lists(
@@ -614,5 +533,6 @@ def cut_lists(
     "End each ranked list where 'same person' ends; a list of -1 alone means: nobody."
     order, distances = np.asarray(order), np.asarray(distances)
     if order.shape != distances.shape:
-        raise UserError(f'expected a distance for every listed image, got shapes {order.shape} and {distances.shape}')
+        shapes = f'shapes {order.shape} and {distances.shape}'
+        raise UserError(f'expected a distance for every listed image, got {shapes}')
     return np.where(distances < threshold, order, -1).astype(np.int64)

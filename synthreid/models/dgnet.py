@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core import UserError, check_images, constant
-from .backbones import Normalise, backbone
+from .backbones import IMAGENET_STD, Normalise, backbone
 
 # %% ../../nbs/25_models.dgnet.ipynb #192fbd7b
 class _GlobalNorm(nn.Module):
@@ -398,5 +398,5 @@ def image_distance(
     b: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
 ) -> torch.Tensor:  # scalar
     "Mean absolute difference in ImageNet-normalised colours."
-    std = constant((0.229, 0.224, 0.225), torch.float32, a.device).view(3, 1, 1)  # as `Normalise`
+    std = constant(IMAGENET_STD, torch.float32, a.device).view(3, 1, 1)  # as `Normalise`
     return ((a - b).abs() / (2 * std)).mean()

@@ -6,11 +6,13 @@
 __all__ = ['PatchDiscriminator', 'gan_loss', 'feature_match_loss']
 
 # %% ../../nbs/21_models.discriminator.ipynb #cd0955b4
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, check_images
+from ..core import UserError, check_choice, check_images, expected
 from .generator import init_weights
 
 # %% ../../nbs/21_models.discriminator.ipynb #13c14e11
@@ -20,13 +22,12 @@ class PatchDiscriminator(nn.Module):
     def __init__(
         self,
         dim: int = 64,  # channels after the first convolution (64, CUT)
-        norm: str = 'instance',  # 'instance' (reference) or 'none' (sees colour)
+        norm: Literal['instance', 'none'] = 'instance',  # 'none' sees colour
         n_cameras: int = 0,  # > 0: one verdict map per camera, chosen by `camera` in `forward`
-        init: str = 'kaiming',  # see `init_weights`
+        init: Literal['kaiming', 'xavier'] = 'kaiming',  # see `init_weights`
     ):
         super().__init__()
-        if norm not in ('instance', 'none'):
-            raise UserError(f"expected norm 'instance' or 'none', got {norm!r}: choose one of the two")
+        check_choice(('instance', 'none'), norm=norm)
         self.n_cameras, bias = n_cameras, norm == 'none'
 
         def block(c_in, c_out, **conv):
@@ -45,24 +46,25 @@ class PatchDiscriminator(nn.Module):
         )
         init_weights(self, init)
 
-    def channels(self, taps) -> list:  # channels of these taps
+    def channels(
+        self,
+        taps: tuple,  # tap numbers
+    ) -> list:  # channels of each
         widths = [self.layers[0].out_channels * m for m in (1, 1, 2, 4, 8)] + [1]
         return [widths[t] for t in taps]
 
     def forward(
         self,
         x: torch.Tensor,  # images `(B, 3, H, W)` in [-1, 1]
-        taps=(),  # layers wanted: 0 convolution, 1 its activation, 2-4 blocks, 5 verdicts
-        camera=None,  # int64 `(B,)`, with `n_cameras` only
+        taps: tuple = (),  # layers wanted: 0 convolution, 1 its activation, 2-4 blocks, 5 verdicts
+        camera: torch.Tensor = None,  # int64 `(B,)`, with `n_cameras` only
     ):  # the verdicts; with taps the pair (verdicts, {tap: tensor})
         check_images(x)
         if not all(isinstance(t, int) and 0 <= t <= 5 for t in taps):
-            raise UserError(f'expected taps between 0 and 5, got {tuple(taps)}: the activated stages are 1, 2, 3, 4')
+            raise expected('taps between 0 and 5', tuple(taps), 'the activated stages are 1, 2, 3, 4')
         if bool(self.n_cameras) != (camera is not None):
-            raise UserError(
-                'expected camera numbers exactly when the discriminator was built with n_cameras: pass camera=(B,)'
-                ' int64, or none'
-            )
+            wanted = 'camera numbers exactly when the discriminator was built with n_cameras'
+            raise UserError(f'expected {wanted}: pass camera=(B,) int64, or none')
         found = {}
         for i, layer in enumerate(self.layers):
             x = layer(x)
@@ -83,20 +85,17 @@ def gan_loss(
 def feature_match_loss(
     taps_a,  # dict or list of maps `(B, C, H, W)`
     taps_b,  # the same layers of the other batch
-    kind: str = 'feature',  # 'feature' (position by position) or 'gram' (channel products)
+    kind: Literal['feature', 'gram'] = 'feature',  # position by position, or channel products
 ) -> torch.Tensor:  # scalar, the mean over the layers
     "How far apart two batches are in the discriminator's layers."
-    if kind not in ('feature', 'gram'):
-        raise UserError(f"expected kind 'feature' or 'gram', got {kind!r}: choose one of the two")
+    check_choice(('feature', 'gram'), kind=kind)
     pairs = [(taps_a[k], taps_b[k]) for k in (taps_a if isinstance(taps_a, dict) else range(len(taps_a)))]
     if not pairs:
-        raise UserError('expected at least one layer to compare, got none: ask the discriminator for taps=(1, 2, 3, 4)')
-    if any(a.shape != b.shape for a, b in pairs):
-        raise UserError(
-            'expected layers of the same shape, got'
-            f' {[tuple(x.shape) for x in next((a, b) for a, b in pairs if a.shape != b.shape)]}: compare batches of'
-            ' equal size'
-        )
+        raise expected('at least one layer to compare', 'none', 'ask the discriminator for taps=(1, 2, 3, 4)')
+    for a, b in pairs:
+        if a.shape != b.shape:
+            got = [tuple(a.shape), tuple(b.shape)]
+            raise expected('layers of the same shape', got, 'compare batches of equal size')
 
     def gram(x):
         flat = x.flatten(2) / (x.shape[1] * x.shape[2] * x.shape[3]) ** 0.25

@@ -6,10 +6,12 @@
 __all__ = ['sample_patches', 'PatchProjector', 'unit_length', 'patch_nce']
 
 # %% ../../nbs/22_models.patchnce.ipynb #87994013
+from typing import Literal
+
 import torch
 from torch import nn
 
-from ..core import UserError
+from ..core import expected
 from .generator import init_weights
 
 # %% ../../nbs/22_models.patchnce.ipynb #7981c231
@@ -22,9 +24,8 @@ def sample_patches(
     "The vectors of one layer at random places, the same places in every image."
     flat = features.flatten(2)
     if ids is None:
-        ids = torch.randperm(flat.shape[2], generator=generator, device=generator.device if generator else 'cpu')[
-            :n_patches
-        ]
+        device = generator.device if generator else 'cpu'
+        ids = torch.randperm(flat.shape[2], generator=generator, device=device)[:n_patches]
     ids = torch.as_tensor(ids, dtype=torch.int64, device=features.device)
     return flat[:, :, ids].movedim(1, 2).flatten(0, 1), ids
 
@@ -36,7 +37,7 @@ class PatchProjector(nn.Module):
         self,
         channels: list,  # channels of each layer, e.g. `generator.channels(taps)`
         dim: int = 256,  # of the result (256, CUT)
-        init: str = 'kaiming',  # see `init_weights`
+        init: Literal['kaiming', 'xavier'] = 'kaiming',  # see `init_weights`
     ):
         super().__init__()
         self.heads = nn.ModuleList(
@@ -49,10 +50,8 @@ class PatchProjector(nn.Module):
         patches: list,  # one `(N, C)` per layer, in the order of `channels`
     ) -> list:  # one `(N, dim)` per layer
         if len(patches) != len(self.heads):
-            raise UserError(
-                f'expected patches of {len(self.heads)} layers, got {len(patches)}: size the projector with'
-                ' generator.channels(taps) of the taps in use'
-            )
+            remedy = 'size the projector with generator.channels(taps) of the taps in use'
+            raise expected(f'patches of {len(self.heads)} layers', len(patches), remedy)
         return [unit_length(head(x)) for head, x in zip(self.heads, patches)]
 
 
@@ -72,10 +71,8 @@ def patch_nce(
 ) -> torch.Tensor:  # loss of each patch, `(B*P,)`
     "InfoNCE between the patches of translated and source images."
     if query.shape != key.shape or len(query) % batch_size:
-        raise UserError(
-            f'expected two (B*P, C) of the same shape with B = {batch_size}, got {tuple(query.shape)} and'
-            f' {tuple(key.shape)}: sample both with the same ids'
-        )
+        wanted = f'two (B*P, C) of the same shape with B = {batch_size}'
+        raise expected(wanted, f'{tuple(query.shape)} and {tuple(key.shape)}', 'sample both with the same ids')
     groups = 1 if all_negatives else batch_size
     q, k = (x.reshape(groups, -1, x.shape[1]) for x in (query, key.detach()))
     logits = q @ k.mT / temperature

@@ -19,9 +19,6 @@ from .. import __version__
 from ..core import UserError
 from .loop import Hook, Method, TrainingDiverged
 
-# %% ../../nbs/40a_training.checkpoint.ipynb #1aaf0e57
-#| export
-
 # %% ../../nbs/40a_training.checkpoint.ipynb #dc55c9de
 def describe(
     method: Method,  # its name, settings and `extra`

@@ -13,9 +13,6 @@ import torch
 from .checkpoint import load_checkpoint, save_checkpoint
 from .loop import fit
 
-# %% ../../nbs/40c_training.contract.ipynb #a798f7fc
-#| export
-
 # %% ../../nbs/40c_training.contract.ipynb #a30a7df6
 def check_method(
     make,  # make() -> a new method, always the same

@@ -546,6 +546,7 @@ class DGNet(Method):
 
     name = 'dgnet'
     Config = DGNetConfig
+    reference = DGNetConfig.reference
     swaps = True
     own_test = 'dgnet'
     forwards = {

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from ..core import expected, step_generator
 from ..data.augment import GEOMETRY, augment
 from ..data.batches import LabelledBatches, Pixels
 from ..models.backbones import backbone
-from ..models.reid import CentreLoss, Embedder, batch_hard_triplet, circle_loss, identity_loss
+from ..models.reid import CentreLoss, Embedder, batch_hard_triplet, circle_loss
 from .loop import Method, rate_at, set_rate, update
 
 # %% ../../nbs/41_training.direct.ipynb #a10d7fa3
@@ -94,7 +95,7 @@ def reid_losses(
     "The supervised losses of a re-ID head."
     losses = {}
     if config.weight_id:
-        losses['id'] = config.weight_id * identity_loss(logits, pids, config.label_smoothing)
+        losses['id'] = config.weight_id * F.cross_entropy(logits, pids, label_smoothing=config.label_smoothing)
     if config.weight_triplet:
         losses['triplet'] = config.weight_triplet * batch_hard_triplet(features, pids, config.margin)
     return losses

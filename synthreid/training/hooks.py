@@ -17,9 +17,6 @@ from tqdm.auto import tqdm
 from ..core import atomic_write, to_uint8
 from .loop import Hook
 
-# %% ../../nbs/40b_training.hooks.ipynb #e81cb381
-#| export
-
 # %% ../../nbs/40b_training.hooks.ipynb #4087746b
 class ProgressBar(Hook):
     "A bar with the losses and the speed; works in notebooks and terminals."

@@ -429,6 +429,7 @@ class JointTransfer(Method):
 
     name, Config, translates = 'joint', JointConfig, True
     forwards = {'generator': ('encode', 'decode')}
+    reference = JointConfig.reference
 
     def __init__(self, config, n_ids, n_cameras=1, seed=0, device='cpu'):
         check_joint(config)

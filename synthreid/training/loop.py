@@ -171,9 +171,10 @@ class Method:
 
     name = ''  # in commands, tables and checkpoints
     Config = None  # the dataclass of its settings
+    reference = None  # function that gives the published settings, where they are not the defaults
+    own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     translates = False  # True: `translate(images, camera=None)` gives images the look of the target
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
-    own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
     forwards = {}  # {name of a net: names of what `step` calls of it}; of the others `forward`; see `compile_nets`
     data_on_device = 'auto'  # stored images are kept on the device: True, False, or where they fit, see `Pixels`

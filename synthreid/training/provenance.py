@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core import UserError, atomic_write
 from ..data.datasets import DatasetSpec, ReidDataset, ReidSplit
-from ..data.store import _content_digests
+from ..data.store import content_digests
 from ..metrics.ranking import RankingResult
 
 # %% ../../nbs/47_training.provenance.ipynb #80d09e6d
@@ -35,7 +35,7 @@ def _digests(split, progress=False) -> np.ndarray:  # (N,) uint64
     "The first 64 bits of what identifies every file, 0 where it cannot be read; nothing for images that have no file."
     if split is None or split.paths is None:
         return np.empty(0, np.uint64)
-    found = _content_digests(list(split.paths), progress)
+    found = content_digests(list(split.paths), progress)
     return np.array([0 if d[0] == '!' else int(d[:16], 16) for d in found], np.uint64)
 
 
