@@ -5,10 +5,11 @@
     python benchmarks/gpu.py speed compiled                     # some sections
 
 Sections, in order of value: `equality` (one step on the CPU and on the GPU), `waiting` (where the host waits for the
-device), `speed`, `resume`, `bf16`, `evaluation`, `command` (train, kill, go on, evaluate), `compiled`. Each has a time
-limit of its own; an error is printed and recorded, and the next section goes on. Every result is printed as it comes
-and written to the JSON file at once. The exit code is 1 where a section failed or two numbers that must agree do not.
-With `--device cpu` both sides of every comparison are the CPU: that proves the program, not a GPU.
+device), `fast` (a step as it is, and as one CUDA graph), `compiled`, `speed`, `resume`, `bf16`, `evaluation`, `command`
+(train, kill, go on, evaluate). Each has a time limit of its own; an error is printed and recorded, and the next section
+goes on. Every result is printed as it comes and written to the JSON file at once; `--before` compares with the JSON
+file of an earlier run. The exit code is 1 where a section failed or two numbers that must agree do not. With
+`--device cpu` both sides of every comparison are the CPU: that proves the program, not a GPU.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from synthreid.training.dgnet import DGNet, DGNetConfig
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
-from synthreid.training.loop import fit
+from synthreid.training.loop import LossMeans, compile_nets, fit
 
 PACKAGE = Path(synthreid.__file__).resolve().parent
 THESIS_STEPS = 80_700  # of joint training with the reference settings
@@ -60,6 +61,7 @@ class Setting:
 
     device: torch.device
     tiny: bool
+    before: dict  # (method, precision): ms of a step of the loop in an earlier run
 
     @property
     def on_gpu(self) -> bool:
@@ -204,8 +206,10 @@ class DrawnOnCPU(TorchFunctionMode):
 
 
 def two_steps(recipe, source, target, device, dtype) -> dict:  # losses of both steps, weights before and after, finite
-    "The first two steps of a method, in a given arithmetic."
-    method, batches = build(recipe, source, target, device)
+    "The first two steps of a method, in a given arithmetic; images are scaled on the CPU, a GPU rounds differently."
+    method, _ = build(recipe, source, target, device)
+    there, method.device = method.device, torch.device('cpu')
+    batches, method.device = method.batches(source, target), there
     before = weights_of(method)
     for net in method.nets.values():
         net.to(dtype)
@@ -214,7 +218,7 @@ def two_steps(recipe, source, target, device, dtype) -> dict:  # losses of both 
     losses, finite = [], True
     try:
         for i in range(2):
-            batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batches(i).items()}
+            batch = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batches(i).items()}
             with DrawnOnCPU():
                 found = method.step(batch, i)
             losses.append({k: v.double().item() for k, v in found.items()})
@@ -326,6 +330,8 @@ def timed_steps(method, batch, fabric, device, repeats: int) -> dict:
     for i in range(3 + repeats):
         synchronize(device)
         start = time.perf_counter()
+        if device.type == 'cuda':
+            torch.compiler.cudagraph_mark_step_begin()
         with fabric.autocast():
             method.step(dict(batch), i)
         host.append(time.perf_counter() - start)
@@ -348,8 +354,14 @@ def timed_fit(method, batches, fabric, device, repeats: int) -> float:  # ms per
     return 1e3 * (time.perf_counter() - start) / repeats
 
 
-def implied(label: str, ms: float) -> dict:
-    "What a step time means for a whole run."
+def implied(setting: Setting, label: str, precision: str, ms: float) -> dict:
+    "What a step time means for a whole run, and what it was before."
+    before = setting.before.get((label, precision))
+    found = {} if before is None else dict(before_ms=before, times=before / ms)
+    return found | whole_run(label, ms)
+
+
+def whole_run(label: str, ms: float) -> dict:
     if label == 'joint reference':
         return {'implied': f'thesis run {THESIS_STEPS * ms / 6e4:.1f} min'}
     if label == 'direct':
@@ -398,16 +410,121 @@ def speed(setting: Setting, note):
         for precision in ('bf16', 'TF32', *([] if slow else ['float32'])) if setting.on_gpu else ('float32',):
             fabric = fabric_for(setting, precision)
 
-            def measure(label=label, method=method, batches=batches, batch=batch, fabric=fabric):
+            def measure(label=label, precision=precision, method=method, batches=batches, batch=batch, fabric=fabric):
                 row = timed_steps(method, batch, fabric, setting.device, repeats)
                 row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
-                return row | implied(label, row['fit_ms'])
+                return row | implied(setting, label, precision, row['fit_ms'])
 
             attempt(note, measure, **about, precision=precision)
         if setting.on_gpu and label in ('joint reference', 'joint default', 'direct'):
             look_closer(setting, note, method, batch, about)
         del method, batches, batch
         release(setting)
+
+
+# ---- 4. a step as one CUDA graph
+
+
+def prepared(setting: Setting, recipe, precision: str, last: bool = False):  # method, batches, batch, fabric
+    "A new method with a batch; `last`: nets with channels last in memory."
+    source, target = (noise_split(recipe[1].size, 8 if setting.tiny else 64, 4, seed) for seed in (0, 1))
+    fabric = fabric_for(setting, precision)
+    method, batches = build(recipe, source, target, setting.device)
+    batch = batches(0)
+    if last:
+        for net in method.nets.values():
+            net.to(memory_format=torch.channels_last)
+    return method, batches, batch, fabric
+
+
+class Graphed:
+    "A step of a method, recorded once and played again: the host fills in the batch and starts it."
+
+    def __init__(self, method, batch: dict, fabric):
+        self.method, self.fabric = method, fabric
+        self.batch = {k: v.clone() for k, v in batch.items()}  # the places that the recording reads
+        self.random = torch.Generator(method.device)
+        for opt in method.opts.values():
+            for group in opt.param_groups:
+                group.update({k: True for k in ('capturable',) if k in group})
+            for state in opt.state.values():
+                state.update({k: v.to(method.device) for k, v in state.items() if k == 'step'})
+        with self.one_generator():
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for i in range(3):
+                    self.step(i)
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            self.graph.register_generator_state(self.random)
+            with torch.cuda.graph(self.graph):
+                self.losses = self.step(3)
+
+    @contextmanager
+    def one_generator(self):
+        "Inside, every step draws from one generator on the device, which the graph knows."
+        module = sys.modules[type(self.method).__module__]
+        make = module.step_generator
+
+        def given(*parts, device='cpu'):
+            return self.random if torch.device(device).type == 'cuda' else make(*parts, device=device)
+
+        module.step_generator = given
+        try:
+            yield
+        finally:
+            module.step_generator = make
+
+    def step(self, i: int) -> dict:
+        with self.fabric.autocast():
+            return self.method.step(dict(self.batch), i)
+
+    def __call__(self, batch: dict) -> dict:  # losses; the next call overwrites them
+        for k, v in self.batch.items():
+            v.copy_(batch[k])
+        self.graph.replay()
+        return self.losses
+
+
+def graph_time(method, batches, batch, fabric, repeats: int) -> float:  # ms per step, with new batches
+    "A loop over a recorded step, from images to means of losses."
+    graphed, means = Graphed(method, batch, fabric), LossMeans()
+    for i in range(2 + repeats):
+        if i == 2:
+            synchronize(method.device)
+            start = time.perf_counter()
+        means.add(graphed(batches(i)))
+    told = means.take()
+    synchronize(method.device)
+    if not np.isfinite(list(told.values())).all():
+        raise RuntimeError(f'losses of the recorded step: {told}')
+    return 1e3 * (time.perf_counter() - start) / repeats
+
+
+def fast(setting: Setting, note):
+    "A step as it is, and recorded as one CUDA graph: with convolutions tried out first, and with channels last."
+    repeats, precisions = (2, ('float32',)) if setting.tiny else (10, ('bf16', 'TF32'))
+    recipes = full_recipes(setting.tiny)
+    for label in ('joint reference', 'joint default', 'direct', 'dgnet'):
+        for precision in precisions:
+            for tuned, last in ((False, False), (True, False), (True, True)):
+
+                def measure(label=label, precision=precision, tuned=tuned, last=last):
+                    torch.backends.cudnn.benchmark = tuned
+                    method, batches, batch, fabric = prepared(setting, recipes[label], precision, last)
+                    row = timed_steps(method, batch, fabric, setting.device, repeats)
+                    row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
+                    row |= implied(setting, label, precision, row['fit_ms'])
+                    if setting.on_gpu:
+                        row['graph_ms'] = graph_time(method, batches, batch, fabric, repeats)
+                        row |= {f'graph {k}': v for k, v in whole_run(label, row['graph_ms']).items()}
+                    return row
+
+                about = dict(method=label, precision=precision, tuned=tuned, layout='channels_last' if last else '')
+                attempt(note, measure, **about)
+                release(setting)
+    torch.backends.cudnn.benchmark = False
 
 
 def release(setting: Setting):
@@ -417,7 +534,7 @@ def release(setting: Setting):
         torch.cuda.empty_cache()
 
 
-# ---- 4. stop and go on
+# ---- 5. stop and go on
 
 
 def trained(setting: Setting, recipe, source, target, steps: int, stop: int = 0) -> dict:  # weights before, after
@@ -453,14 +570,14 @@ def resume(setting: Setting, note):
         attempt(note, partial(compare_resumed, setting, recipe, source, target), method=label)
 
 
-# ---- 5. bf16 beside float32
+# ---- 6. bf16 beside float32
 
 
 def bf16(setting: Setting, note):
     "Losses of 30 joint steps at 128x64, means of 10 steps: what bf16, and TF32, change against float32."
     steps, size = (3, small_size(True)) if setting.tiny else (30, '128x64')
     window = steps // 3
-    source, target = people(size)
+    source, target = people(size, ids=8)
     recipes = {k: v for k, v in small_recipes(setting.tiny).items() if k.startswith('joint')}
     if not setting.tiny:
         joint = {'joint default': JointConfig, 'joint reference': JointConfig.reference}
@@ -486,7 +603,7 @@ def bf16(setting: Setting, note):
             note(**row, lines=[f'{k} {v:.3g}' for k, v in apart.items()], ok=apart[worst] < 0.5)
 
 
-# ---- 6. evaluation at the size of Market-1501
+# ---- 7. evaluation at the size of Market-1501
 
 
 def features(n: int, people: int, seed: int, dim: int) -> tuple:  # (n, dim) float32, pids, camids
@@ -606,7 +723,7 @@ def evaluation(setting: Setting, note):
             note(function=work.__name__, error=f'{type(error).__name__}: {error}', ok=False)
 
 
-# ---- 7. the command line
+# ---- 8. the command line
 
 
 def synthreid_command(*arguments) -> list:
@@ -658,53 +775,63 @@ def command(setting: Setting, note):
             note(what=what, seconds=seconds, last=last, said=said[-1][:120] if said else '', ok=ok)
 
 
-# ---- 8. compiled
+# ---- 9. compiled
 
 
-def compile_in_place(method, backend: str):
-    "Compile every net, and by name the forwards that the methods call besides `forward`."
-    named = {'generator': ('encode', 'decode'), 'embedder': ('parts',)}
-    for name, net in method.nets.items():
-        for forward in named.get(name, ()):
-            setattr(net, forward, torch.compile(getattr(net, forward), backend=backend))
-        if name not in named:
-            net.compile(backend=backend)
+def first_steps(method, batch, fabric, device, steps: int = 3) -> float:  # seconds
+    "The first steps of a compiled method, in which it is compiled."
+    start = time.perf_counter()
+    for i in range(steps):
+        torch.compiler.cudagraph_mark_step_begin()
+        with fabric.autocast():
+            method.step(dict(batch), i)
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def compile_and_time(setting: Setting, label, recipe, precision, mode: str, last: bool):
+    "A compiled method: how long it takes to compile, a step, a step of the loop, a step as one CUDA graph."
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    method, batches, batch, fabric = prepared(setting, recipe, precision, last)
+    compile_nets(method, **dict(backend='inductor', mode=mode) if setting.on_gpu else dict(backend='aot_eager'))
+    row = dict(first_s=first_steps(method, batch, fabric, setting.device))
+    repeats = 2 if setting.tiny else 20
+    row |= timed_steps(method, batch, fabric, setting.device, repeats)
+    if mode == 'default':  # `fit` does not tell where a step begins, which graphs inside of nets have to know
+        row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
+    row |= implied(setting, label, precision, row.get('fit_ms', row['ms']))
+    row |= dict(graphs=dynamo.utils.counters['stats'].get('unique_graphs', 0))
+    breaks = dynamo.utils.counters['graph_break']
+    row |= dict(breaks=sum(breaks.values()))
+    if setting.on_gpu and mode == 'default':
+        row['graph_ms'] = graph_time(method, batches, batch, fabric, repeats)
+    return row | dict(lines=[f'{n} {" ".join(str(k).split())[:100]}' for k, n in breaks.most_common(6)])
 
 
 def compiled(setting: Setting, note):
-    "Joint reference and direct with `torch.compile` (mode default): the first two steps, then a step, beside eager."
-    import torch._dynamo as dynamo
-
+    "`compile_nets` in two modes: the first steps, then a step, the loop, and the compiled step as one CUDA graph."
     recipes = full_recipes(setting.tiny)
-    dynamo.config.recompile_limit = 32
-    wanted = [('direct', 'bf16'), ('joint reference', 'bf16'), ('direct', 'TF32'), ('joint reference', 'TF32')]
-    for label, precision in [('direct', 'float32')] if setting.tiny else wanted:
-        recipe = recipes[label]
-        source, target = (noise_split(recipe[1].size, 8 if setting.tiny else 64, 4, seed) for seed in (0, 1))
-        fabric = fabric_for(setting, precision)
-        method, batches = build(recipe, source, target, setting.device)
-        batch = batches(0)
-
-        def measure(method=method, batch=batch, fabric=fabric):
-            eager = timed_steps(method, batch, fabric, setting.device, 2 if setting.tiny else 10)
-            dynamo.reset()
-            dynamo.utils.counters.clear()
-            compile_in_place(method, 'inductor' if setting.on_gpu else 'aot_eager')
-            start = time.perf_counter()
-            for i in range(2):
-                with fabric.autocast():
-                    method.step(dict(batch), i)
-            synchronize(setting.device)
-            row = dict(first_two_s=time.perf_counter() - start, eager_ms=eager['ms'])
-            row |= timed_steps(method, batch, fabric, setting.device, 2 if setting.tiny else 20)
-            breaks = dynamo.utils.counters['graph_break']
-            graphs = dynamo.utils.counters['stats'].get('unique_graphs', 0)
-            row |= dict(graphs=graphs, breaks=sum(breaks.values()))
-            return row | dict(lines=[f'{n} {" ".join(str(k).split())[:100]}' for k, n in breaks.most_common(6)])
-
-        attempt(note, measure, method=label, batch=recipe[1].batch_size, precision=precision)
-        del method, batches, batch
+    for label, precision, mode, last in [('direct', 'float32', 'default', False)] if setting.tiny else COMPILED:
+        work = partial(compile_and_time, setting, label, recipes[label], precision, mode, last)
+        layout = 'channels_last' if last else ''
+        attempt(note, work, method=label, precision=precision, mode=mode, layout=layout)
         release(setting)
+
+
+COMPILED = [  # in order of value: method, precision, mode, channels_last
+    ('joint reference', 'bf16', 'default', True),
+    ('joint default', 'bf16', 'default', True),
+    ('direct', 'TF32', 'default', True),
+    ('joint reference', 'bf16', 'reduce-overhead', True),
+    ('joint reference', 'TF32', 'default', True),
+    ('joint reference', 'bf16', 'default', False),
+    ('direct', 'bf16', 'default', True),
+    ('joint default', 'bf16', 'reduce-overhead', True),
+    ('joint default', 'TF32', 'default', True),
+]
 
 
 # ---- everything, and what is written of it
@@ -712,12 +839,13 @@ def compiled(setting: Setting, note):
 SECTIONS = {  # in order of value: limit in seconds
     equality: 60,
     waiting: 45,
+    fast: 110,
+    compiled: 200,
     speed: 120,
     resume: 40,
     bf16: 60,
     evaluation: 75,
     command: 90,
-    compiled: 150,
 }
 
 
@@ -809,6 +937,13 @@ def markdown(results: dict) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def earlier(path: Path | None) -> dict:  # (method, precision): ms of a step of the loop
+    "What an earlier run measured."
+    sections = json.loads(path.read_text())['sections'] if path else {}
+    rows = sections.get('speed', {}).get('rows', [])
+    return {(row['method'], row['precision']): row['fit_ms'] for row in rows if 'fit_ms' in row}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = {work.__name__: work for work in SECTIONS}
@@ -817,9 +952,10 @@ def main() -> int:
     parser.add_argument('--tiny', action='store_true', help='small nets, few steps: does it run?')
     parser.add_argument('--minutes', type=float, default=8.0, help='of all sections together')
     parser.add_argument('--out', type=Path, default=Path(__file__).with_name('gpu.json'))
+    parser.add_argument('--before', type=Path, help='gpu.json of an earlier run, to compare with')
     parser.add_argument('--markdown', type=Path, help='also write the results as a page')
     args = parser.parse_args()
-    setting = Setting(torch.device(args.device), args.tiny)
+    setting = Setting(torch.device(args.device), args.tiny, earlier(args.before))
     if setting.on_gpu and not torch.cuda.is_available():
         print('expected a GPU, found none: use --device cpu --tiny', file=sys.stderr)
         return 2
