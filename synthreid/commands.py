@@ -146,6 +146,7 @@ def train(
     seed: int = 0,  # of initialisation, order and augmentation
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     precision: str = '32-true',  # or 'bf16-mixed'
+    tf32: bool = True,  # on a GPU: float32 convolutions on the matrix units, shortened to 10 bits behind the point
     data_on_device: bool | str = 'auto',  # keep the decoded images on the GPU: true, false, or where they fit
     compile: bool = False,  # compile the nets: the first steps take minutes, the others less (on a GPU)
     checkpoint_every: int = 0,  # steps between checkpoints; 0: a twentieth of the run, at least 25
@@ -164,7 +165,7 @@ def train(
     real = told['target'].load() if target else None
     names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
     unlabelled = real.train if real and find_method(method).uses_target(config) else None
-    run = Run(out, method, config, seed, device, precision)
+    run = Run(out, method, config, seed, device, precision, tf32)
     run.check(labelled, unlabelled)
     if real and unlabelled is None:
         said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, check_images, constant
+from ..core import UserError, check_images, constant, widen
 from .backbones import IMAGENET_STD, Normalise, backbone
 
 # %% ../../nbs/25_models.dgnet.ipynb #192fbd7b
@@ -376,7 +376,7 @@ def discriminator_losses(
 ) -> dict:  # d_real, d_fake, d_penalty; each summed over the scales
     "Least squares for both kinds of images, and the gradient penalty on real ones."
     leaf = net.normalise(real).detach().requires_grad_(weight > 0)
-    yes, no = net.verdicts(leaf), net(fake)
+    yes, no = widen(net.verdicts(leaf)), widen(net(fake))
     losses = {'d_real': sum((v - 1).square().mean() for v in yes), 'd_fake': sum(v.square().mean() for v in no)}
     if weight:
         slopes = [torch.autograd.grad(v.float().sum(), leaf, create_graph=True)[0] for v in yes]
@@ -390,7 +390,7 @@ def adversarial_loss(
     fake: torch.Tensor,  # (B, 3, H, W), with graph
 ) -> torch.Tensor:  # scalar
     "What the generator pays for verdicts that are not 1, twice and summed over the scales (as released)."
-    return sum(2 * (v - 1).square().mean() for v in net(fake))
+    return sum(2 * (v - 1).square().mean() for v in widen(net(fake)))
 
 # %% ../../nbs/25_models.dgnet.ipynb #d7f8aba0
 def image_distance(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, check_choice, check_images, expected
+from ..core import UserError, check_choice, check_images, expected, in_float32
 from .generator import init_weights
 
 # %% ../../nbs/21_models.discriminator.ipynb #13c14e11
@@ -74,6 +74,7 @@ class PatchDiscriminator(nn.Module):
         return (x, {t: found[t] for t in taps}) if len(taps) else x
 
 # %% ../../nbs/21_models.discriminator.ipynb #92029f25
+@in_float32
 def gan_loss(
     prediction: torch.Tensor,  # verdicts of any shape
     real: bool,  # True: they should say real (1), False: translated (0)
@@ -82,6 +83,7 @@ def gan_loss(
     return (prediction - float(real)).square().mean()
 
 # %% ../../nbs/21_models.discriminator.ipynb #1fc7b2be
+@in_float32
 def feature_match_loss(
     taps_a,  # dict or list of maps `(B, C, H, W)`
     taps_b,  # the same layers of the other batch

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..core import expected
+from ..core import expected, in_float32
 from .generator import init_weights
 
 # %% ../../nbs/22_models.patchnce.ipynb #7981c231
@@ -62,6 +62,7 @@ def unit_length(
     return x / (x.norm(dim=1, keepdim=True) + 1e-7)
 
 # %% ../../nbs/22_models.patchnce.ipynb #3b157760
+@in_float32
 def patch_nce(
     query: torch.Tensor,  # `(B*P, C)`: patches of the translated images
     key: torch.Tensor,  # `(B*P, C)`: the same places of the sources (detached inside)

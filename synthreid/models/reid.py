@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, check_choice
+from ..core import UserError, check_choice, in_float32
 from .backbones import Backbone, cut_last_stage, keep_last_resolution
 from .generator import encoder_layers, init_weights
 
@@ -301,6 +301,7 @@ def encoder_weights(
     return found
 
 # %% ../../nbs/24_models.reid.ipynb #f5fb09f9
+@in_float32
 def pairwise_distances(
     x: torch.Tensor,  # `(N, D)`
 ) -> torch.Tensor:  # `(N, N)`, Euclidean, at least 1e-6
@@ -322,6 +323,7 @@ def batch_hard_triplet(
     return (F.softplus(difference) if margin is None else F.relu(difference + margin)).mean()
 
 # %% ../../nbs/24_models.reid.ipynb #99ce1bcc
+@in_float32
 def circle_loss(
     features: torch.Tensor,  # `(B, D)`; their length does not matter
     pids: torch.Tensor,  # int64 `(B,)`

@@ -120,7 +120,9 @@ def load_checkpoint(
         )
     try:
         for k, state in opts.items():
-            method.opts[k].load_state_dict(state)
+            for saved, own in zip(state['param_groups'], method.opts[k].param_groups):
+                saved.update({flag: own[flag] for flag in ('fused', 'foreach', 'capturable') if flag in own})
+            method.opts[k].load_state_dict(state)  # how it is computed is a matter of this device, not of that one
     except (KeyError, ValueError) as e:
         raise UserError(
             f'expected optimiser states that fit the configuration, got others ({e}): use the configuration in'

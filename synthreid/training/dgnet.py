@@ -521,10 +521,11 @@ def swap_optimisers(
 ) -> dict:  # an optimiser for each
     "The optimisers of DG-Net."
     c, E = config, nets['appearance']
-    adam = dict(lr=c.lr, betas=(c.beta1, 0.999), weight_decay=c.weight_decay_gan)
+    fused = next(E.parameters()).is_cuda or None  # one operation on a GPU
+    adam = dict(lr=c.lr, betas=(c.beta1, 0.999), weight_decay=c.weight_decay_gan, fused=fused)
     opts = {k: torch.optim.Adam(nets[k].parameters(), **adam) for k in ('generator', 'discriminator')}
     groups = [list(E.backbone.parameters()), [*E.primary.parameters(), *E.fine.parameters()]]
-    sgd = dict(lr=c.lr_appearance, momentum=0.9, nesterov=True, weight_decay=c.weight_decay)
+    sgd = dict(lr=c.lr_appearance, momentum=0.9, nesterov=True, weight_decay=c.weight_decay, fused=fused)
     return opts | {'appearance': torch.optim.SGD([dict(params=group) for group in groups], **sgd)}
 
 

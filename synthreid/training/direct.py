@@ -139,7 +139,8 @@ def embedder_optimiser(
 ) -> torch.optim.Adam:
     "Adam for an embedder."
     learning = [p for p in net.parameters() if p.requires_grad]
-    return torch.optim.Adam(learning, config.lr, weight_decay=config.weight_decay)
+    fused = learning[0].is_cuda or None  # one operation on a GPU
+    return torch.optim.Adam(learning, config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
 def make_centres(

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from ..core import constant, expected, step_generator, to_signed
+from ..core import constant, expected, in_float32, step_generator, to_signed
 from synthreid.data.augment import (
     GEOMETRY,
     augment,
@@ -114,6 +114,7 @@ def flip_augment(
     return random_erasing(x, generator, erasing, value=_IMAGENET_MEAN)
 
 # %% ../../nbs/43_training.flip.ipynb #5e0ed765
+@in_float32
 def flip_loss(
     one: list,  # features (B, C) of every part, of the images
     two: list,  # of their mirror images
@@ -172,7 +173,8 @@ def flip_optimiser(
     powers = [neck.pool.p for neck in net.necks() if neck.pool is not None]
     rest = [p for p in net.parameters() if p.requires_grad and not any(p is q for q in powers)]
     groups = [{'params': rest}, *([{'params': powers, 'weight_decay': 0.0}] if powers else [])]
-    return torch.optim.Adam(groups, config.lr, eps=config.adam_eps, weight_decay=config.weight_decay)
+    fused = rest[0].is_cuda or None
+    return torch.optim.Adam(groups, config.lr, eps=config.adam_eps, weight_decay=config.weight_decay, fused=fused)
 
 # %% ../../nbs/43_training.flip.ipynb #5235ac22
 def set_phase(

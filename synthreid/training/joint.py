@@ -387,11 +387,13 @@ def joint_optimiser(
     cfg, quirks = config, config.reference_quirks
     decays = {'generator': cfg.weight_decay_generator, 'discriminator': cfg.weight_decay_discriminator}
     own = cfg.weight_decay_projector if name == 'projector' else None if quirks else decays.get(name)
+    learning = [p for p in net.parameters() if p.requires_grad]
     return torch.optim.Adam(
-        [p for p in net.parameters() if p.requires_grad],
+        learning,
         cfg.lr_discriminator if name == 'discriminator' else cfg.lr,
         betas=(cfg.beta1, 0.99 if quirks and name == 'projector' else 0.999),
         weight_decay=cfg.weight_decay if own is None else own,
+        fused=learning[0].is_cuda or None,  # one operation on a GPU
     )
 
 

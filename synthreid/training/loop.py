@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from ..core import UserError, check_choice, pick_device, seed_everything
+from ..core import UserError, check_choice, outside_autocast, pick_device, seed_everything
 from ..data.batches import LabelledBatches, Pixels
 from ..data.datasets import ReidSplit
 
@@ -28,13 +28,16 @@ def update(
     "One backward through the sum of the losses, one step of every optimiser."
     for opt in opts:
         opt.zero_grad(set_to_none=True)
-    sum(losses.values()).backward()
-    if fabric is not None and fabric.world_size > 1:
-        for p in (p for opt in opts for group in opt.param_groups for p in group['params']):
-            if p.grad is not None:
-                p.grad = fabric.all_reduce(p.grad, reduce_op='mean')
-    for opt in opts:
-        opt.step()
+    total = sum(losses.values())
+    with outside_autocast(total.device):
+        total.backward()
+        if fabric is not None and fabric.world_size > 1:
+            for p in (p for opt in opts for group in opt.param_groups for p in group['params']):
+                if p.grad is not None:
+                    p.grad = fabric.all_reduce(p.grad, reduce_op='mean')
+        for opt in opts:
+            opt.step()
+    torch.clear_autocast_cache()  # it holds the weights of before, shortened
     return {name: loss.detach() for name, loss in losses.items()}
 
 # %% ../../nbs/40_training.loop.ipynb #b8b39487

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 import yaml
 from lightning_fabric import Fabric
@@ -158,7 +159,7 @@ def _differences(old, new, named, defaults=()) -> list[str]:
         words[key] = (
             f'another {name}, or this one has learned on: name its checkpoint, {name.upper()}/checkpoints/step_...'
         )
-    young = {'n_cameras', *digests}
+    young = {'n_cameras', 'tf32', *digests}
     return [
         words.get(k, f'{k} {old.get(k)} there, {v} here')
         for k, v in flat(new).items()
@@ -248,6 +249,8 @@ def _begin(run, source, target, later=(), **positive):
         nets = _hand_in(named, n_ids, config.size, device)
         method = make_method(kind, config, n_ids, n_cameras, run.seed, device, **nets)
         run._built = {} if later else {'numbers': numbers, 'method': method}
+    if device.type == 'cuda':
+        method.extra['tf32'] = run.tf32
     settings = {'method': method_address(kind), 'seed': run.seed, 'precision': run.precision}
     settings |= {k: v for k, v in method.extra.items() if k not in settings}
     settings |= {f'{name}_weights': _weights_digest(path) for name, path in named.items()}
@@ -304,6 +307,7 @@ class Run:
     seed: int = 0  # of initialisation, data order, augmentation
     device: str = 'auto'  # 'auto', 'cpu', 'cuda', ...
     precision: Literal['32-true', 'bf16-mixed'] = '32-true'  # of the arithmetic
+    tf32: bool = True  # on a GPU, float32 convolutions on the matrix units: 10 bits behind the point instead of 23
     _built: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def check(
@@ -353,7 +357,7 @@ class Run:
         fabric, done = _first_step(method, folder, source, target, self.precision, {'recipe': recipe, 'data': data})
         if done >= self.config.steps:
             return method, done
-        method.data_on_device = data_on_device
+        method.data_on_device, torch.backends.cudnn.allow_tf32 = data_on_device, self.tf32
         if compile:
             compile_nets(method)
         hooks = _training_hooks(folder, method, source, done, checkpoint_every, sample_every, tensorboard, progress)
