@@ -37,19 +37,33 @@ def _factor(sigma) -> np.ndarray:
     return out
 
 
-def _between(a: _Gaussian, b: _Gaussian) -> float:
+def _device_of(features) -> torch.device:
+    "Where features are compared: on the GPU that holds them, otherwise on the CPU."
+    on_gpu = isinstance(features, torch.Tensor) and features.is_cuda  # other devices have no float64
+    return features.device if on_gpu else torch.device('cpu')
+
+
+def _squares(m, device) -> np.ndarray:
+    "Eigenvalues of m times its transpose, ascending."
+    if torch.device(device).type == 'cpu':
+        return np.linalg.eigvalsh(m @ m.T)
+    m = torch.from_numpy(m).to(device)
+    return torch.linalg.eigvalsh(m @ m.T).cpu().numpy()
+
+
+def _between(a: _Gaussian, b: _Gaussian, device='cpu') -> float:
     "Frechet distance: roots of eigenvalues where rounding cannot move it by 1e-7 of itself, else singular values."
     m = a.factor.T @ b.factor
     if m.shape[0] > m.shape[1]:
         m = m.T
     apart = np.sum((a.mean - b.mean) ** 2) + a.trace + b.trace
-    squares = np.linalg.eigvalsh(m @ m.T)
+    squares = _squares(m, device)
     if len(squares) and squares[0] > 0:
         roots = np.sqrt(squares)
         distance = apart - 2 * roots.sum()
         if 1e-15 * squares[-1] * np.sum(1 / roots) < 1e-7 * distance:
             return float(distance)
-    return float(apart - 2 * torch.linalg.svdvals(torch.from_numpy(m)).sum().item())
+    return float(apart - 2 * torch.linalg.svdvals(torch.from_numpy(m).to(device)).sum().item())
 
 # %% ../../nbs/32_metrics.frechet.ipynb #98b41f63
 def frechet_distance(
@@ -100,14 +114,14 @@ def frechet_between(
     y,  # (M, D) features of the second set
 ) -> float:  # squared feature units
     "Frechet distance between two clouds of features; each is handled in the cheaper of two exact ways."
-    x, y = _same_width(check_features(x), check_features(y))
-    return _between(_gaussian(x), _gaussian(y))
+    device, (x, y) = _device_of(x), _same_width(check_features(x), check_features(y))
+    return _between(_gaussian(x), _gaussian(y), device)
 
 # %% ../../nbs/32_metrics.frechet.ipynb #f501afc8
-def _blocks(x, rows: int):
+def _blocks(x, rows: int, device):
     "Float64 tensors of at most `rows` rows."
     for i in range(0, len(x), rows):
-        yield torch.from_numpy(x[i : i + rows].astype(np.float64))
+        yield torch.from_numpy(x[i : i + rows]).to(device).double()
 
 
 def kernel_distance(
@@ -117,17 +131,17 @@ def kernel_distance(
 ) -> float:  # squared maximum mean discrepancy; unbiased, so it scatters around 0 for equal distributions
     "Kernel distance (KID on Inception features): unbiased MMD with the kernel (x.y / D + 1)^3, whole sets."
     check_positive(chunk=chunk)
-    x, y = _same_width(check_features(x), check_features(y))
+    device, (x, y) = _device_of(x), _same_width(check_features(x), check_features(y))
     n, m, d = len(x), len(y), x.shape[1]
 
     def cubed(products):
         return products.div_(d).add_(1).pow_(3).sum().item()
 
     def total(a, b):
-        return sum(cubed(p @ q.T) for p in _blocks(a, chunk) for q in _blocks(b, chunk))
+        return sum(cubed(p @ q.T) for p in _blocks(a, chunk, device) for q in _blocks(b, chunk, device))
 
     def without_self(a):
-        return total(a, a) - sum(cubed(p.square().sum(1)) for p in _blocks(a, chunk))
+        return total(a, a) - sum(cubed(p.square().sum(1)) for p in _blocks(a, chunk, device))
 
     return without_self(x) / (n * (n - 1)) + without_self(y) / (m * (m - 1)) - 2 * total(x, y) / (n * m)
 
@@ -190,9 +204,9 @@ def _squared_distances(p, q):
 def _radii(x, k: int, chunk: int, centre) -> torch.Tensor:
     "Squared distance of every row to its k-th neighbour, itself not counted."
     out = []
-    for p in _blocks(x, chunk):
-        near = torch.full((len(p), k + 1), torch.inf, dtype=torch.float64)
-        for q in _blocks(x, chunk):
+    for p in _blocks(x, chunk, centre.device):
+        near = torch.full((len(p), k + 1), torch.inf, dtype=torch.float64, device=p.device)
+        for q in _blocks(x, chunk, p.device):
             near = torch.cat([near, _squared_distances(p - centre, q - centre)], 1).topk(k + 1, largest=False).values
         out.append(near[:, -1])
     return torch.cat(out)
@@ -200,10 +214,10 @@ def _radii(x, k: int, chunk: int, centre) -> torch.Tensor:
 
 def _inside(x, y, reach, chunk: int, centre, strict: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     "In how many balls of `y` (squared radius `reach`) each row of `x` lies; whether each ball of `y` holds any."
-    counts, holds = [], torch.zeros(len(y), dtype=torch.bool)
-    for p in _blocks(x, chunk):
-        count = torch.zeros(len(p), dtype=torch.int64)
-        for i, q in enumerate(_blocks(y, chunk)):
+    counts, holds = [], torch.zeros(len(y), dtype=torch.bool, device=centre.device)
+    for p in _blocks(x, chunk, centre.device):
+        count = torch.zeros(len(p), dtype=torch.int64, device=p.device)
+        for i, q in enumerate(_blocks(y, chunk, p.device)):
             here = slice(i * chunk, i * chunk + len(q))
             p0, q0 = p - centre, q - centre
             d = _squared_distances(p0, q0)
@@ -234,8 +248,9 @@ def precision_recall(
 ) -> PrecisionRecall:  # exchange `x` and `y` and the two numbers change places
     "Improved precision and recall of generated against real images."
     check_positive(k=k, chunk=chunk)
+    device = _device_of(x)
     x, y = _same_width(check_features(x, least=k + 1), check_features(y, least=k + 1))
-    centre = torch.from_numpy(y.mean(0, dtype=np.float64))  # distances about it: less cancellation
+    centre = torch.from_numpy(y.mean(0, dtype=np.float64)).to(device)  # distances about it: less cancellation
 
     def share(a, b):
         return (_inside(a, b, _radii(b, k, chunk, centre), chunk, centre)[0] > 0).double().mean().item()
@@ -258,8 +273,9 @@ def density_coverage(
 ) -> DensityCoverage:  # the roles of `x` and `y` are not alike
     "Density and coverage of generated against real images; inside a ball means closer than its radius, as in prdc."
     check_positive(k=k, chunk=chunk)
+    device = _device_of(x)
     x, y = _same_width(check_features(x), check_features(y, least=k + 1))
-    centre = torch.from_numpy(y.mean(0, dtype=np.float64))
+    centre = torch.from_numpy(y.mean(0, dtype=np.float64)).to(device)
     counts, holds = _inside(x, y, _radii(y, k, chunk, centre), chunk, centre, strict=True)
     return DensityCoverage(counts.double().mean().item() / k, holds.double().mean().item())
 
