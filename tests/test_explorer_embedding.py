@@ -1,4 +1,5 @@
-"""The embedding explorer in a real browser: hover, lasso, rectangle by keyboard, legend, identities, both themes, no kernel, many points."""
+"""The embedding explorer in a real browser: hover, lasso, rectangle by keyboard, legend, identities, both themes,
+no kernel, many points."""
 
 import base64
 
@@ -16,7 +17,7 @@ FRONT = front_end('embedding')
 
 
 def make_state(n=60, pictures=True, **changes):
-    "n source points on the left, their translations in the middle, n target points on the right; every fifth is another person."
+    "n source points on the left, their translations in the middle, n target points on the right; five of each person."
     rng = np.random.default_rng(0)
     spot = lambda x: np.stack([np.full(n, x), np.linspace(-0.8, 0.8, n)], 1) + rng.normal(size=(n, 2)) * 0.02
     points = np.concatenate([spot(-1.0), spot(0.0), spot(1.0)])
@@ -346,7 +347,8 @@ def test_many_points(n):
         frames = page.evaluate('''async () => { // zoom in and out, everything redrawn
             const root = document.querySelector('.em'), ms = [];
             for (let k = 0; k < 20; k++) {
-                const n = root.dataset.ready; root.querySelector(k % 2 ? '[aria-label="zoom out"]' : '[aria-label="zoom in"]').click();
+                const n = root.dataset.ready;
+                root.querySelector(k % 2 ? '[aria-label="zoom out"]' : '[aria-label="zoom in"]').click();
                 while (root.dataset.ready === n) await new Promise(requestAnimationFrame);
                 ms.push(Number(root.dataset.drawMs));
             }
@@ -401,8 +403,11 @@ def test_fifteen_cameras_look_different():
         Plot(page)
         signs = page.evaluate("[...document.querySelectorAll('.em-cameras .em-glyph')].map(e => e.innerHTML)")
         marks = page.evaluate(
-            '''() => { const s = document.querySelector('.em-base'), c = s.getContext('2d'), size = Math.min(s.width, s.height) * .47; // the colours of each mark
-            return Array.from({length: 15}, (_, i) => c.getImageData(Math.round(s.width / 2 + (-1 + i / 7) * size) - 8, Math.round(s.height / 2 - .5 * size) - 8, 17, 17).data)
+            '''() => { const s = document.querySelector('.em-base'), c = s.getContext('2d');
+            const size = Math.min(s.width, s.height) * .47; // the colours of each mark
+            const left = i => Math.round(s.width / 2 + (-1 + i / 7) * size) - 8;
+            const top = Math.round(s.height / 2 - .5 * size) - 8;
+            return Array.from({length: 15}, (_, i) => c.getImageData(left(i), top, 17, 17).data)
             .map(d => Array.from({length: 289}, (_, k) => d.slice(4 * k, 4 * k + 3).join()).sort().join(' ')); }'''
         )
         assert len(set(signs)) == len(set(marks)) == 15 and page.errors == []

@@ -1,4 +1,4 @@
-"The front end of the patch explorer in a real browser: its numbers are Python's, hovering needs no kernel, keys stay inside."
+"The patch explorer in a real browser: its numbers are Python's, hovering needs no kernel, keys stay inside."
 
 import numpy as np
 import pytest
@@ -336,10 +336,12 @@ def test_hover_is_fast():
     with widget_page(state(w), **front_end('patches')) as page:
         ready(page)
         times = page.evaluate('''async () => {
-            const frame = document.querySelector('[data-panel=source]'), root = document.querySelector('.sr-explorer'), r = frame.getBoundingClientRect(), out = [];
+            const frame = document.querySelector('[data-panel=source]'), out = [];
+            const root = document.querySelector('.sr-explorer'), r = frame.getBoundingClientRect();
             for (let i = 0; i < 25; i++) {
                 const before = Number(root.dataset.ready), t = performance.now();
-                frame.dispatchEvent(new PointerEvent('pointermove', {clientX: r.left + 5 + 6 * i % r.width, clientY: r.top + 9 * i}));
+                const at = {clientX: r.left + 5 + 6 * i % r.width, clientY: r.top + 9 * i};
+                frame.dispatchEvent(new PointerEvent('pointermove', at));
                 while (Number(root.dataset.ready) === before) await new Promise(f => requestAnimationFrame(f));
                 out.push([performance.now() - t, Number(root.dataset.work)]);
             }

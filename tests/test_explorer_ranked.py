@@ -1,4 +1,7 @@
-"The ranked-list explorer's front end, alone in a browser: marks, thresholds, toggles, paging, keys, both themes, with and without a kernel."
+"""The ranked-list explorer's front end, alone in a browser: marks, thresholds, toggles, paging, keys, both themes,
+with and without a kernel."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -128,7 +131,7 @@ def test_threshold_line(explorer):
     with widget_page(state(explorer), **front_end('ranked'), width=1200) as page:
         for i in map(int, explorer.entries):
             if i != shown(page):
-                settle(page, lambda: page.evaluate("i => model.put('query', i)", i))
+                settle(page, partial(page.evaluate, "i => model.put('query', i)", i))
             for m in ('joint', 'direct'):
                 one, limit = explorer.lists[f'{m}/plain'], explorer.info['lists'][f'{m}/plain']['threshold']
                 close = one.distance[i][one.flags[i] > -2] < limit

@@ -12,7 +12,7 @@ from synthreid.visual.translations import TranslationExplorer
 TRAITS = 'info sheets step camera against view sort zoomed cut'.split()
 
 
-# The colour of the page's pixels cannot be read in a page, so screenshots are: mean colour of an element's left and right halves.
+# The colours of pixels cannot be read in a page, so screenshots are: mean colour of an element's left and right half.
 def halves(locator):
     import io
 
@@ -226,17 +226,19 @@ def test_one_camera_one_checkpoint_no_numbers(state):
 
 
 def switch_times():
-    "Milliseconds from the key to the second frame after it: forty-eight pictures of 128 x 64 at six checkpoints, all in the browser."
+    "Milliseconds from the key to the second frame after it: 48 pictures of 128x64 at six checkpoints, in the browser."
     rng = np.random.default_rng(0)
     images = np.repeat(np.repeat(rng.integers(0, 255, (48, 32, 16, 3), np.uint8), 4, 1), 4, 2)
     w = TranslationExplorer(images, {s: rng.permutation(images) for s in range(10, 70, 10)})
     with show({k: getattr(w, k) for k in TRAITS}) as page:
         settled(page)
         times = page.evaluate('''async () => {
-            const root = document.querySelector('.sr-explorer'), times = [], frame = () => new Promise(requestAnimationFrame);
+            const root = document.querySelector('.sr-explorer'), times = [];
+            const frame = () => new Promise(requestAnimationFrame);
             for (let i = 0; i < 24; i++) {
                 await frame(); const t = performance.now();
-                root.dispatchEvent(new KeyboardEvent('keydown', {key: i % 12 < 6 ? 'ArrowLeft' : 'ArrowRight', bubbles: true}));
+                const key = i % 12 < 6 ? 'ArrowLeft' : 'ArrowRight';
+                root.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
                 await frame(); await frame(); times.push(performance.now() - t);
             }
             return times;

@@ -60,7 +60,7 @@ def _import_module(name, run) -> ModuleType:
     except Exception as e:
         raise expected(f'the module {name!r} of a method', f'{type(e).__name__} in it ({e})', 'mend it') from e
 
-
+# %% ../../nbs/46_training.methods.ipynb #1b75d1a8
 def find_method(
     method,  # a key of `METHODS`, 'module:Class', or the class itself
     run=None,  # run folder that names the method: a module inside it is refused

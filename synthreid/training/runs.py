@@ -231,12 +231,12 @@ def _check_target(kind, config, target):
     raise expected(f'target images {what}', 'none', f'give a target (--target), or {remedy}')
 
 # %% ../../nbs/48_training.runs.ipynb #b766ace0
-def _begin(run, source, target, later=()):
+def _begin(run, source, target, later=(), **positive):
     "Method, renumbered target, settings of config.yaml, runs that are built on: after all checks that need no pixels."
     kind, device, later = find_method(run.method), pick_device(run.device), dict(later)
     if not isinstance(run.config, kind.Config):
         raise expected(f'settings of the method {kind.name}', type(run.config).__name__, f'use {kind.Config.__name__}')
-    check_positive(**{k: v for k, v in vars(run.config).items() if k in ('steps', 'batch_size')})
+    check_positive(**{k: v for k, v in vars(run.config).items() if k in ('steps', 'batch_size')}, **positive)
     check_choice(('32-true', 'bf16-mixed'), precision=run.precision)
     _check_target(kind, run.config, target)
     target, n_cameras = _renumber_cameras(target)
@@ -259,7 +259,7 @@ def _defaults(kind) -> dict:
     "The settings that a method has when nothing is said."
     return {f.name: f.default for f in fields(kind.Config) if f.default is not MISSING}
 
-
+# %% ../../nbs/48_training.runs.ipynb #2d2d6a3b
 def _trained_on(folder, config, source, target) -> bool:
     "Whether a run stands at its last step, and saw these images."
     saved, size = list_checkpoints(Path(folder) / 'checkpoints'), parse_size(config.size)
@@ -277,9 +277,15 @@ def _trained_on(folder, config, source, target) -> bool:
     return True
 
 
-def _first_step(method, folder, source, target, precision):
+def _prints(source, target) -> dict:
+    "What config.yaml says of the images."
+    return {'source': fingerprint(source), 'target': None if target is None else fingerprint(target)}
+
+
+def _first_step(method, folder, source, target, precision, names):
     "Prepare a new run, or load where it stopped: Lightning's Fabric, and the steps done."
     device = method.device
+    method.extra |= {k: v for k, v in names.items() if v is not None}
     number = 1 if device.index is None or device.type != 'cuda' else [device.index]
     method.fabric = Fabric(accelerator=device.type, devices=number, precision=precision)
     if saved := list_checkpoints(folder / 'checkpoints'):
@@ -338,14 +344,11 @@ class Run:
         builds_on=(),  # runs that went into the images, such as a translator: what they saw counts as seen
     ) -> tuple[Method, int]:  # as trained, and the steps done: fewer than config.steps after an interrupt
         "Train, or go on where the run stopped."
-        check_positive(checkpoint_every=checkpoint_every)
-        method, target, settings, named = _begin(self, source, target)
+        method, target, settings, named = _begin(self, source, target, checkpoint_every=checkpoint_every)
         folder, self._built = Path(self.folder), {}
-        prints = {'source': fingerprint(source), 'target': None if target is None else fingerprint(target)}
-        _check_claim(folder, settings | prints, named, _defaults(type(method)), write=True)
+        _check_claim(folder, settings | _prints(source, target), named, _defaults(type(method)), write=True)
         record_training(folder, source, target, [*builds_on, *named.values()], progress, named.get('teacher'))
-        method.extra |= {k: v for k, v in (('recipe', recipe), ('data', data)) if v is not None}
-        fabric, done = _first_step(method, folder, source, target, self.precision)
+        fabric, done = _first_step(method, folder, source, target, self.precision, {'recipe': recipe, 'data': data})
         if done >= self.config.steps:
             return method, done
         hooks = _training_hooks(folder, method, source, done, checkpoint_every, sample_every, tensorboard, progress)
