@@ -520,16 +520,10 @@ def reproduce(
     from synthreid.reproduce import reproduce as run_rows
 
     folders = Folders(
-        source,
-        target,
-        source_layout,
-        target_layout,
-        test,
+        None if source is None else _dataset(source, source_layout, source_options),
+        _dataset(target, target_layout, target_options),
+        None if test is None else _dataset(test, test_layout, test_options),
         cache,
-        _reader_options(source_options),
-        _reader_options(target_options),
-        test_layout,
-        _reader_options(test_options),
     )
     table = run_rows(
         system,

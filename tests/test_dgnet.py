@@ -197,7 +197,7 @@ TERMS = {
 SINGLE = {'id': 'loss_id', 'positive': 'loss_pid', 'generated': 'loss_gen_recon_id'}
 
 
-@pytest.mark.long
+@pytest.mark.slow  # full size in float64, as the reference computed it: minutes, and 8 GB
 def test_gradients_of_a_step_at_the_start_and_behind_the_ramps():
     config = DGNetConfig(
         steps=100_000,

@@ -345,6 +345,7 @@ def test_recipes_are_complete():
 def test_trial_of_a_recipe(tmp_path):
     "A published recipe with a small net: the same phases in six steps, both mAPs beside the published ones."
     import synthreid
+    from synthreid.data.datasets import DatasetSpec
     from synthreid.reproduce import Folders, reproduce
 
     text = yaml.safe_load((Path(synthreid.__file__).parent / 'recipes' / 'flipreid_market_resnest.yaml').read_text())
@@ -354,7 +355,7 @@ def test_trial_of_a_recipe(tmp_path):
     render_folder(tmp_path / 'market', 'camera', ids=12, per_id=6, size='32x16', workers=1, progress=False)
     table = reproduce(
         'flipreid',
-        Folders(None, str(tmp_path / 'market')),
+        Folders(None, DatasetSpec(tmp_path / 'market')),
         tmp_path / 'out',
         rows=['market_resnest'],
         seeds=[0],

@@ -11,7 +11,7 @@ from PIL import Image
 
 from synthreid import reproduce as module
 from synthreid.core import UserError
-from synthreid.data.datasets import load_dataset, write_manifest
+from synthreid.data.datasets import DatasetSpec, load_dataset, write_manifest
 from synthreid.render.folder import render_folder
 from synthreid.reproduce import (
     Folders,
@@ -35,7 +35,8 @@ origin: here
 method: joint
 epochs: 1
 source: {combineall: true}
-settings: {dim: 8, n_blocks: 1, discriminator_dim: 8, head: basic, head_layers: [1], head_widths: [16], n_patches: 16, batch_size: 4, reid_batch: 8}
+settings: {dim: 8, n_blocks: 1, discriminator_dim: 8, head: basic, head_layers: [1], head_widths: [16], n_patches: 16,
+  batch_size: 4, reid_batch: 8}
 test: {flip: false}
 '''
 DIRECT = (
@@ -63,7 +64,7 @@ def recipes(tmp_path):
 
 
 def folders(data, **changes):
-    return replace(Folders(str(data / 'game'), str(data / 'camera')), **changes)
+    return replace(Folders(DatasetSpec(data / 'game'), DatasetSpec(data / 'camera')), **changes)
 
 
 def test_an_interrupted_translator_is_trained_to_its_end(data, recipes, tmp_path, monkeypatch):
@@ -96,7 +97,7 @@ def test_a_result_is_that_of_these_images_and_labels(data, recipes, tmp_path):
     camera, game = manifest(tmp_path / 'data/camera', tmp_path / 'data/camera.csv'), tmp_path / 'data' / 'game'
     here = lambda target=camera, **more: reproduce(
         'mine',
-        Folders(str(game), str(target)),
+        Folders(DatasetSpec(game), DatasetSpec(target)),
         tmp_path / 'out',
         ['direct'],
         [0],
@@ -187,7 +188,7 @@ def test_a_teacher_is_another_row(data, recipes, tmp_path, monkeypatch):
         DIRECT.replace('method: direct', 'method: pupil') + 'teacher: direct\nlabels: target\n'
     )
     (recipes / 'mine_direct.yaml').write_text(DIRECT + 'labels: target\n')
-    real = Folders(None, str(data / 'camera'))
+    real = Folders(None, DatasetSpec(data / 'camera'))
     check_job(
         prepare_row(load_recipes('mine', recipes)['pupil'], real, tmp_path, 0, Options(recipe_folder=recipes, **QUICK))
     )
@@ -203,7 +204,7 @@ def test_a_teacher_is_another_row(data, recipes, tmp_path, monkeypatch):
 def test_people_trained_on_are_named_in_the_table(data, recipes, tmp_path):
     (recipes / 'mine_direct.yaml').write_text(DIRECT + 'labels: target\n')  # combineall: the gallery is trained on
     table = reproduce(
-        'mine', Folders(None, str(data / 'camera')), tmp_path, ['direct'], [0], recipe_folder=recipes, **QUICK
+        'mine', Folders(None, DatasetSpec(data / 'camera')), tmp_path, ['direct'], [0], recipe_folder=recipes, **QUICK
     )
     assert 'NO CLEAN TEST: 24 of 48 test images (4 of 4 people) were trained on' in table.row[0]
     assert 'NO CLEAN TEST' in (tmp_path / 'mine' / 'table.md').read_text()
@@ -280,7 +281,7 @@ def test_a_target_without_training_images_is_refused_early(data, recipes, tmp_pa
     with pytest.raises(UserError, match='target'):
         reproduce(
             'mine',
-            Folders(str(data / 'game'), str(empty)),
+            Folders(DatasetSpec(data / 'game'), DatasetSpec(empty)),
             tmp_path / 'out',
             ['joint'],
             [0],
