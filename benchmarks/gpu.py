@@ -5,7 +5,8 @@
     python benchmarks/gpu.py speed compiled                     # some sections
 
 Sections, in order of value: `equality` (one step on the CPU and on the GPU), `waiting` (where the host waits for the
-device), `fast` (a step as it is, and as one CUDA graph), `compiled`, `speed`, `resume`, `bf16`, `evaluation`, `command`
+device), `recorded` (CUDA graphs give the same losses), `fast` (a step as it is, and the loop with recorded steps),
+`compiled`, `speed`, `resume`, `bf16`, `evaluation`, `command`
 (train, kill, go on, evaluate). Each has a time limit of its own; an error is printed and recorded, and the next section
 goes on. Every result is printed as it comes and written to the JSON file at once; `--before` compares with the JSON
 file of an earlier run. The exit code is 1 where a section failed or two numbers that must agree do not. With
@@ -47,7 +48,7 @@ from synthreid.training.dgnet import DGNet, DGNetConfig
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
-from synthreid.training.loop import LossMeans, compile_nets, fit
+from synthreid.training.loop import RecordedSteps, compile_nets, fit
 
 PACKAGE = Path(synthreid.__file__).resolve().parent
 THESIS_STEPS = 80_700  # of joint training with the reference settings
@@ -199,9 +200,10 @@ class DrawnOnCPU(TorchFunctionMode):
         own = kwargs.get('generator')
         if own is None:
             return func(*args, **kwargs)
-        if id(own) not in self.twins:
-            self.twins[id(own)] = own, torch.Generator().manual_seed(own.initial_seed())
-        kwargs |= dict(generator=self.twins[id(own)][1], device='cpu')
+        key = id(own), own.initial_seed()
+        if key not in self.twins:
+            self.twins[key] = own, torch.Generator().manual_seed(own.initial_seed())
+        kwargs |= dict(generator=self.twins[key][1], device='cpu')
         return func(*args, **kwargs).to(own.device)
 
 
@@ -437,69 +439,44 @@ def prepared(setting: Setting, recipe, precision: str, last: bool = False):  # m
     return method, batches, batch, fabric
 
 
-class Graphed:
-    "A step of a method, recorded once and played again: the host fills in the batch and starts it."
+def recorded_time(method, batches, fabric, repeats: int) -> float:  # ms per step
+    "The loop with recorded steps; the recording itself does not count."
+    warm = RecordedSteps.patience + 2
+    starts = []
 
-    def __init__(self, method, batch: dict, fabric):
-        self.method, self.fabric = method, fabric
-        self.batch = {k: v.clone() for k, v in batch.items()}  # the places that the recording reads
-        self.random = torch.Generator(method.device)
-        for opt in method.opts.values():
-            for group in opt.param_groups:
-                group.update({k: True for k in ('capturable',) if k in group})
-            for state in opt.state.values():
-                state.update({k: v.to(method.device) for k, v in state.items() if k == 'step'})
-        with self.one_generator():
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for i in range(3):
-                    self.step(i)
-            torch.cuda.current_stream().wait_stream(aside)
-            self.graph = torch.cuda.CUDAGraph()
-            self.graph.register_generator_state(self.random)
-            with torch.cuda.graph(self.graph):
-                self.losses = self.step(3)
-
-    @contextmanager
-    def one_generator(self):
-        "Inside, every step draws from one generator on the device, which the graph knows."
-        module = sys.modules[type(self.method).__module__]
-        make = module.step_generator
-
-        def given(*parts, device='cpu'):
-            return self.random if torch.device(device).type == 'cuda' else make(*parts, device=device)
-
-        module.step_generator = given
-        try:
-            yield
-        finally:
-            module.step_generator = make
-
-    def step(self, i: int) -> dict:
-        with self.fabric.autocast():
-            return self.method.step(dict(self.batch), i)
-
-    def __call__(self, batch: dict) -> dict:  # losses; the next call overwrites them
-        for k, v in self.batch.items():
-            v.copy_(batch[k])
-        self.graph.replay()
-        return self.losses
-
-
-def graph_time(method, batches, batch, fabric, repeats: int) -> float:  # ms per step, with new batches
-    "A loop over a recorded step, from images to means of losses."
-    graphed, means = Graphed(method, batch, fabric), LossMeans()
-    for i in range(2 + repeats):
-        if i == 2:
+    def clock(method, done, losses):
+        if done == warm:
             synchronize(method.device)
-            start = time.perf_counter()
-        means.add(graphed(batches(i)))
-    told = means.take()
+            starts.append(time.perf_counter())
+
+    fit(method, batches, warm + repeats, hooks=[clock], fabric=fabric, recorded=True)
     synchronize(method.device)
-    if not np.isfinite(list(told.values())).all():
-        raise RuntimeError(f'losses of the recorded step: {told}')
-    return 1e3 * (time.perf_counter() - start) / repeats
+    return 1e3 * (time.perf_counter() - starts[0]) / repeats
+
+
+def losses_of(setting: Setting, recipe, source, target, recorded: bool, steps: int) -> dict:  # name: (steps,)
+    "The losses of every step."
+    method, batches = build(recipe, source, target, setting.device)
+    told = []
+    hook = lambda method, done, losses: told.append(losses)
+    fit(method, batches, steps, hooks=[hook], log_every=1, recorded=recorded)
+    return {k: np.array([row[k] for row in told]) for k in told[0]}
+
+
+def recorded(setting: Setting, note):
+    "Losses of 12 small steps, played as CUDA graphs and done one order at a time, which is done twice to compare."
+    source, target = people(small_size(setting.tiny))
+    allow_tf32(False)
+    for label, recipe in small_recipes(setting.tiny).items():
+
+        def measure(recipe=recipe):
+            kinds = (False, False, setting.on_gpu)
+            one, again, played = (losses_of(setting, recipe, source, target, kind, 12) for kind in kinds)
+            apart = lambda a, b: max(float((np.abs(a[k] - b[k]) / np.abs(a[k]).clip(1e-3)).max()) for k in a)
+            row = dict(played=apart(one, played), repeated=apart(one, again))
+            return row | dict(ok=row['played'] <= max(1e-4, 10 * row['repeated']))
+
+        attempt(note, measure, method=label)
 
 
 def fast(setting: Setting, note):
@@ -517,8 +494,8 @@ def fast(setting: Setting, note):
                     row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
                     row |= implied(setting, label, precision, row['fit_ms'])
                     if setting.on_gpu:
-                        row['graph_ms'] = graph_time(method, batches, batch, fabric, repeats)
-                        row |= {f'graph {k}': v for k, v in whole_run(label, row['graph_ms']).items()}
+                        row['recorded_ms'] = recorded_time(method, batches, fabric, 2 * repeats)
+                        row |= {f'recorded: {k}': v for k, v in whole_run(label, row['recorded_ms']).items()}
                     return row
 
                 about = dict(method=label, precision=precision, tuned=tuned, layout='channels_last' if last else '')
@@ -790,7 +767,7 @@ def first_steps(method, batch, fabric, device, steps: int = 3) -> float:  # seco
 
 
 def compile_and_time(setting: Setting, label, recipe, precision, mode: str, last: bool):
-    "A compiled method: how long it takes to compile, a step, a step of the loop, a step as one CUDA graph."
+    "A compiled method: how long it takes to compile, a step, a step of the loop, recorded too."
     import torch._dynamo as dynamo
 
     dynamo.reset()
@@ -807,12 +784,12 @@ def compile_and_time(setting: Setting, label, recipe, precision, mode: str, last
     breaks = dynamo.utils.counters['graph_break']
     row |= dict(breaks=sum(breaks.values()))
     if setting.on_gpu and mode == 'default':
-        row['graph_ms'] = graph_time(method, batches, batch, fabric, repeats)
+        row['recorded_ms'] = recorded_time(method, batches, fabric, 2 * repeats)
     return row | dict(lines=[f'{n} {" ".join(str(k).split())[:100]}' for k, n in breaks.most_common(6)])
 
 
 def compiled(setting: Setting, note):
-    "`compile_nets` in two modes: the first steps, then a step, the loop, and the compiled step as one CUDA graph."
+    "`compile_nets` in two modes: the first steps, then a step, the loop, and the loop with compiled and recorded steps."
     recipes = full_recipes(setting.tiny)
     for label, precision, mode, last in [('direct', 'float32', 'default', False)] if setting.tiny else COMPILED:
         work = partial(compile_and_time, setting, label, recipes[label], precision, mode, last)
@@ -839,6 +816,7 @@ COMPILED = [  # in order of value: method, precision, mode, channels_last
 SECTIONS = {  # in order of value: limit in seconds
     equality: 60,
     waiting: 45,
+    recorded: 45,
     fast: 110,
     compiled: 200,
     speed: 120,

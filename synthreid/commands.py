@@ -149,6 +149,7 @@ def train(
     tf32: bool = True,  # on a GPU: float32 convolutions on the matrix units, shortened to 10 bits behind the point
     data_on_device: bool | str = 'auto',  # keep the decoded images on the GPU: true, false, or where they fit
     compile: bool = False,  # compile the nets: the first steps take minutes, the others less (on a GPU)
+    recorded: bool = False,  # on a GPU: record steps and play them, which spares the host's orders
     checkpoint_every: int = 0,  # steps between checkpoints; 0: a twentieth of the run, at least 25
     sample_every: int = 500,  # steps between translation grids; 0 none
     cache: str | None = None,  # folder for decoded images, reused by later runs
@@ -189,6 +190,7 @@ def train(
         builds_on=[translate_with] if translate_with else [],
         data_on_device=data_on_device,
         compile=compile,
+        recorded=recorded,
     )[1]
     record_data(out, **told)
     if done < config.steps:

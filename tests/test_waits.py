@@ -241,3 +241,18 @@ def test_numbers_are_those_of_the_cpu(monkeypatch):
     here = METHODS['joint']('cpu')
     near = here.step(here.batches(split(0), split(1))(0), 0)
     assert far.keys() == near.keys() and all(torch.equal(far[k], near[k]) for k in far)
+
+
+def rates(method) -> list:
+    return [group['lr'] for opt in method.opts.values() for group in opt.param_groups]
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_steps_of_a_phase_have_the_same_rates(name):
+    method, found = METHODS[name]('cpu'), {}
+    batches = method.batches(split(0), split(1))
+    for i in range(10):
+        method.step(batches(i), i)
+        frozen = [p.requires_grad for net in method.nets.values() for p in net.parameters()]
+        assert found.setdefault(method.phase(i), (rates(method), frozen)) == (rates(method), frozen)
+    assert 1 < len(found) < 10 or name == 'flip'  # its epochs are one step long here

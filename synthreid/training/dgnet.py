@@ -591,14 +591,22 @@ class DGNet(Method):
         place = self.seed, self.device, self.data_on_device
         return DGNetBatches(source.relabel(), c.batch_size, target if c.use_target else None, *place)
 
+    def trains_encoder(self, i):
+        "Whether the structure term of step `i` trains the encoder; thrown on the host."
+        return torch.rand((), generator=step_generator(self.seed, i, 2)).item() < self.config.encoder_again
+
+    def phase(self, i):
+        "Weights of the losses, that choice, and the factor of the learning rates."
+        factor = rate_at(i, self.config.steps, milestones=self.config.milestones)
+        return tuple(weights_at(self.config, i).items()), self.trains_encoder(i), factor
+
     def step(self, batch, i):
         c, nets, opts = self.config, self.nets, self.opts
         weights, teacher = weights_at(c, i), _needed_teacher(c, self.teacher)
         for net in nets.values():
             net.train()
         set_swap_rates(c, opts, i)
-        random = step_generator(self.seed, i, 1, device=self.device)
-        train_encoder = torch.rand((), generator=step_generator(self.seed, i, 2)).item() < c.encoder_again
+        random, train_encoder = self.draws(i), self.trains_encoder(i)
         pids = {k: batch[f'{k}_pids'] for k in 'ab' if f'{k}_pids' in batch}
 
         views = {k: augment_views(batch[k], random, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from ..core import expected, step_generator
+from ..core import expected
 from ..data.augment import GEOMETRY, augment
 from ..data.batches import LabelledBatches, Pixels
 from ..models.backbones import backbone
@@ -183,10 +183,15 @@ class DirectTransfer(Method):
         kind['pixels'] = Pixels(source.images, self.device, self.data_on_device)
         return LabelledBatches(source.relabel(), cfg.batch_size, cfg.images_per_id, self.seed, self.device, **kind)
 
+    def phase(self, i):
+        "The learning rate."
+        cfg = self.config
+        return cfg.lr * rate_at(i, cfg.steps, cfg.warmup, cfg.milestones, flat=cfg.flat)
+
     def step(self, batch, i):
         cfg, net = self.config, self.nets['embedder'].train()
-        set_rate(self.opts['embedder'], cfg.lr * rate_at(i, cfg.steps, cfg.warmup, cfg.milestones, flat=cfg.flat))
-        random = step_generator(self.seed, i, 1, device=self.device)
+        set_rate(self.opts['embedder'], self.phase(i))
+        random = self.draws(i)
         images = augment(batch['images'], random, cfg.augment, cfg.strength, erasing=cfg.erasing)
         losses = supervised_losses(net, net.parts(images), batch['pids'], cfg, self.nets.get('centres'))
         return update(losses, *self.opts.values(), fabric=self.fabric)

@@ -184,15 +184,19 @@ def set_phase(
     i: int,  # step
 ):
     "Modes, what rests, and the learning rate of step `i`."
-    c, epoch = config, flip_epoch(i, config.steps, config.epochs)
-    rests = epoch < c.freeze_epochs
+    rests, rate = _phase(config, i)
     net.train()
     for part in net.trunk():
         part.requires_grad_(not rests).train(not rests)
+    set_rate(opt, rate)
+
+
+def _phase(config: FlipConfig, i: int) -> tuple:  # whether the backbone rests, learning rate
+    c, epoch = config, flip_epoch(i, config.steps, config.epochs)
     rate = c.lr * rate_at(i, c.steps, c.warmup, c.milestones, flat=c.flat)
     if c.schedule == 'epochs':
         rate = flip_rate(epoch, c.lr, c.lr_floor, c.freeze_epochs, c.warmup_epochs, c.decay_epochs)
-    set_rate(opt, rate)
+    return epoch < c.freeze_epochs, rate
 
 # %% ../../nbs/43_training.flip.ipynb #3fb66724
 def _check_flip(config: FlipConfig, encoder):
@@ -242,10 +246,14 @@ class FlipReID(Method):
         kind['pixels'] = Pixels(source.images, self.device, self.data_on_device)
         return LabelledBatches(source.relabel(), c.batch_size, c.images_per_id, self.seed, self.device, **kind)
 
+    def phase(self, i):
+        "Whether the backbone rests, and the learning rate."
+        return _phase(self.config, i)
+
     def step(self, batch, i):
         c, net = self.config, self.nets['embedder']
         set_phase(net, self.opts['embedder'], c, i)
-        random = step_generator(self.seed, i, 1, device=self.device)
+        random = self.draws(i)
         if c.augment == 'flipreid':
             images = flip_augment(batch['images'], random, c.grey_patches, c.erasing)
         else:

@@ -462,6 +462,10 @@ class JointTransfer(Method):
         "(B, 3, H, W) in [-1, 1] to (B, D) features: encoder, identity net."
         return self.nets['identity'].eval()(self.nets['generator'].encode(images)[0])
 
+    def phase(self, i):
+        "Whether it is the warm-up, and the learning rates."
+        return i < self.config.warmup_steps, *(joint_rate(self.config, name, i) for name in self.nets)
+
     def step(self, batch, i, patch_ids=None):
         "Forward, generator, discriminator, identity; in the warm-up and without a GAN the identities alone."
         cfg, nets, G = self.config, self.nets, self.nets['generator']
@@ -469,7 +473,7 @@ class JointTransfer(Method):
             net.train()
             set_rate(self.opts[name], joint_rate(cfg, name, i))
         learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
-        random, joint = step_generator(self.seed, i, 1, device=self.device), cfg.mode == 'joint'
+        random, joint = self.draws(i), cfg.mode == 'joint'
         if cfg.translation != 'gan' or i < cfg.warmup_steps:
             features = None if cfg.reid_batch else G.encode(move_batch(batch, cfg, random)['source'])[0]
             translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None

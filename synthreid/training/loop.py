@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged', 'check_finite', 'FiniteWatch',
-           'deferred_interrupt', 'check_choices', 'Method', 'compile_nets', 'Hook', 'Call', 'LossMeans', 'fit']
+           'deferred_interrupt', 'check_choices', 'Method', 'compile_nets', 'RecordedSteps', 'Hook', 'Call',
+           'LossMeans', 'fit']
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
 import signal
 import threading
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
-from ..core import UserError, check_choice, outside_autocast, pick_device, seed_everything
+from ..core import UserError, check_choice, expected, outside_autocast, pick_device, seed_everything, step_seed
 from ..data.batches import LabelledBatches, Pixels
 from ..data.datasets import ReidSplit
 
@@ -180,6 +182,7 @@ class Method:
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
     forwards = {}  # {name of a net: names of what `step` calls of it}; of the others `forward`; see `compile_nets`
+    _random = None  # see `draws`
     data_on_device = 'auto'  # stored images are kept on the device: True, False, or where they fit, see `Pixels`
 
     def __init__(
@@ -231,6 +234,23 @@ class Method:
         pixels = Pixels(source.images, self.device, self.data_on_device)
         return LabelledBatches(source.relabel(), self.config.batch_size, 0, self.seed, self.device, pixels=pixels)
 
+    def draws(
+        self,
+        i: int,  # step, from 0
+    ) -> torch.Generator:  # on the method's device; the next call seeds it anew
+        "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all steps."
+        if self._random is None:
+            self._random = torch.Generator(self.device)
+        return self._random.manual_seed(step_seed(self.seed, i, 1))
+
+    def phase(
+        self,
+        i: int,  # step, from 0
+    ):  # hashable
+        """All that `step` decides on the host at step `i`: rates, weights of losses, what is frozen. Steps of one phase
+        do the same on the device, and can be recorded; by default no two do."""
+        return i
+
     def step(
         self,
         batch: dict,  # of `batches`
@@ -256,6 +276,63 @@ def compile_nets(
     for name, net in method.nets.items():
         for forward in method.forwards.get(name, ('forward',)):
             setattr(net, forward, torch.compile(getattr(net, forward), dynamic=False, **options))
+
+# %% ../../nbs/40_training.loop.ipynb #d42292e8
+class RecordedSteps:
+    "`step` of a method on a GPU, recorded for every phase that lasts, and played."
+
+    patience = 3  # steps of a phase that are done as usual, before it is recorded
+    most = 4  # recordings that are kept
+
+    def __init__(
+        self,
+        method: Method,  # on a GPU; its optimisers will count their steps there
+    ):
+        if method.device.type != 'cuda':
+            raise expected('a method on a GPU', method.device, 'record steps there only')
+        self.method, self.stream, self.seen, self.graphs = method, torch.cuda.Stream(method.device), Counter(), {}
+        for opt in method.opts.values():
+            for group in opt.param_groups:
+                group.update({k: True for k in group if k == 'capturable'})
+            for state in opt.state.values():
+                state.update({k: v.to(method.device) for k, v in state.items() if k == 'step'})
+
+    def __call__(
+        self,
+        batch: dict,  # of tensors, of the same shapes at every step
+        i: int,  # step, from 0
+    ) -> dict:  # {name: detached scalar}; of a recorded step the next one overwrites them
+        "Do step `i`."
+        phase, current = self.method.phase(i), torch.cuda.current_stream(self.method.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            self.seen[phase] += 1
+            if self.seen[phase] > self.patience and phase not in self.graphs:
+                self._record(phase, batch, i)
+            losses = self._play(phase, batch, i) if phase in self.graphs else self.method.step(batch, i)
+        current.wait_stream(self.stream)
+        if len(self.seen) > 100:
+            self.seen.clear()
+        return losses
+
+    def _record(self, phase, batch, i):
+        while len(self.graphs) >= self.most:
+            del self.graphs[next(iter(self.graphs))]
+        places = {k: v.clone() for k, v in batch.items()}
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.method.draws(i))
+        torch.cuda.synchronize(self.method.device)
+        with torch.cuda.graph(graph, stream=self.stream):
+            losses = self.method.step(dict(places), i)
+        self.graphs[phase] = graph, places, losses
+
+    def _play(self, phase, batch, i):
+        graph, places, losses = self.graphs[phase]
+        for k, place in places.items():
+            place.copy_(batch[k], non_blocking=True)
+        self.method.draws(i)
+        graph.replay()
+        return losses
 
 # %% ../../nbs/40_training.loop.ipynb #a7be8d6c
 class Hook:
@@ -328,17 +405,19 @@ def fit(
     hooks=(),  # `Hook`s, or functions (method, steps done, losses)
     fabric=None,  # lightning_fabric.Fabric: precision, several processes
     log_every: int = 20,  # steps whose mean losses the hooks are told at once
+    recorded: bool = False,  # on a GPU: steps are played as CUDA graphs, see `RecordedSteps`
 ) -> int:  # steps done: `steps`, or fewer after an interrupt
     "Train. Every step is seeded from (seed, step, rank); hooks look, and change nothing."
     hooks = [hook if isinstance(hook, Hook) else Call(hook) for hook in hooks]
     done, rank, failed = start, fabric.global_rank if fabric else 0, True
     means, watch = LossMeans(), FiniteWatch()
+    step = RecordedSteps(method) if recorded else method.step
     try:
         with deferred_interrupt() as interrupted:
             for i in range(start, steps):
                 seed_everything(method.seed, i, rank)
                 with fabric.autocast() if fabric else nullcontext():
-                    losses = method.step(batches(i), i)
+                    losses = step(batches(i), i)
                 means.add(losses)
                 watch(losses, i, next((hook.last_good for hook in hooks if hook.last_good), 'none yet'))
                 done, told = i + 1, {}

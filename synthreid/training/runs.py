@@ -348,6 +348,7 @@ class Run:
         builds_on=(),  # runs that went into the images, such as a translator: what they saw counts as seen
         data_on_device: bool | str = 'auto',  # stored images are kept on the GPU: True, False, or where they fit
         compile: bool = False,  # nets are compiled: slower at first, then faster on a GPU, see `compile_nets`
+        recorded: bool = False,  # on a GPU: steps are recorded and played, see `RecordedSteps`
     ) -> tuple[Method, int]:  # as trained, and the steps done: fewer than config.steps after an interrupt
         "Train, or go on where the run stopped."
         method, target, settings, named = _begin(self, source, target, checkpoint_every=checkpoint_every)
@@ -361,7 +362,9 @@ class Run:
         if compile:
             compile_nets(method)
         hooks = _training_hooks(folder, method, source, done, checkpoint_every, sample_every, tensorboard, progress)
-        return method, fit(method, method.batches(source, target), self.config.steps, done, hooks, fabric)
+        return method, fit(
+            method, method.batches(source, target), self.config.steps, done, hooks, fabric, recorded=recorded
+        )
 
 # %% ../../nbs/48_training.runs.ipynb #82e51ff9
 def finished_checkpoint(
