@@ -1,4 +1,4 @@
-"""Check what the documentation is built from, as far as that can be told without Quarto. That Quarto builds is not proved.
+"""Check what the documentation is built from, as far as that can be told without Quarto (which it does not replace).
 
     python .ci/docs.py
 
