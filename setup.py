@@ -1,4 +1,4 @@
-"""Installs `synthreid` from settings.ini: every key `<name>_requirements` becomes the extra `[<name>]`, plus `[all]`."""
+"""Installs `synthreid` from settings.ini: every key `<name>_requirements` is the extra `[<name>]`, plus `[all]`."""
 
 import shlex
 from configparser import ConfigParser

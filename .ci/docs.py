@@ -1,9 +1,9 @@
-"""Check what the documentation is built from, as far as that can be told without Quarto (it does not prove that Quarto builds).
+"""Check what the documentation is built from, as far as that can be told without Quarto (which it does not replace).
 
     python .ci/docs.py
 
 `_quarto.yml` and its link in `nbs/`; nbdev's own processing of every notebook; title and description; saved errors;
-links and pictures; the map of notebooks in the index; a docstring for every exported name. Prints one line for each problem.
+links and pictures; the map of notebooks in the index; a docstring for every exported name. One line for each problem.
 Writes only files that git ignores: `nbs/nbdev.yml`, `nbs/sidebar.yml`, `_proc/`.
 """
 

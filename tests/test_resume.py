@@ -80,6 +80,6 @@ def test_interrupt_saves_and_says_so(folders, tmp_path):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    said = run.communicate(timeout=120)[1]
+    said = run.communicate(timeout=480)[1]
     assert run.returncode == 130 and 'of 5000, saved in' in said and 'run the same command to go on' in said
     assert not list((tmp_path / 'run' / 'checkpoints').glob('.*')), 'nothing half-written is left'

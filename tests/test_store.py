@@ -221,7 +221,7 @@ def start(tmp_path, pause=0.0, limit=0):
 
 
 def result(process):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=960)
     assert process.returncode == 0, err
     return json.loads(out)
 

@@ -49,7 +49,7 @@ def home(tmp_path_factory):
 
 
 def call(folder, *argv):
-    done = subprocess.run([*COMMAND, *map(str, argv)], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*COMMAND, *map(str, argv)], cwd=folder, capture_output=True, text=True, timeout=1200)
     return done.returncode, done.stdout, done.stderr
 
 
