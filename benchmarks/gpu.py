@@ -791,7 +791,7 @@ def compile_and_time(setting: Setting, label, recipe, precision, mode: str, last
 
 
 def compiled(setting: Setting, note):
-    "`compile_nets` in two modes: the first steps, then a step, the loop, and the loop with compiled and recorded steps."
+    "`compile_nets` in two modes: the first steps, then a step, the loop, and the loop with recorded steps."
     recipes = full_recipes(setting.tiny)
     for label, precision, mode, last in [('direct', 'float32', 'default', False)] if setting.tiny else COMPILED:
         work = partial(compile_and_time, setting, label, recipes[label], precision, mode, last)
