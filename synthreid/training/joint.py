@@ -476,8 +476,8 @@ class JointTransfer(Method):
         return self.nets['identity'].eval()(self.nets['generator'].encode(images)[0])
 
     def step(self, batch, i, patch_ids=None):
-        """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the warm-up
-        and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
+        """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the
+        warm-up and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
         cfg, nets, G = self.config, self.nets, self.nets['generator']
         _begin_step(nets, self.opts, cfg, i)
         learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
