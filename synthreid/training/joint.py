@@ -82,7 +82,7 @@ class JointConfig(TranslationConfig):
     reid_images_per_id: int = 4  # K of that batch
     across_cameras: bool = False  # the K images of a person from different cameras of the source
     translated_share: float = 0.5  # share of each identity's images that are translated in that batch
-    augment: AugmentKind = 'strong'  # of the re-ID batch, see direct transfer; 'translation' (a zoom) also of the target
+    augment: AugmentKind = 'strong'  # of the re-ID batch, see direct transfer; 'translation' zooms the target, too
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
@@ -476,8 +476,8 @@ class JointTransfer(Method):
         return self.nets['identity'].eval()(self.nets['generator'].encode(images)[0])
 
     def step(self, batch, i, patch_ids=None):
-        """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the warm-up
-        and without a GAN: identities alone. `patch_ids`: of `generator_losses`, to compare with the reference."""
+        """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the
+        warm-up and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
         cfg, nets, G = self.config, self.nets, self.nets['generator']
         _begin_step(nets, self.opts, cfg, i)
         learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
