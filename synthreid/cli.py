@@ -30,8 +30,8 @@ def comments_of(
 ) -> dict:  # {parameter: comment}
     "The docments of a function's parameters, or of a dataclass's fields and those it inherits."
     sources = [c for c in reversed(thing.__mro__) if is_dataclass(c)] if inspect.isclass(thing) else [thing]
-    found = {name: told.docment for source in sources for name, told in docments(source, full=True).items()}
-    return {name: ' '.join(text.split()) for name, text in found.items() if text and name != 'return'}
+    told = [(name, d.docment) for source in sources for name, d in docments(source, full=True).items()]
+    return {name: ' '.join(text.split()) for name, text in told if text and name != 'return'}
 
 # %% ../nbs/60_cli.ipynb #5aee654e
 class _Option(NamedTuple):

@@ -60,7 +60,6 @@ def test_imports():
     blocked |= {
         'nbdev',
         'execnb',
-        'fastcore',
         'ipykernel',
         'jupyter',
         'jupyter_core',

@@ -34,7 +34,7 @@ class DirectConfig:
     last_stride: int = 2  # stride of the last stage; 1 keeps more detail
     pooling: Literal['average', 'gem'] = 'average'  # of the backbone's maps; GeM learns its exponent
     gem_power: float = 3.0  # exponent of GeM at the start
-    clip: bool = False  # True: features clipped to [0, 1] behind the pooling
+    clip: bool = False  # True: features clipped to [0, 1] after the pooling
     neck: Literal['bn', 'none'] = 'bn'  # BN neck, or the classifier reads the pooled features (plain softmax baseline)
     classifier_bias: bool = True  # False: as in the BN neck of Luo et al.
     classifier_std: float = 0.0  # standard deviation of the classifier's first weights; 0: Kaiming (reference)
@@ -42,10 +42,8 @@ class DirectConfig:
     batch_size: int = 32  # images per step
     images_per_id: int = 0  # 0: shuffled images; K: identity batches with K images each
     across_cameras: bool = False  # identity batches take a person from different cameras
-    sampling: Literal['identities', 'groups'] = (
-        'identities'  # of identity batches: all people, or all pictures, equally
-    )
-    augment: AugmentKind = 'plain'  # flip and shift; 'strong' and colours; 'baseline' pad and crop; 'translation' zoom
+    sampling: Literal['identities', 'groups'] = 'identities'  # identity batches: all people, or all pictures, equally
+    augment: AugmentKind = 'plain'  # flip, shift; 'strong': and colours; 'baseline': pad, crop; 'translation': zoom
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     lr: float = 2e-4  # Adam

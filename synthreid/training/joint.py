@@ -37,20 +37,23 @@ class TranslationConfig:
     steps: int = 80_700  # optimiser steps
     batch_size: int = 8  # source images and target images per GAN batch
     images_per_id: int = 0  # 0: shuffled; K: identity batches in the GAN batch (triplet)
-    translation: TranslationKind = 'gan'  # learned; not: 'closed_form' (its start), 'colour_map' (one for all), 'none'
+    # 'gan': learned; controls: 'closed_form' (colour and sharpness per camera, not trained), 'colour_map' (one linear
+    # map for all cameras), 'none'
+    translation: TranslationKind = 'gan'
     dim: int = 64  # generator channels after the first convolution
     n_blocks: int = 9  # residual blocks
-    decoder: Literal['field', 'transposed', 'resize'] = 'field'  # light, colour, sharpness; reference; no checkerboard
+    # 'field': light, colour and sharpness only; 'transposed': the reference's; 'resize': no checkerboard
+    decoder: Literal['field', 'transposed', 'resize'] = 'field'
     field_stride: int = 8  # image pixels per cell of the light field
     cameras: bool = True  # translate to a given target camera
     colour_map: bool = True  # start from closed forms: colour map and, for 'field', sharpness
     discriminator_dim: int = 64  # channels after its first convolution
     discriminator_norm: Literal['none', 'instance'] = 'none'  # 'instance' (reference) hides colour
     weight_gan: float = 1.0  # least-squares adversarial loss of the generator
-    weight_feature_match: float = 0.0  # discriminator features, for both players
+    weight_feature_match: float = 0.0  # layers: target, translation (generator); source, translation (discriminator)
     weight_nce: float = 0.5  # PatchNCE between source and translation
     weight_nce_identity: float = 0.0  # PatchNCE between target and its own translation
-    weight_d: float = 0.5  # both halves of the discriminator's loss
+    weight_d: float = 0.5  # of the discriminator's real and fake loss, each
     feature_match: Literal['feature', 'gram'] = 'feature'  # position by position, or products of channels
     discriminator_taps: tuple[int, ...] = (1, 2, 3, 4)  # stages compared by feature matching
     n_patches: int = 256  # per image and layer
@@ -79,7 +82,7 @@ class JointConfig(TranslationConfig):
     reid_images_per_id: int = 4  # K of that batch
     across_cameras: bool = False  # the K images of a person from different cameras of the source
     translated_share: float = 0.5  # share of each identity's images that are translated in that batch
-    augment: AugmentKind = 'strong'  # of the re-ID batch, as in direct transfer; 'translation' zooms target images, too
+    augment: AugmentKind = 'strong'  # of the re-ID batch, see direct transfer; 'translation' zooms the target, too
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
@@ -115,6 +118,11 @@ class JointConfig(TranslationConfig):
         return cls(**published | changes)
 
 # %% ../../nbs/42_training.joint.ipynb #dad224ae
+def _no_target():
+    remedy = "give a target, or set translation='none'"
+    return expected('target images to translate towards', 'none', remedy)
+
+
 class JointBatches:
     "Source, target and re-ID images of step `i`."
 
@@ -128,7 +136,8 @@ class JointBatches:
         device='cpu',  # where the batch lives
         data_on_device: bool | str = 'auto',  # see `Pixels`
     ):
-        cfg, source, gan, self.streams = config, source.relabel(), config.translation == 'gan', {}
+        cfg, source, gan = config, source.relabel(), config.translation == 'gan'
+        self.streams = {}
         if gan and target is None:
             raise _no_target()
         if n_cameras and target is not None and target.camids.max() >= n_cameras:
@@ -157,11 +166,6 @@ class JointBatches:
             batch[name], batch[f'{name}_{label}'] = drawn['images'], drawn[label]
         return batch
 
-
-def _no_target():
-    remedy = "give a target, or set translation='none'"
-    return expected('target images to translate towards', 'none', remedy)
-
 # %% ../../nbs/42_training.joint.ipynb #33e96f5b
 def make_nets(
     config: JointConfig,  # widths, depths, kinds
@@ -187,7 +191,7 @@ def closed_forms(
     target: ReidSplit,  # images in memory; with `n_cameras` its camids are 0 to n_cameras - 1
     n_cameras: int = 0,  # 0: one form for all cameras together
 ) -> tuple:  # matrix (3, 3), bias (3,), log-gains (bands,); with cameras (n_cameras, ...)
-    "Colour map and sharpness that make source images look like the target's, from (a thousand of) the pixels."
+    "Colour map and sharpness that make source images look like the target's, from about a thousand pictures of each."
     if target is None:
         raise _no_target()
     limit = max(64, 1000 * 64 * 32 // (target.images.shape[1] * target.images.shape[2]))
@@ -195,6 +199,9 @@ def closed_forms(
     x, found = some(source), []
     for camera in range(n_cameras) if n_cameras else [None]:
         y = some(target if camera is None else target[target.camids == camera])
+        if not len(y):
+            what, remedy = f'pictures of every camera from 0 to {n_cameras - 1}', 'number the cameras without gaps'
+            raise expected(what, f'none of camera {camera}', remedy)
         matrix, bias = colour_transfer(x, y)
         found.append((matrix, bias, match_sharpness(apply_colour_map(x, matrix, bias), y)))
     return tuple(torch.stack(form) for form in zip(*found)) if n_cameras else found[0]
@@ -206,7 +213,7 @@ def start_translation(
     source: ReidSplit,  # images in memory
     target: ReidSplit,  # images in memory, with cameras
 ):
-    "Let the generator begin with closed forms; the 'field' decoder learns them on, behind the others they stay fixed."
+    "Let the generator begin with closed forms: 'field' is trained further, with the others the colour map stays fixed."
     if config.translation == 'none' or (config.translation == 'gan' and not config.colour_map):
         return
     device = next(generator.parameters()).device
@@ -242,7 +249,7 @@ def move_batch(
     batch: dict,  # of `JointBatches`
     config: JointConfig,  # augment
     random: torch.Generator,  # on the batch's device
-) -> dict:  # the batch with other source images; with 'translation', which zooms, other target images, too
+) -> dict:  # the batch, its source images moved; with augment='translation' (which zooms) its target images, too
     "The augmentation of the GAN batch: places, not colours."
     kind = 'plain' if config.augment == 'strong' else config.augment
     moved = batch | {'source': augment(batch['source'], random, kind)}
@@ -297,7 +304,7 @@ def generator_losses(
     camera: torch.Tensor | None,  # (B,) int64, which they were translated to; None: cameras are not told apart
     random: torch.Generator,  # draws the places
     patch_ids: dict | None = None,  # {loss: {tap: (P,) int64}}: these places instead
-) -> dict:  # {'gan', 'feature_match', 'nce', 'nce_identity': ...}, weighted; a term of weight 0 is left out
+) -> dict:  # {'gan', 'feature_match', 'nce', 'nce_identity': ...}, weighted; left out at weight 0, except 'gan'
     "What generator and projector learn from."
     cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
     verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
@@ -364,7 +371,7 @@ def identity_losses(
     nets: dict,  # generator, identity
     config: JointConfig,  # mode, reid_batch, weights of the losses
     batch: dict,  # reid, reid_pids; without a re-ID batch source_pids
-    features: torch.Tensor | None,  # (B, C, h, w) of the source images; None: there is a re-ID batch
+    features: torch.Tensor | None,  # (B, C, h, w) of the source images; None: not there yet, or there is a re-ID batch
     random: torch.Generator,  # for augmentation and cameras
     translate=None,  # translate(images, camera) -> images; None: nothing is translated
 ) -> dict:  # {'id', 'triplet': ...}, weighted
@@ -373,6 +380,8 @@ def identity_losses(
     if config.reid_batch:
         images = reid_images(batch['reid'], config, random, translate, generator.n_cameras)
         features = generator.encode(images)[0]
+    elif features is None:
+        features = generator.encode(move_batch(batch, config, random)['source'])[0]
     if config.mode == 'disjoint':
         features = features.detach()
     return reid_losses(*nets['identity'](features), pids, config)
@@ -385,8 +394,10 @@ def joint_optimiser(
 ) -> torch.optim.Adam:
     "Adam with the betas and the weight decay of this net."
     cfg, quirks = config, config.reference_quirks
-    decays = {'generator': cfg.weight_decay_generator, 'discriminator': cfg.weight_decay_discriminator}
-    own = cfg.weight_decay_projector if name == 'projector' else None if quirks else decays.get(name)
+    decays = {'projector': cfg.weight_decay_projector}
+    if not quirks:
+        decays |= {'generator': cfg.weight_decay_generator, 'discriminator': cfg.weight_decay_discriminator}
+    own = decays.get(name)
     learning = [p for p in net.parameters() if p.requires_grad]
     return torch.optim.Adam(
         learning,
@@ -407,9 +418,16 @@ def joint_rate(
     if name == 'discriminator':
         lr = cfg.lr_discriminator
     if name == 'identity':
-        lr = cfg.lr_identity or lr
+        lr = lr if cfg.lr_identity is None else cfg.lr_identity
         milestones = milestones if cfg.identity_milestones is None else cfg.identity_milestones
     return lr * rate_at(i, cfg.steps, milestones=milestones, flat=cfg.flat)
+
+
+def _begin_step(nets, opts, config, i):
+    "All nets in training mode, at their rates of step `i`."
+    for name, net in nets.items():
+        net.train()
+        set_rate(opts[name], joint_rate(config, name, i))
 
 # %% ../../nbs/42_training.joint.ipynb #aa4bd7c8
 def check_joint(
@@ -467,19 +485,16 @@ class JointTransfer(Method):
         return i < self.config.warmup_steps, *(joint_rate(self.config, name, i) for name in self.nets)
 
     def step(self, batch, i, patch_ids=None):
-        "Forward, generator, discriminator, identity; in the warm-up and without a GAN the identities alone."
+        """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the
+        warm-up and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
         cfg, nets, G = self.config, self.nets, self.nets['generator']
-        for name, net in nets.items():
-            net.train()
-            set_rate(self.opts[name], joint_rate(cfg, name, i))
+        _begin_step(nets, self.opts, cfg, i)
         learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
         random, joint = self.draws(i), cfg.mode == 'joint'
         if cfg.translation != 'gan' or i < cfg.warmup_steps:
-            features = None if cfg.reid_batch else G.encode(move_batch(batch, cfg, random)['source'])[0]
             translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None
-            losses = identity_losses(nets, cfg, batch, features, random, translate)
+            losses = identity_losses(nets, cfg, batch, None, random, translate)
             return learn(losses, *(('generator', 'identity') if joint else ('identity',)))
-
         batch = move_batch(batch, cfg, random)
         features, taps = G.encode(batch['source'], G.nce_taps)
         camera = draw_cameras(self.n_cameras, len(features), random)

@@ -25,7 +25,7 @@ from ..data.datasets import ReidSplit
 def update(
     losses: dict,  # {name: scalar with graph}; already weighted
     *opts: torch.optim.Optimizer,  # each takes one step
-    fabric=None,  # lightning_fabric.Fabric when several processes train together
+    fabric=None,  # `method.fabric`: averages gradients over the processes; None: there is one process
 ) -> dict:  # {name: detached scalar}
     "One backward through the sum of the losses, one step of every optimiser."
     for opt in opts:
@@ -69,8 +69,8 @@ def rate_at(
     flat: float = 1.0,  # fraction of the run after which the rate falls linearly; 1.0 never
     final: float = 0.02,  # what it falls to
 ) -> float:  # factor for the base learning rate
-    "The learning-rate factor at a step: warm-up, multi-step or flat-then-linear."
-    t = step / max(1, steps)
+    "The learning-rate factor at a step: warm-up, milestones and a linear end, multiplied."
+    t = min(1.0, step / max(1, steps))
     factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
     factor *= gamma ** sum(t >= m for m in milestones)
     return factor * (1.0 if flat >= 1 or t < flat else final + (1 - final) * (1 - t) / (1 - flat))
@@ -196,34 +196,23 @@ class Method:
         check_choices(config)
         seed_everything(seed, -1)
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
-        self.extra = dict(
-            n_ids=n_ids, seed=seed
-        )  # written down with the settings; and `n_cameras`, if nets depend on it
+        # written down with the settings; methods whose nets depend on `n_cameras` add it
+        self.extra = dict(n_ids=n_ids, seed=seed)
         self.nets, self.opts = {}, {}  # by name: modules, and the optimisers that train them
 
     @classmethod
-    def uses_target(
-        cls,
-        config,  # its settings
-    ) -> bool:  # True: unlabelled target images are needed in training
-        "Whether training with these settings looks at the target."
+    def uses_target(cls, config) -> bool:  # True: unlabelled target images are needed in training
+        "Whether training with the settings `config` looks at the target."
         return False
 
     @classmethod
-    def builds_on(
-        cls,
-        config,  # its settings
-    ) -> dict:  # {argument of the constructor: run folder}
+    def builds_on(cls, config) -> dict:  # {argument of the constructor: run folder}
         """Runs whose nets are handed to the constructor when training begins; none by default. The argument `teacher`
         gets a net for `soft_labels`, `encoder` a joint method, any other the method of that run."""
         return {}
 
-    def prepare(
-        self,
-        source: ReidSplit,  # labelled, images in memory
-        target: ReidSplit | None,  # unlabelled, images in memory
-    ):
-        "Called once, before the first step of a new run. Does nothing by default."
+    def prepare(self, source: ReidSplit, target: ReidSplit | None):
+        "Called once, before the first step of a new run, with what `batches` gets. Does nothing by default."
 
     def batches(
         self,
@@ -251,19 +240,12 @@ class Method:
         do the same on the device, and can be recorded; by default no two do."""
         return i
 
-    def step(
-        self,
-        batch: dict,  # of `batches`
-        i: int,  # step, from 0
-    ) -> dict:  # {name: detached scalar}
-        "One step of training: all the mathematics of the method."
+    def step(self, batch: dict, i: int) -> dict:  # {name: detached scalar}
+        "Step `i`, from 0, on a batch of `batches`: all the mathematics of the method."
         raise UserError(f'expected a method that trains, got {type(self).__name__}: define step(batch, i)')
 
-    def embed(
-        self,
-        images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-    ) -> torch.Tensor:  # (B, D)
-        "What the method is for: features whose distances tell people apart."
+    def embed(self, images: torch.Tensor) -> torch.Tensor:  # (B, D)
+        "What the method is for: of images (B, 3, H, W) in [-1, 1] features whose distances tell people apart."
         raise UserError(f'expected a method that embeds, got {type(self).__name__}: define embed(images)')
 
 # %% ../../nbs/40_training.loop.ipynb #e4a15bbe
@@ -338,7 +320,7 @@ class RecordedSteps:
 class Hook:
     "Looks at the training after every step, and changes nothing."
 
-    stopping = False  # True: the run ends behind this step, in good order
+    stopping = False  # True: the run ends after this step, in good order
     last_good = None  # of a hook that saves: name of the last checkpoint
 
     def __call__(
@@ -373,7 +355,7 @@ class Call(Hook):
 
 # %% ../../nbs/40_training.loop.ipynb #19b6a8b9
 class LossMeans:
-    "Sums of losses, kept on their device: nothing waits for it until somebody asks."
+    "Sums of losses, kept on their device until somebody asks for the means."
 
     def __init__(self):
         self.sums, self.counts = {}, {}
@@ -400,10 +382,10 @@ class LossMeans:
 def fit(
     method: Method,  # trained in place
     batches,  # `batches(i)` gives the batch of step i
-    steps: int,  # run until this step
+    steps: int,  # run until this step; rates follow `config.steps`
     start: int = 0,  # first step to run (the number of steps already done)
     hooks=(),  # `Hook`s, or functions (method, steps done, losses)
-    fabric=None,  # lightning_fabric.Fabric: precision, several processes
+    fabric=None,  # lightning_fabric.Fabric: precision, number of this process; the same as `method.fabric`
     log_every: int = 20,  # steps whose mean losses the hooks are told at once
     recorded: bool = False,  # on a GPU: steps are played as CUDA graphs, see `RecordedSteps`
 ) -> int:  # steps done: `steps`, or fewer after an interrupt
