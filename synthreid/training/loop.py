@@ -227,7 +227,7 @@ class Method:
         self,
         i: int,  # step, from 0
     ) -> torch.Generator:  # on the method's device; the next call seeds it anew
-        "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all steps."
+        "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all."
         if self._random is None:
             self._random = torch.Generator(self.device)
         return self._random.manual_seed(step_seed(self.seed, i, 1))
