@@ -69,7 +69,8 @@ def folders(data, **changes):
 
 def test_an_interrupted_translator_is_trained_to_its_end(data, recipes, tmp_path, monkeypatch):
     fit = runs.fit
-    monkeypatch.setattr(runs, 'fit', lambda m, b, steps, *rest, **more: fit(m, b, 2, *rest, **more))  # Ctrl-C after two steps
+    # Ctrl-C after two steps
+    monkeypatch.setattr(runs, 'fit', lambda m, b, steps, *rest, **more: fit(m, b, 2, *rest, **more))
     with pytest.raises(KeyboardInterrupt, match='2 of 4'):
         reproduce('mine', folders(data), tmp_path / 'out', ['joint'], [0], recipe_folder=recipes, **QUICK)
     monkeypatch.undo()
