@@ -26,7 +26,7 @@ def quick(source):
         'board.features(n=120)',
     ):  # compiling UMAP takes longer than all the rest
         source = source.replace(call, call[:-1] + ', umap=False)')
-    source = source.replace("'../../tests/", f"'{ROOT.as_posix()}/tests/")  # it runs elsewhere
+    source = source.replace("'../examples/", f"'{ROOT.as_posix()}/nbs/examples/")  # it runs elsewhere
     return '\n'.join(line for line in source.split('\n') if not line.startswith('assert '))
 
 
