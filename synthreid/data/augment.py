@@ -97,7 +97,8 @@ def photometric(
     u = x.add(1).mul(0.5).clamp(1e-3, 1) ** torch.exp(0.4 * strength * r(1, 1, 1))
     grey = u.mean(1, keepdim=True)
     u = grey + (u - grey) * (1 + 0.5 * strength * r(1, 1, 1))
-    u = torch.einsum('bij,bjhw->bihw', torch.eye(3, device=x.device) + 0.1 * strength * r(3, 3), u)
+    mix = torch.eye(3, device=x.device) + 0.1 * strength * r(3, 3)
+    u = torch.einsum('bij,bjhw->bihw', mix.to(u.dtype), u)
     u = u * torch.exp(0.35 * strength * r(1, 1, 1) + 0.15 * strength * r(3, 1, 1))
     if light:
         u = u * torch.exp(light * F.interpolate(r(1, 4, 2), (H, W), mode='bicubic', align_corners=False))

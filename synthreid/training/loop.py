@@ -331,8 +331,8 @@ class RecordedSteps:
 
     def _play(self, phase, batch, i):
         graph, places, losses = self.graphs[phase]
-        for k, place in places.items():
-            place.copy_(batch[k], non_blocking=True)
+        for k, kept in places.items():
+            kept.copy_(batch[k], non_blocking=True)
         self.method.draws(i)
         graph.replay()
         return losses
