@@ -79,6 +79,9 @@ def train(make, steps=3) -> dict:  # {name: tensor}
     method, told = make(), []
     for net in method.nets.values():
         net.double()
+        for m in net.modules():  # weights of 0, as ResNets begin, let rounding decide which of equal maxima learns
+            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.affine:
+                torch.nn.init.uniform_(m.weight, 0.5, 1.5)
     groups = lambda opt: [{'params': group['params']} for group in opt.param_groups]
     method.opts = {name: torch.optim.SGD(groups(opt), lr=1e-3) for name, opt in method.opts.items()}
     batches = method.batches(split(0), split(1))
@@ -94,7 +97,7 @@ if __name__ == '__main__':
     folder, wrong = Path(sys.argv[1]), ' '.join(sys.argv[2:])
     processes.join('cpu')
     spoil(wrong)
-    for name, make in METHODS.items() if not wrong else [('direct', METHODS['direct'])]:
-        found = train(make)
+    for name in METHODS if not wrong else ['direct']:
+        found = train(METHODS[name])
         if processes.is_first():
             torch.save(found, folder / f'{name}.pt')
