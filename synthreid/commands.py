@@ -48,14 +48,23 @@ def _numbers(text: str, flag: str) -> list:
         raise expected('whole numbers separated by commas', f'{flag} {text}', f'for instance {flag} 3,7') from None
 
 
-def _reader_options(text: str) -> dict:
-    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
+def _plain_value(text: str):  # bool, int, float, str or None
+    "A word as YAML reads it; what is more to YAML, such as `[` or `{cam}_{*}.jpg`, is text here."
     import yaml
 
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return value if value is None or isinstance(value, (bool, int, float, str)) else text
+
+
+def _reader_options(text: str) -> dict:
+    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
     from synthreid.data.datasets import load_dataset
 
     pairs = [pair.partition('=') for pair in text.split(',') if pair.strip()]
-    given = {k.strip(): yaml.safe_load(v) for k, sign, v in pairs if sign and v.strip()}
+    given = {k.strip(): _plain_value(v.strip()) for k, sign, v in pairs if sign and v.strip()}
     if len(given) < len(pairs):
         raise expected('options such as protocol=old,split_id=3, each once', repr(text), 'mend them')
     if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}):
