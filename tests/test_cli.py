@@ -533,3 +533,64 @@ def test_a_reader_who_leaves_early_is_no_error(argv, data):
     os.close(right)
     assert done.returncode == (0 if 'train' in argv else 141), done.stderr  # argparse prints its help without a word
     assert not {'synthreid:', 'Broken', 'Traceback', 'ignored'} & set(done.stderr.split()), done.stderr
+
+
+def test_a_translation_goes_on(data, tmp_path, monkeypatch):
+    run, source = tmp_path / 'run', data / 'game' / 'query'
+    start = 'train', 'joint', '--source', data / 'game', '--target', data / 'camera', '--out', run, *JOINT
+    assert call(*start)[0] == 0
+    translate = 'translate', source, '--run', run, '--device', 'cpu', '--batch-size', 8
+    assert call(*translate, '--out', tmp_path / 'whole')[0] == 0
+    whole = {p.name: p.read_bytes() for p in (tmp_path / 'whole').glob('*.png')}
+    for stop in KeyboardInterrupt(), OSError(28, 'No space left on device'):
+        out, write, left = tmp_path / type(stop).__name__, commands._save_png, [11]
+
+        def save(pixels, path, write=write, left=left, stop=stop):
+            if not left[0]:
+                raise stop
+            left[0] -= 1
+            write(pixels, path)
+
+        with monkeypatch.context() as m:
+            m.setattr(commands, '_save_png', save)
+            assert call(*translate, '--out', out)[0] == (130 if isinstance(stop, KeyboardInterrupt) else 2)
+        made = sorted(out.glob('*.png'))
+        assert len(made) == 11
+        made[0].write_bytes(whole[made[0].name][:200])  # half-written
+        (out / f'.{made[1].name}.123.tmp').write_bytes(b'half')
+        kept = made[1].stat().st_mtime_ns
+        for wrong in (['--camera', 1], ['--run', tmp_path / 'whole']):
+            assert call(*translate, '--out', out, *wrong)[0] == 2
+        assert call('translate', data / 'camera' / 'query', *translate[2:], '--out', out)[0] == 2
+        code, said, err = call(*translate, '--out', out)
+        assert code == 0 and f'{len(whole)} images' in said, err
+        assert {p.name: p.read_bytes() for p in out.glob('*.png')} == whole and not list(out.glob('.*.tmp'))
+        assert made[1].stat().st_mtime_ns == kept, 'whole pictures are not written again'
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'notes.txt').touch()
+    code, said, err = call(*translate, '--out', tmp_path / 'mine')
+    assert code == 2 and 'has files in it' in err
+
+
+def test_too_many_people_are_refused_at_once(tmp_path):
+    code, said, err = call('render', '--domain', 'game', '--ids', 1_000_000, '--out', tmp_path / 'x')
+    assert code == 2 and '1,000,000 people' in err and not (tmp_path / 'x').exists()
+
+
+def test_a_picture_of_cameras_is_whole_or_not_there(data, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(self, file, **how):
+        Path(file).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    (tmp_path / 'old.png').write_bytes(b'earlier')
+    monkeypatch.setattr(Figure, 'savefig', full)
+    for name in 'new.png', 'old.png':
+        code, said, err = call('doctor', data / 'camera', '--picture', tmp_path / name)
+        assert code == 2 and 'No space left' in err
+    assert [p.name for p in tmp_path.iterdir()] == ['old.png'] and (tmp_path / 'old.png').read_bytes() == b'earlier'
+    monkeypatch.undo()
+    for name in 'new.png', 'new.SVG':
+        assert call('doctor', data / 'camera', '--picture', tmp_path / name)[0] < 2
+        assert (tmp_path / name).stat().st_size > 1000
