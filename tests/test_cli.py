@@ -594,3 +594,23 @@ def test_a_picture_of_cameras_is_whole_or_not_there(data, tmp_path, monkeypatch)
     for name in 'new.png', 'new.SVG':
         assert call('doctor', data / 'camera', '--picture', tmp_path / name)[0] < 2
         assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    'size,more,part',
+    [
+        ('12x12', [], 'at least 16x8'),
+        ('12x16', [], 'at least 16x8'),
+        ('16x4', [], 'at least 16x8'),
+        ('4x8', ['--translation', 'none'], 'at least 8x8'),
+        ('8x4', ['--translation', 'none'], 'at least 8x8'),
+    ],
+)
+def test_images_too_small_for_the_nets_are_refused_before_decoding(size, more, part, data, tmp_path, monkeypatch):
+    where = ['--source', data / 'game', '--target', data / 'camera']
+    start = 'train', 'joint', *where, *JOINT, *more
+    code, said, err = call(*start, '--size', part.split()[-1], '--steps', 1, '--out', tmp_path / 'smallest')
+    assert code == 0, err
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)  # would be a fault
+    code, said, err = call(*start, '--size', size, '--out', tmp_path / 'x')
+    assert code == 2 and part in err and not (tmp_path / 'x').exists(), err
