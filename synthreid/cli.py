@@ -22,6 +22,7 @@ from fastcore.docments import docments
 
 from . import __version__, commands
 from .core import UserError, expected
+from .processes import leave_to_first, part, speaks_of
 
 # %% ../nbs/60_cli.ipynb #4e718c2b
 def _comments_of(
@@ -303,7 +304,9 @@ def _as_python(argument: str) -> str:
 
 
 def _start(argv: list) -> int:  # exit code
-    "Find the command and call it."
+    "Find the command and call it; of several processes all but the first leave, except in a training."
+    if argv[:1] != ['train'] and not leave_to_first(argv[0] if argv else 'this'):
+        return 0
     if not argv or argv[0] in ('-h', '--help', 'help'):
         return print(_overview())
     if argv[0] == '--version':
@@ -325,6 +328,7 @@ def main(
     try:
         code = _start([_as_python(a) for a in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()
+        part()
         return code or 0
     except SystemExit as e:
         return e.code or 0
@@ -335,7 +339,8 @@ def main(
         code, said = _complaint(e)
         if code == 70:
             traceback.print_exc()
-        print(f'synthreid: {said}', file=sys.stderr)
+        if speaks_of(e, code):
+            print(f'synthreid: {said}', file=sys.stderr)
         return code
     finally:
         warnings.formatwarning = pythons

@@ -12,6 +12,7 @@ import inspect
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -136,12 +137,14 @@ def _source_split(specs, train_only, per_id, ids, seed):  # -> names, labelled s
 # %% ../nbs/57_commands.ipynb #c4617095
 def _unlabelled(real, method, config):  # -> ReidSplit, or None
     "The images for training of the target, if there is one and the settings look at it."
+    from synthreid.processes import is_first
     from synthreid.training.methods import find_method
 
     if real is None or find_method(method).uses_target(config):
         return real and real.train
     said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'
-    print(said, file=sys.stderr)
+    if is_first():
+        print(said, file=sys.stderr)
     return None
 
 
@@ -196,23 +199,30 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
+    from synthreid.processes import check_alone, first_does, is_first, join, shared_folder, told_to_all
     from synthreid.training.provenance import record_data
     from synthreid.training.runs import Run
 
-    specs = _sources(source, source_layout, source_options, source_pattern)
-    told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
-    told['target'] = _dataset(target, layout, options, pattern) if target else None
-    real = told['target'] and told['target'].load()
-    names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
-    unlabelled = _unlabelled(real, method, config)
+    join(device)
+    check_alone(compile=compile, recorded=recorded)
+    with told_to_all():
+        specs = _sources(source, source_layout, source_options, source_pattern)
+        told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
+        told['target'] = _dataset(target, layout, options, pattern) if target else None
+        real = told['target'] and told['target'].load()
+        names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
+        unlabelled = _unlabelled(real, method, config)
     run = Run(out, method, config, seed, device, precision, tf32)
     run.check(labelled, unlabelled)
     if not translate_with and run.is_finished(labelled, unlabelled):
-        record_data(out, **told)
+        first_does(lambda: is_first() and record_data(out, **told))
         print(f'{config.steps} of {config.steps} steps were done before in {out}')
         return
+    with shared_folder(cache) as here:
+        decode = partial(_decoded, labelled, unlabelled, config.size, translate_with, here, device, on_broken)
+        pictures = first_does(decode, here=here != cache)
     done = run.train(
-        *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
+        *pictures,
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
@@ -221,7 +231,8 @@ def train(
         compile=compile,
         recorded=recorded,
     )[1]
-    record_data(out, **told)
+    if is_first():
+        record_data(out, **told)
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
