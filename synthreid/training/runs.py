@@ -329,7 +329,7 @@ def _prints(source, target) -> dict:
 # %% ../../nbs/48_training.runs.ipynb #2f065cec
 def _sweep(folder):
     "What a process that was killed has left half written; not while another one may write."
-    for left in [left for place in ('.', 'checkpoints', 'samples') for left in (folder / place).glob('.*.tmp')]:
+    for left in [left for sub in ('.', 'checkpoints', 'samples') for left in (folder / sub).glob('.*.tmp')]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
