@@ -18,7 +18,7 @@ import random
 import sys
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
 
@@ -258,6 +258,7 @@ def lock_folder(
 ):
     "Be the only process that writes into a folder. Calls may be nested; a second process gets a `UserError`."
     folder = Path(folder).resolve()
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / _LOCK, is_singleton=True), folder / _HOLDER
     if lock.is_locked:  # further out, by this thread
@@ -281,6 +282,10 @@ def lock_folder(
         yield
     finally:
         holder.unlink(missing_ok=True)
+        if made and is_new(folder):  # nothing came of it
+            with suppress(OSError):
+                (folder / _LOCK).unlink()
+                folder.rmdir()
         lock.release()
 
 # %% ../nbs/00_core.ipynb #b8b2905f
