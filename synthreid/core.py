@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UserError', 'expected', 'step_seed', 'step_generator', 'seed_everything', 'send', 'constant', 'outside_autocast',
            'widen', 'in_float32', 'to_signed', 'to_uint8', 'check_images', 'parse_size', 'check_positive',
-           'check_choice', 'as_tuples', 'atomic_write', 'is_new', 'lock_folder', 'pick_device', 'usable_cores',
-           'small_figures']
+           'check_choice', 'as_tuples', 'naming_file', 'atomic_write', 'is_new', 'lock_folder', 'pick_device',
+           'usable_cores', 'small_figures']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
 import errno
@@ -214,6 +214,18 @@ def as_tuples(
 
 # %% ../nbs/00_core.ipynb #04e945dc
 @contextmanager
+def naming_file(
+    path,  # that is written inside
+):
+    "A full disk does not say which file it had no room for: errors get the name of this one."
+    try:
+        yield
+    except OSError as e:
+        e.filename = e.filename or str(path)
+        raise
+
+
+@contextmanager
 def atomic_write(
     path,  # final file name
 ):
@@ -222,13 +234,11 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        yield tmp
-        with open(tmp, 'rb') as f:
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except OSError as e:
-        e.filename = e.filename or str(path)  # a full disk does not tell which file
-        raise
+        with naming_file(path):
+            yield tmp
+            with open(tmp, 'rb') as f:
+                os.fsync(f.fileno())
+            os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 

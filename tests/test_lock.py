@@ -1,5 +1,5 @@
-"""One process at a time writes into a folder: another one ends with exit code 2 and the name of the first, and a process
-that was killed holds nothing."""
+"""One process at a time writes into a folder: another one ends with exit code 2 and the name of the first, and a
+process that was killed holds nothing."""
 
 import json
 import os

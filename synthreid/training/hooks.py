@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import atomic_write, to_uint8
+from ..core import atomic_write, naming_file, to_uint8
 from .loop import Hook
 
 # %% ../../nbs/40b_training.hooks.ipynb #4087746b
@@ -80,7 +80,7 @@ class MetricsLog(Hook):
     def __call__(self, method, done, losses):
         if not losses:
             return
-        with open(self.path, 'a', newline='') as f:
+        with naming_file(self.path), open(self.path, 'a', newline='') as f:
             csv.writer(f).writerows((done, name, repr(loss)) for name, loss in losses.items())
         if self.board:
             for name, loss in losses.items():

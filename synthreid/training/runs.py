@@ -343,7 +343,7 @@ def _first_step(method, folder, source, target, precision, names, start=None):
     if start is not None:
         own = dict(method.extra)
         step = load_checkpoint(method, start, optimisers=False)
-        method.extra = own | {'start_from': str(start), 'start_from_step': step}
+        method.extra = own | {'start_from': '/'.join(start.resolve().parts[-3:]), 'start_from_step': step}
     return method.fabric, 0, LossMeans()
 
 # %% ../../nbs/48_training.runs.ipynb #d5f3f72b
