@@ -268,7 +268,7 @@ def lock_folder(
 ):
     "Be the only process that writes into a folder. Calls may be nested; a second process gets a `UserError`."
     folder = Path(folder).resolve()
-    made = not folder.exists()
+    made, first = not folder.exists(), not (folder / _LOCK).exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / _LOCK, is_singleton=True), folder / _HOLDER
     if lock.is_locked:  # further out, by this thread
@@ -292,10 +292,11 @@ def lock_folder(
         yield
     finally:
         holder.unlink(missing_ok=True)
-        if made and is_new(folder):  # nothing came of it
+        if first and (is_new(folder) or isinstance(sys.exc_info()[1], UserError)):  # nothing came of it
             with suppress(OSError):
                 (folder / _LOCK).unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
         lock.release()
 
 # %% ../nbs/00_core.ipynb #b8b2905f
