@@ -268,7 +268,7 @@ def lock_folder(
 ):
     "Be the only process that writes into a folder. Calls may be nested; a second process gets a `UserError`."
     folder = Path(folder).resolve()
-    made, first = not folder.exists(), not (folder / _LOCK).exists()
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / _LOCK, is_singleton=True), folder / _HOLDER
     if lock.is_locked:  # further out, by this thread
@@ -276,6 +276,9 @@ def lock_folder(
         return
     try:
         lock.acquire(timeout=0)
+        while not (folder / _LOCK).exists():  # whoever held it has removed it in this very moment
+            lock.release()
+            lock.acquire(timeout=0)
     except Timeout:
         remedy = 'wait for it, stop it, or choose another folder'
         raise expected(f'to write into {folder} alone', _told_holder(folder), remedy) from None
@@ -292,11 +295,11 @@ def lock_folder(
         yield
     finally:
         holder.unlink(missing_ok=True)
-        if first and (is_new(folder) or isinstance(sys.exc_info()[1], UserError)):  # nothing came of it
-            with suppress(OSError):
-                (folder / _LOCK).unlink()
-                if made:
-                    folder.rmdir()
+        with suppress(OSError):  # Windows removes it when it is released
+            (folder / _LOCK).unlink()
+        with suppress(OSError):
+            if made:
+                folder.rmdir()  # nothing came of it
         lock.release()
 
 # %% ../nbs/00_core.ipynb #b8b2905f
