@@ -9,11 +9,22 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
 # %% ../nbs/57_commands.ipynb #26510785
 import inspect
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from .core import UserError, atomic_write, check_choice, check_positive, expected, parse_size, pick_device
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    check_positive,
+    expected,
+    is_new,
+    lock_folder,
+    parse_size,
+    pick_device,
+)
 from .data.datasets import DatasetSpec
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
@@ -171,6 +182,7 @@ def train(
     ids: str = '',  # of the source so many identities, drawn; or these: 3,7,12
     subset_seed: int = 0,  # of the draw of per_id and ids
     translate_with: str | None = None,  # a finished run that translates: train on its translations of the source
+    start_from: str | None = None,  # run or checkpoint of the same method: a new run begins with its weights
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     seed: int = 0,  # of initialisation, order and augmentation
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
@@ -193,7 +205,7 @@ def train(
     real = told['target'] and told['target'].load()
     names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
     unlabelled = _unlabelled(real, method, config)
-    run = Run(out, method, config, seed, device, precision, tf32)
+    run = Run(out, method, config, seed, device, precision, tf32, start_from)
     run.check(labelled, unlabelled)
     if not translate_with and run.is_finished(labelled, unlabelled):
         record_data(out, **told)
@@ -371,7 +383,7 @@ def _names(paths, folder) -> list:  # of Path
 
 def _check_new(out):
     "A folder that takes many pictures must be new."
-    if Path(out).exists() and any(Path(out).iterdir()):
+    if not is_new(out):
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
 
 
@@ -406,13 +418,14 @@ def translate(
     _check_new(out)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     names = _names(split.paths, folder)
-    for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
-        x = to_signed(split.images[start : start + batch_size], method.device)
-        rows = torch.arange(start, start + len(x), device=x.device)
-        which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
-        made = method.translate(x, which if method.n_cameras else None)
-        for name, image in zip(names[start:], to_uint8(made)):
-            _save_png(image, Path(out) / f'{name}.png')
+    with lock_folder(out):
+        for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
+            x = to_signed(split.images[start : start + batch_size], method.device)
+            rows = torch.arange(start, start + len(x), device=x.device)
+            which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
+            made = method.translate(x, which if method.n_cameras else None)
+            for name, image in zip(names[start:], to_uint8(made)):
+                _save_png(image, Path(out) / f'{name}.png')
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/57_commands.ipynb #0d6cd912
@@ -541,22 +554,23 @@ def reproduce(
         None if test is None else _dataset(test, test_layout, test_options),
         cache,
     )
-    table = run_rows(
-        system,
-        folders,
-        out,
-        [r.strip() for r in rows.split(',') if r.strip()] or None,
-        _numbers(seeds, '--seeds') or None,
-        dry_run,
-        steps=steps or None,
-        size=size or None,
-        weights=weights,
-        fid_weights=fid_weights,
-        device=device,
-        precision=precision,
-        recipe_folder=recipes,
-        on_broken=on_broken,
-    )
+    with nullcontext() if dry_run else lock_folder(out):
+        table = run_rows(
+            system,
+            folders,
+            out,
+            [r.strip() for r in rows.split(',') if r.strip()] or None,
+            _numbers(seeds, '--seeds') or None,
+            dry_run,
+            steps=steps or None,
+            size=size or None,
+            weights=weights,
+            fid_weights=fid_weights,
+            device=device,
+            precision=precision,
+            recipe_folder=recipes,
+            on_broken=on_broken,
+        )
     if table is not None:
         print((Path(out) / system / 'table.md').read_text())
         print(f'table in {out}/{system}/table.md')
@@ -631,18 +645,19 @@ def demo(
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
 
-    run_demo(
-        out,
-        quick=quick,
-        seeds=seeds,
-        oracle=oracle,
-        systems=systems,
-        size=size,
-        steps=steps,
-        draw=draw,
-        fid_weights=fid_weights,
-        device=device,
-    )
+    with lock_folder(out):
+        run_demo(
+            out,
+            quick=quick,
+            seeds=seeds,
+            oracle=oracle,
+            systems=systems,
+            size=size,
+            steps=steps,
+            draw=draw,
+            fid_weights=fid_weights,
+            device=device,
+        )
 
 # %% ../nbs/57_commands.ipynb #54d31e65
 def explore(
