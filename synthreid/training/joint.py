@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from fastcore.basics import patch
 
-from ..core import UserError, constant, expected, step_generator, to_signed
+from ..core import UserError, constant, expected, parse_size, step_generator, to_signed
 from ..data.augment import augment
 from ..data.batches import LabelledBatches, Pixels
 from ..data.datasets import ReidSplit
@@ -443,6 +443,9 @@ def check_joint(
     if config.translation == 'closed_form' and config.decoder != 'field':
         what = "decoder 'field' for translation='closed_form'"
         raise expected(what, repr(config.decoder), 'the others have to be trained')
+    least = (16, 8) if config.translation == 'gan' else (8, 8)  # below, a map is smaller than a kernel or its padding
+    if any(side < one for side, one in zip(parse_size(config.size), least)):
+        raise expected(f'images of at least {least[0]}x{least[1]} (H x W)', config.size, 'choose another --size')
 
 # %% ../../nbs/42_training.joint.ipynb #c7ea109e
 class JointTransfer(Method):
