@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from unittest.mock import patch
 
@@ -172,6 +173,64 @@ def test_damage_is_noticed(tmp_path, damage):
             log.write_text('{}\n[1]\nnull\n')
         assert (load(split, cache).images == kept).all()
         assert counted(split, cache)[1] == 0, 'and the new map is a good one'
+
+
+@settings(quick, max_examples=60)
+@given(
+    which=st.sampled_from(['log', 'content', 'rows']),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=3),
+    cut=st.sampled_from([1.0, 1.0, 0.7, 0.0]),
+)
+def test_a_damaged_side_file_is_built_again(tmp_path_factory, which, flips, cut):
+    "Whatever its bytes have become: the pictures are right, without a word, and so is what is kept then."
+    folder = tmp_path_factory.mktemp('side')
+    split, cache = write_split(folder / 'a', n=8), folder / 'cache'
+    with patch.object(store, '_BLOCK', 3):
+        wanted = load(split, cache).images.copy()
+        file = next(cache.glob(f'*.{which}'))
+        data = bytearray(file.read_bytes())
+        data = data[: int(cut * len(data))]
+        for place, mask in flips:
+            if data:
+                data[int(place * len(data))] ^= mask
+        os.replace(file, file.with_suffix('.old'))
+        file.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert (load(split, cache).images == wanted).all()
+        assert counted(split, cache)[1] == 0
+
+
+@pytest.mark.parametrize(
+    'log',
+    [
+        '{"rows": "x", "sum": 1, "broken": {}}',
+        '{"rows": 6, "sum": 1, "broken": [1]}',
+        '{"rows": -6, "sum": 1, "broken": {}}',
+        '{"rows": 1e999, "sum": 1, "broken": {"a": 1}}',
+        '{"sealed": "x"}',
+        '{"sealed": null}\n{"sealed": 1}',
+    ],
+)
+def test_a_log_of_other_kinds_is_built_again(tmp_path, log):
+    split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
+    wanted = load(split, cache).images.copy()
+    next(cache.glob('*.log')).write_text(log)
+    assert (load(split, cache).images == wanted).all() and counted(split, cache)[1] == 0
+
+
+def test_a_folder_in_place_of_a_side_file(tmp_path):
+    split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
+    wanted = load(split, cache).images.copy()
+    for kind in ('content', 'log'):
+        file = next(cache.glob(f'*.{kind}'))
+        file.unlink()
+        file.mkdir()
+        if kind == 'content':
+            assert (load(split, cache).images == wanted).all(), 'it only saves time'
+            continue
+        with pytest.raises(UserError, match=f'{file.name} .Is a directory'):
+            load(split, cache)
 
 
 def test_a_copied_cache_is_used_after_a_look(tmp_path):

@@ -243,6 +243,15 @@ def content_digests(
         )
 
 
+def _read_note(note, n: int):
+    "The digests of `n` files that a note holds; None where there is none or it is not what was written."
+    try:
+        *found, check = note.read_bytes().decode().split()
+    except (OSError, ValueError):
+        return None
+    return found if len(found) == n and check == _digest('\n'.join(found).encode()) else None
+
+
 def _find_digests(paths, cache, progress):
     "The digests of all files, from a note when no path, length or time of change differs from last time."
 
@@ -253,19 +262,31 @@ def _find_digests(paths, cache, progress):
             return os.path.abspath(p), None, None
 
     note = cache / f'{_digest(json.dumps([one(p) for p in paths]).encode())}.content'
-    if note.exists() and len(found := note.read_text().split()) == len(paths):
+    if (found := _read_note(note, len(paths))) is not None:
         return found
     digests = content_digests(paths, progress)
     if not any(d[0] == '!' for d in digests):
-        _keep(note, '\n'.join(digests))  # what is unreadable today may be readable tomorrow
+        text = '\n'.join(digests)
+        _keep(note, f'{text}\n{_digest(text.encode())}')  # what is unreadable today may be readable tomorrow
     return digests
 
 # %% ../../nbs/12_data.store.ipynb #4229f924
+def _is_entry(entry) -> bool:
+    "Whether a line of a log says what a block holds, or that the map is sealed."
+    if not isinstance(entry, dict):
+        return False
+    if 'sealed' in entry:
+        return isinstance(entry['sealed'], int)
+    broken = entry.get('broken')
+    rows = isinstance(broken, dict) and all(k.isdecimal() and isinstance(v, str) for k, v in broken.items())
+    return rows and all(isinstance(v, int) and v >= 0 for v in (entry.get('rows'), entry.get('sum')))
+
+
 def _read_log(file) -> list:
-    "The whole lines of a log; half of a last line is left out."
+    "The lines of a log that are whole, up to the first that is not."
     found = []
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_bytes().splitlines()
     except FileNotFoundError:
         lines = []
     for line in lines:
@@ -273,7 +294,7 @@ def _read_log(file) -> list:
             entry = json.loads(line)
         except ValueError:
             break
-        if not isinstance(entry, dict) or not ('sealed' in entry or {'rows', 'sum', 'broken'} <= entry.keys()):
+        if not _is_entry(entry) or found and 'sealed' in found[-1]:
             break
         found.append(entry)
     return found
@@ -388,8 +409,8 @@ def _cached(paths, size, cache, progress):
             return map.open()
     except OSError as e:
         raise UserError(
-            f'expected a folder for decoded images that can be written to, got {cache} ({why_broken(e)}):'
-            ' choose another folder'
+            f'expected a folder for decoded images that can be written to, got {e.filename or cache}'
+            f' ({why_broken(e)}): choose another folder'
         ) from None
 
 # %% ../../nbs/12_data.store.ipynb #2d0588cf
