@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import traitlets
 
@@ -20,6 +21,7 @@ from ..training.checkpoint import Checkpointer, list_checkpoints, load_checkpoin
 from ..training.hooks import MetricsLog
 from ..training.loop import Hook, Method, fit
 from .explorer import Explorer, error_text, front_end, sprite_sheet
+from .plots import plot_losses
 
 # %% ../../nbs/51_visual.live.ipynb #d97dcd0b
 class _Thinned:
@@ -120,6 +122,10 @@ class LiveView(Explorer, Hook):
             self.rate = self._speed.tell(self.step)
             if self.checkpointer is not None and self.checkpointer.saved:
                 self.saved = self.checkpointer.last_good
+
+    def still(self):
+        rows = [(step, name, value) for name, curve in self.curves.items() for step, value in curve]
+        return plot_losses(pd.DataFrame(rows, columns=['step', 'name', 'value'])) if rows else None
 
     def stop(self):
         "End the training after the step in progress; `Checkpointer` saves."

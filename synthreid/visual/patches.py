@@ -256,6 +256,7 @@ class PatchExplorer(Explorer):
         super().__init__(info=info, sources=_side_by_side(images), projected=kinds[0], **shown)
         keys = wanted_first(info['layers'], steps=steps, n=len(images), kinds=kinds, **shown)
         packed = pack_features(keys, self._packed, budget)
+        self._images = images
         self.translations = {f'{s}/{c}': self._sheet(s, c) for s, c in dict.fromkeys(key[:2] for key in packed)}
         self.features = {_piece(*key): value for key, value in packed.items()}
 
@@ -272,6 +273,12 @@ class PatchExplorer(Explorer):
         _check_piece(self.info, *key)
         told = {'kind': 'view', 'key': _piece(*key), 'sheet': f'{key[0]}/{key[1]}'}
         self.send(told, [self._sheet(*key[:2]), self._packed(key)])
+
+    def still(self):
+        source, place = self._images[self.image], self.place or [v // 2 for v in self._images.shape[1:3]]
+        grid = next(g for g in self.info['layers'] if g['tap'] == self.tap)
+        translated = self._view(self.step, self.camera).translated[self.image]
+        return plot_patches(source, translated, self.numbers(place), grid, self.scale == 'fixed')
 
     def numbers(self, place=None) -> dict:  # of `contrast_place`; `place`: pixel (y, x), None: the pinned one
         "The numbers beside the pictures, computed in Python."

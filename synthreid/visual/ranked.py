@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import traitlets
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ..core import UserError
@@ -218,6 +219,9 @@ class RankedExplorer(Explorer):
         "The numbers that are shown now."
         return {m: self.lists[f'{m}/{self.variant(m)}'].numbers(self.query) for m in self.models}
 
+    def still(self):
+        return _still_lists(self)
+
     def answer(self, message, buffers):
         if message['kind'] != 'entry':
             return super().answer(message, buffers)
@@ -282,3 +286,9 @@ def plot_lists(
     names = [f'person {query.pids[i]}\ncamera {query.camids[i] + 1}' for i in rows]
     title = model if variant == 'plain' else f'{model} ({variant})'
     return plot_ranked_lists(*pictures, flags, lists.result.ap[rows], names, title=title, **options)
+
+
+def _still_lists(explorer) -> Figure:  # four queries with what their lists have in common
+    some = list(dict.fromkeys([explorer.query, *map(int, explorer.entries)]))[:4]
+    lists = explorer.lists[f'{explorer.models[0]}/{explorer.variant(explorer.models[0])}']
+    return plot_lists(explorer, some, min(10, int((lists.flags[some] > -2).sum(1).min())))

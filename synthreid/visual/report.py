@@ -39,7 +39,7 @@ class Table(str):
 
 def _block_html(block) -> str:  # one block of `write_report`
     if isinstance(block, Table):
-        return f'<div class="wide">{block}</div>'
+        return f'<div class="wide" tabindex="0" role="region" aria-label="table">{block}</div>'  # scrolls by keys, too
     if isinstance(block, str):
         return f'<p>{html.escape(block)}</p>'
     picture, caption = block
@@ -48,9 +48,11 @@ def _block_html(block) -> str:  # one block of `write_report`
 
 # %% ../../nbs/52_visual.report.ipynb #0ea2926b
 _STYLE = '''
-:root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --soft: #6b7280; --line: #d9dce1; --mark: #0072B2; }
+:root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --soft: #6b7280; --line: #d9dce1; --mark: #0072B2;
+  --tint: #eef4f9; --warn: #D55E00; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e7ea; --paper: #16181c; --soft: #9aa1ac; --line: #343840; --mark: #56B4E9; }
+  :root { --ink: #e6e7ea; --paper: #16181c; --soft: #9aa1ac; --line: #343840; --mark: #56B4E9;
+    --tint: #202a33; --warn: #f08a4b; }
 }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1.2rem; }
@@ -58,9 +60,18 @@ h1 { font-size: 1.7rem; margin-bottom: .2rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
 p { max-width: 46rem; } .note { color: var(--soft); } nav a { color: var(--mark); margin-right: 1rem; }
 figure { margin: .8rem 0; overflow-x: auto; } img { max-width: 100%; background: #fff; border-radius: 4px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+.banner { border-left: 4px solid var(--warn); padding: .5rem .9rem; background: var(--tint); }
+.wide { overflow-x: auto; margin: 1rem 0; } .wide:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
+table { border-collapse: separate; border-spacing: 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; font-weight: 600; line-height: 1.25; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8.5rem; max-width: 19rem; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); padding-left: 0; }
+tr.mark td { background: var(--tint); font-weight: 600; } tr.mark td:first-child { padding-left: .4rem; }
+@media (max-width: 600px) {
+  body { margin-top: 1rem; padding: 0 .8rem; } td:first-child, th:first-child { max-width: 8.5rem; }
+  th:first-child, td:first-child { border-right: 1px solid var(--line); }
+}
 '''
 
 # %% ../../nbs/52_visual.report.ipynb #b3232658
@@ -69,6 +80,8 @@ def write_report(
     title: str,  # of the page
     intro: str,  # first paragraph
     sections: list,  # (heading, blocks): a block is text, a `Table`, or (figure or image, caption)
+    banner: str = '',  # what a reader must know first
+    origin: str = '',  # what made the page and when: its last line
 ) -> Path:  # the file
     "Write a self-contained page; the old one stays until the new one is whole."
     links, parts = [], []
@@ -77,11 +90,13 @@ def write_report(
         links.append(f'<a href="#s{i}">{name}</a>')
         parts.append(f'<section id="s{i}"><h2>{name}</h2>{content}</section>')
     title, intro = html.escape(title), html.escape(intro)
+    banner = f'<p class="banner" role="note">{html.escape(banner)}</p>' if banner else ''
+    origin = f'<footer><p class="note">{html.escape(origin)}</p></footer>' if origin else ''
     page = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style></head>',
-        f'<body><h1>{title}</h1><p class="note">{intro}</p>',
-        f'<nav>{"".join(links)}</nav>{"".join(parts)}</body></html>',
+        f'<body><h1>{title}</h1><p class="note">{intro}</p>{banner}',
+        f'<nav>{"".join(links)}</nav>{"".join(parts)}{origin}</body></html>',
     ]
     with atomic_write(path) as tmp:
         tmp.write_text(''.join(page), encoding='utf-8')

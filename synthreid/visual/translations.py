@@ -107,6 +107,11 @@ class TranslationExplorer(Explorer):
             if numbers:
                 info[name] = _flat_scores(name, _by_camera(numbers), sheets.keys() - {'source'}, n)
         super().__init__(info=info, sheets=sheets, step=steps[-1], camera=cameras[0])
+        self._source, self._translations = source, translations
+
+    def still(self):
+        shown = {step: views[self.camera] for step, views in self._translations.items()}
+        return plot_checkpoints(self._source, shown, self.info['curves'])
 
     @traitlets.validate('step', 'camera', 'against')
     def _known(self, proposal):
