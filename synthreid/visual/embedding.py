@@ -283,9 +283,6 @@ class EmbeddingExplorer(Explorer):
     def selected_rows(self, domain: str) -> np.ndarray:  # (K,) int64: rows of the split they were taken from
         return self.rows[self.selection[_in_domain(self._domain, domain)[self.selection]]]
 
-    def still(self):
-        return plot_points(self) if self.place else None
-
     def answer(self, message, buffers):
         if message['kind'] != 'pictures':
             return super().answer(message, buffers)
@@ -383,3 +380,8 @@ def plot_points(
     if save:
         fig.savefig(save)
     return fig
+
+
+EmbeddingExplorer.still = lambda self: (
+    plot_points(self) if self.place else None
+)  # beside the widget in a saved notebook

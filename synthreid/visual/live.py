@@ -123,10 +123,6 @@ class LiveView(Explorer, Hook):
             if self.checkpointer is not None and self.checkpointer.saved:
                 self.saved = self.checkpointer.last_good
 
-    def still(self):
-        rows = [(step, name, value) for name, curve in self.curves.items() for step, value in curve]
-        return plot_losses(pd.DataFrame(rows, columns=['step', 'name', 'value'])) if rows else None
-
     def stop(self):
         "End the training after the step in progress; `Checkpointer` saves."
         self.stopping = True
@@ -144,6 +140,14 @@ class LiveView(Explorer, Hook):
         self._refresh()
         with self._lock:
             self.state = 'failed' if failed else 'finished' if done >= self.steps else 'stopped'
+
+# %% ../../nbs/51_visual.live.ipynb #6bdc8f79
+def _still(view):  # a figure, as soon as there are curves
+    rows = [(step, name, value) for name, curve in view.curves.items() for step, value in curve]
+    return plot_losses(pd.DataFrame(rows, columns=['step', 'name', 'value'])) if rows else None
+
+
+LiveView.still = _still  # beside the widget in a saved notebook
 
 # %% ../../nbs/51_visual.live.ipynb #c0032795
 class LiveTraining(LiveView):

@@ -274,12 +274,6 @@ class PatchExplorer(Explorer):
         told = {'kind': 'view', 'key': _piece(*key), 'sheet': f'{key[0]}/{key[1]}'}
         self.send(told, [self._sheet(*key[:2]), self._packed(key)])
 
-    def still(self):
-        source, place = self._images[self.image], self.place or [v // 2 for v in self._images.shape[1:3]]
-        grid = next(g for g in self.info['layers'] if g['tap'] == self.tap)
-        translated = self._view(self.step, self.camera).translated[self.image]
-        return plot_patches(source, translated, self.numbers(place), grid, self.scale == 'fixed')
-
     def numbers(self, place=None) -> dict:  # of `contrast_place`; `place`: pixel (y, x), None: the pinned one
         "The numbers beside the pictures, computed in Python."
         pixel, key = _check_pixel(self.info, place or self.place), (self.image, self.tap, self.projected)
@@ -373,6 +367,17 @@ def plot_patches(
     numbers = f'rank {found["rank"]}, p = {found["probability"]:.2f}, margin {found["margin"]:+.2f}'
     axes[0, 1].set_xlabel(f'tap {grid["tap"]}: {numbers}', fontsize=8.5)
     return fig
+
+
+def _still(explorer) -> Figure:  # of the pinned place, else of the middle
+    image, place = explorer.image, explorer.place or [v // 2 for v in explorer._images.shape[1:3]]
+    grid = next(g for g in explorer.info['layers'] if g['tap'] == explorer.tap)
+    translated = explorer._view(explorer.step, explorer.camera).translated[image]
+    found, fixed = explorer.numbers(place), explorer.scale == 'fixed'
+    return plot_patches(explorer._images[image], translated, found, grid, fixed)
+
+
+PatchExplorer.still = _still  # beside the widget in a saved notebook
 
 # %% ../../nbs/51_visual.patches.ipynb #f38933f3
 @styled

@@ -165,6 +165,11 @@ def rank_models(
         lists |= {f'{model}/{v}': one for v, one in variants.items()}
     return lists
 
+
+def _variant(lists: dict, model: str, **on) -> str:  # one of `VARIANTS`
+    "Which lists the toggles show for a model: switches that it has no features for do nothing."
+    return '+'.join(k for k in on if on[k] and f'{model}/{k}' in lists) or 'plain'
+
 # %% ../../nbs/51_visual.ranked.ipynb #3933f507
 class RankedExplorer(Explorer):
     "Queries and their ranked lists, for one model or two side by side."
@@ -211,16 +216,11 @@ class RankedExplorer(Explorer):
             self.query = self.choices[0]
 
     def variant(self, model: str) -> str:  # one of `VARIANTS`
-        "Which lists the toggles show for a model: switches that it has no features for do nothing."
-        on = {'flip': self.flip, 'rerank': self.rerank}
-        return '+'.join(k for k in on if on[k] and f'{model}/{k}' in self.lists) or 'plain'
+        return _variant(self.lists, model, flip=self.flip, rerank=self.rerank)
 
     def numbers(self) -> dict:  # model: dict of ap, first, found, total
         "The numbers that are shown now."
         return {m: self.lists[f'{m}/{self.variant(m)}'].numbers(self.query) for m in self.models}
-
-    def still(self):
-        return _still_lists(self)
 
     def answer(self, message, buffers):
         if message['kind'] != 'entry':
@@ -288,7 +288,10 @@ def plot_lists(
     return plot_ranked_lists(*pictures, flags, lists.result.ap[rows], names, title=title, **options)
 
 
-def _still_lists(explorer) -> Figure:  # four queries with what their lists have in common
+def _still(explorer) -> Figure:  # four queries with what their lists have in common
     some = list(dict.fromkeys([explorer.query, *map(int, explorer.entries)]))[:4]
     lists = explorer.lists[f'{explorer.models[0]}/{explorer.variant(explorer.models[0])}']
     return plot_lists(explorer, some, min(10, int((lists.flags[some] > -2).sum(1).min())))
+
+
+RankedExplorer.still = _still  # beside the widget in a saved notebook

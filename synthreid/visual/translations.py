@@ -109,10 +109,6 @@ class TranslationExplorer(Explorer):
         super().__init__(info=info, sheets=sheets, step=steps[-1], camera=cameras[0])
         self._source, self._translations = source, translations
 
-    def still(self):
-        shown = {step: views[self.camera] for step, views in self._translations.items()}
-        return plot_checkpoints(self._source, shown, self.info['curves'])
-
     @traitlets.validate('step', 'camera', 'against')
     def _known(self, proposal):
         name, value, steps = proposal['trait'].name, proposal['value'], self.info['steps']
@@ -270,3 +266,11 @@ def plot_checkpoints(
     for ax, curve, marker, colour in zip(axes, curves, MARKERS, OKABE_ITO):
         _draw_curve(ax, steps, curve, marker, colour)
     return fig
+
+
+def _still(explorer) -> Figure:
+    shown = {step: views[explorer.camera] for step, views in explorer._translations.items()}
+    return plot_checkpoints(explorer._source, shown, explorer.info['curves'])
+
+
+TranslationExplorer.still = _still  # beside the widget in a saved notebook
