@@ -459,7 +459,7 @@ def _judged_row(runs, row, name, config, source, target, masks, specs, extractor
 
 _TOO_SHORT = (
     'Made with --quick: too few people and steps to say anything about the method, and its row may well lose to the'
-    ' controls here. This page proves that everything runs; `synthreid demo` without --quick makes the comparison.'
+    ' controls here. This page proves that everything runs; synthreid demo without --quick makes the comparison.'
 )
 
 
@@ -470,7 +470,7 @@ def _told(out, quick, **options) -> dict:  # banner and origin of the report
     command = ' '.join(['synthreid demo', '--out', quote(str(out)), *(['--quick'] if quick else []), *given])
     return dict(
         banner=_TOO_SHORT if quick else '',
-        origin=f'Made by `{command}`, synthreid {__version__}, {time.strftime("%Y-%m-%d")}.',
+        origin=f'Made by: {command} (synthreid {__version__}, {time.strftime("%Y-%m-%d")})',
     )
 
 # %% ../nbs/55_demo.ipynb #4e65b0e7

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from http.client import HTTPConnection
+from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from browser import PATIENCE, browser_page, chromium_path
@@ -222,6 +224,66 @@ def test_app_serves_the_dashboard(runs, tmp_path):
         stop(process)
         said.close()
         taken.close()
+
+
+@pytest.mark.long
+def test_explore_runs_nothing_that_lies_in_the_folder(runs, tmp_path):
+    "JupyterLab and its kernels start elsewhere; a notebook with other people's code is left alone, one of ours is not."
+    pytest.importorskip('jupyterlab')
+    foreign = shutil.copytree(runs, tmp_path / 'foreign')
+    book, ran = hostile(foreign)
+    code, token, said = book.read_bytes(), 'a' * 40, open(tmp_path / 'said', 'w+')
+    env = os.environ | {
+        'PYTHONPATH': str(ROOT),
+        'OMP_NUM_THREADS': '1',
+        'PYTHONUNBUFFERED': '1',
+        'JUPYTER_TOKEN': token,
+    }
+    streams = dict(stdout=said, stderr=said, env=env | jupyter_homes(tmp_path), cwd=foreign, start_new_session=True)
+    process = subprocess.Popen(console('explore', foreign, '--no-browser', '--device', 'cpu'), **streams)
+    try:
+        files = lambda: [f.read_text() for f in (tmp_path / 'jupyter_runtime_dir').glob('jpserver-*.json')]
+        port = await_server(lambda: [json.loads(f)['port'] for f in files() if f], process, said)[0]
+        told = (tmp_path / 'said').read_text()
+        opened = Path(re.search(r'^(.*explore.ipynb): choose Run', told, re.M)[1])
+        assert opened.parent != foreign and f'jupyter trust {book}' in told
+
+        def ask(method, path, body=None):
+            headers = {'Authorization': f'token {token}', 'Content-Type': 'application/json'}
+            request = Request(
+                f'http://127.0.0.1:{port}{path}', body and json.dumps(body).encode(), headers, method=method
+            )
+            with urlopen(request, timeout=PATIENCE / 1000) as got:
+                return json.loads(got.read())
+
+        told = ask('GET', '/api/contents/explore.ipynb')
+        assert 'ran' not in str([c['source'] for c in told['content']['cells']])
+        session = dict(path='explore.ipynb', name='', type='notebook', kernel={'name': 'python3'})
+        kernel = ask('POST', '/api/sessions', session)['kernel']['id']
+        idle = lambda: ask('GET', f'/api/kernels/{kernel}')['execution_state'] in ('idle', 'starting', 'busy')
+        await_server(idle, process, said)
+        connection = next((tmp_path / 'jupyter_runtime_dir').glob(f'kernel-{kernel}*.json'))
+        from jupyter_client import BlockingKernelClient
+
+        client = BlockingKernelClient(connection_file=str(connection))
+        client.load_connection_file()
+        client.start_channels()
+        try:
+            where = []
+            note = lambda message: where.append(message['content'].get('text', ''))
+            client.wait_for_ready(PATIENCE / 1000)
+            client.execute_interactive(
+                'import os, anywidget; print(os.getcwd())', output_hook=note, timeout=PATIENCE / 1000
+            )
+        finally:
+            client.stop_channels()
+        assert Path(''.join(where).strip()) not in (foreign, *foreign.parents), where
+        assert book.read_bytes() == code and not ran.exists()
+        told = (tmp_path / 'said').read_text()
+        assert not re.search('DeprecationWarning|without encryption|Traceback', told), told
+    finally:
+        stop(process)
+        said.close()
 
 
 def test_explore_says_what_is_missing(runs, monkeypatch, capsys):

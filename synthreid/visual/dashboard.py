@@ -47,9 +47,9 @@ def _settings(run) -> tuple:  # method, and how it translates: 'none', 'closed_f
     return meta['method'], str(meta['config'].get('translation', 'none'))
 
 # %% ../../nbs/53_visual.dashboard.ipynb #ff275300
-def _named(path) -> Path:
+def _named(path, what='a run, its folder or a folder with runs') -> Path:
     if not str(path):
-        raise UserError('expected a run, its folder or a folder with runs, got an empty name: name it')
+        raise UserError(f'expected {what}, got an empty name, which would be the current folder: name it')
     return Path(path)
 
 
@@ -220,7 +220,8 @@ def load_run_data(
 ) -> RunData:
     "Read what a dashboard is about; what cannot be found is a `UserError`."
     run, device = _choose_run(run), pick_device(device)
-    specs = {name: DatasetSpec(str(folder)) for name, folder in (('source', source), ('target', target)) if folder}
+    given = {name: folder for name, folder in (('source', source), ('target', target)) if folder is not None}
+    specs = {name: DatasetSpec(str(_named(folder, f'the folder of the {name}'))) for name, folder in given.items()}
     if len(specs) < 2:
         specs = find_data(run) | specs
     if 'target' not in specs and 'source' not in specs:

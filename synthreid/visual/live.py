@@ -142,9 +142,11 @@ class LiveView(Explorer, Hook):
             self.state = 'failed' if failed else 'finished' if done >= self.steps else 'stopped'
 
 # %% ../../nbs/51_visual.live.ipynb #6bdc8f79
-def _still(view):  # a figure, as soon as there are curves
+def _still(view):  # the losses so far; before there are any the pictures, if it has some
     rows = [(step, name, value) for name, curve in view.curves.items() for step, value in curve]
-    return plot_losses(pd.DataFrame(rows, columns=['step', 'name', 'value'])) if rows else None
+    if rows:
+        return plot_losses(pd.DataFrame(rows, columns=['step', 'name', 'value']))
+    return None if view.images is None else np.concatenate(to_uint8(view.images), 1)
 
 
 LiveView.still = _still  # beside the widget in a saved notebook

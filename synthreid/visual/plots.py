@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'MARKERS', 'LINES', 'styled', 'new_figure', 'as_pixels', 'show_picture', 'image_grid',
-           'plot_translations', 'plot_ranked_lists', 'plot_cmc', 'read_losses', 'plot_losses', 'embed_2d',
-           'plot_embedding', 'plot_results', 'plot_distances', 'plot_cameras', 'plot_reliability']
+           'plot_translations', 'plot_ranked_lists', 'plot_cmc', 'plot_losses', 'embed_2d', 'plot_embedding',
+           'plot_results', 'plot_distances', 'plot_cameras', 'plot_reliability']
 
 # %% ../../nbs/50_visual.plots.ipynb #926191cd
 from functools import wraps
@@ -284,7 +284,7 @@ def plot_cmc(
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #3d345a40
-def read_losses(
+def _read_losses(
     metrics,  # path of metrics.csv, or a DataFrame: long (step, name, value) or wide (step and a column per loss)
 ) -> pd.DataFrame:  # columns step, name, value
     "Losses in long format; a last line cut off by a killed run is dropped."
@@ -304,13 +304,13 @@ def read_losses(
 # %% ../../nbs/50_visual.plots.ipynb #64ef2e80
 @styled
 def plot_losses(
-    metrics,  # as in `read_losses`
+    metrics,  # as in `_read_losses`
     names=None,  # losses to show; None: all, in order of appearance
     smooth: int = 9,  # rows in the running mean; of a short run fewer, at most a quarter of its rows
     n_columns: int = 4,  # panels side by side
 ) -> Figure:
     "Loss curves, one panel each."
-    table = read_losses(metrics)
+    table = _read_losses(metrics)
     names = list(names or table.name.unique())
     if missing := set(names) - set(table.name):
         raise UserError(f'no loss named {", ".join(sorted(missing))}: there are {", ".join(table.name.unique())}')

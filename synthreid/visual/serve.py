@@ -44,7 +44,8 @@ def _serve(command, folder, env=None, ready=None) -> int:  # its exit code; an i
 
 def _listens(port) -> bool:  # somebody on this machine
     with socket.socket() as s:
-        return s.connect_ex(('127.0.0.1', port)) == 0
+        found = s.connect_ex(('127.0.0.1', port)) == 0
+        return found and s.getsockname() != s.getpeername()  # a socket may meet itself where nobody listens
 
 
 def _need(module, what):
