@@ -20,7 +20,16 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_write, check_choice, expected, is_new, lock_folder, parse_size, usable_cores
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    expected,
+    is_new,
+    lock_folder,
+    parse_size,
+    usable_cores,
+)
 from .body import JOINTS
 from .camera import Domain, camera_domain, draw_image, game_domain
 
