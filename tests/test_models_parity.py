@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from reference import FIXTURES, backbone_input, by_formula, fill, load, stage_numbers
 
@@ -11,6 +12,7 @@ from synthreid.models.discriminator import PatchDiscriminator, feature_match_los
 from synthreid.models.generator import Generator
 from synthreid.models.patchnce import PatchProjector, patch_nce
 from synthreid.models.reid import CentreLoss, Embedder, IdentityNet, RegionalEmbedder, encoder_backbone
+from synthreid.training.joint import JointConfig, make_nets, patch_contrast
 
 
 def sample(x, k=256):
@@ -94,6 +96,52 @@ def test_patch_nce(case, mode):
     assert np.isclose(q.grad.norm().item(), want['grad_q_norm'], rtol=2e-5)
     assert np.allclose(q.grad.ravel()[:64], want['grad_q_first'], rtol=2e-5, atol=1e-6)
     assert np.allclose(sample(q.grad), want['grad_q_sample'], rtol=2e-5, atol=1e-6)
+
+
+def as_cut(query, key, groups):
+    "CUT's own arrangement: the positive in front, the diagonal of the products at -10, everything over 0.07."
+    q, k = (x.unflatten(0, (groups, -1)) for x in (query, key))
+    positive = (query * key).sum(1, keepdim=True)
+    products = (q @ k.mT).masked_fill(torch.eye(q.shape[1], dtype=torch.bool), -10.0).flatten(0, 1)
+    logits = torch.cat([positive, products], 1) / 0.07
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction='none')
+
+
+@pytest.mark.parametrize('length', [1, 4])
+@pytest.mark.parametrize('case', ['small_unit', 'small_raw'])
+@pytest.mark.parametrize('mode', ['per_image', 'all_negatives'])
+def test_patch_nce_has_the_digits_of_cut(case, mode, length):
+    z = np.load(FIXTURES / 'patchnce.npz')
+    q, k = (torch.tensor(z[f'{case}/feat_{n}']) * length for n in 'qk')
+    batch = int(z[f'{case}/batch'])
+    groups, exact = 1 if mode == 'all_negatives' else batch, (q.double(), k.double())
+    want = as_cut(*exact, groups)
+    assert torch.allclose(patch_nce(*exact, batch, all_negatives=groups == 1), want, rtol=1e-10, atol=1e-12)
+    ours, theirs = patch_nce(q, k, batch, all_negatives=groups == 1), as_cut(q, k, groups)
+    off = [((loss - want).abs() / want.clamp(min=1e-3)).max().item() for loss in (ours, theirs)]
+    assert off[0] < 3 * off[1] + 1e-6, off
+
+
+@pytest.mark.parametrize('layers', [None, (0, 2, 3, 4, 5), (1,), (5, 0, 3)])
+def test_the_contrast_compares_the_layers_it_is_given(layers):
+    "The loss of a step against one put together here from the encoder's layers."
+    small = dict(dim=4, n_blocks=2, discriminator_dim=4, head='basic', head_layers=(1,), head_widths=(8,), steps=5)
+    config = JointConfig(**small, size='32x16', n_patches=10**6, contrast_layers=layers)
+    torch.manual_seed(0)
+    nets = make_nets(config, 3)
+    generator, projector = nets['generator'], nets['projector']
+    chosen = layers or (0, 2, 3, 4, 5)  # the default of two blocks
+    x, y = torch.rand(2, 2, 3, 32, 16) * 2 - 1
+    taps = generator.encode(x, generator.nce_taps)[1]
+    assert tuple(taps) == chosen
+    everywhere = {t: torch.arange(taps[t][0, 0].numel()) for t in chosen}
+    got = patch_contrast(nets, config, taps, y, ids=everywhere)
+    flat = lambda v: v.flatten(2).movedim(1, 2).flatten(0, 1)
+    each = []
+    for head, t in zip(projector.heads, chosen, strict=True):
+        q, k = (F.normalize(head(flat(generator.encode(v, (t,))[1][t])), dim=1) for v in (y, x))
+        each.append(as_cut(q, k, 2).mean())
+    assert np.isclose(got.item(), torch.stack(each).mean().item(), rtol=1e-5)
 
 
 @pytest.mark.parametrize('case', [0, 1])
