@@ -1,13 +1,17 @@
 """Networks and losses against stored numbers (tests/fixtures): Synth-ReID's own code, and torchreid's backbones."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from reference import FIXTURES, backbone_input, by_formula, fill, load, stage_numbers
+from safetensors.torch import save_file
 
-from synthreid.models.backbones import backbone
+from synthreid.core import UserError
+from synthreid.models.backbones import backbone, load_weights
 from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss
 from synthreid.models.generator import Generator
 from synthreid.models.patchnce import PatchProjector, patch_nce
@@ -117,6 +121,7 @@ def test_patch_nce_has_the_digits_of_cut(case, mode, length):
     groups, exact = 1 if mode == 'all_negatives' else batch, (q.double(), k.double())
     want = as_cut(*exact, groups)
     assert torch.allclose(patch_nce(*exact, batch, all_negatives=groups == 1), want, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(patch_nce(*exact, batch, all_negatives=groups == 1, unit=True), want, rtol=1e-10, atol=1e-10)
     ours, theirs = patch_nce(q, k, batch, all_negatives=groups == 1), as_cut(q, k, groups)
     off = [((loss - want).abs() / want.clamp(min=1e-3)).max().item() for loss in (ours, theirs)]
     assert off[0] < 3 * off[1] + 1e-6, off
@@ -222,3 +227,57 @@ def test_no_class_attribute_hides_a_module():
             registered = {*m._modules, *m._parameters, *m._buffers}
             hidden = [n for n in registered if n in dir(type(m))]
             assert not hidden, f'{type(net).__name__}.{name}: {hidden}'
+
+
+PREFIXES = ['', 'module.', 'backbone.', 'base.', 'model.', 'module.base.', 'model.backbone.', 'module.model.backbone.']
+
+
+@pytest.mark.parametrize('name', ['resnet_small', 'osnet_x1_0', 'ibn_resnet50_b', 'resnet18'])
+@pytest.mark.parametrize('prefix', PREFIXES)
+def test_weights_of_other_trainers(tmp_path, name, prefix):
+    "Their wrapping comes off, their heads are left, and the report says both; the maps are those of the body itself."
+    if name != 'resnet_small' and prefix not in ('', 'base.', 'model.backbone.'):
+        pytest.skip('one small network for every prefix')
+    theirs, ours = by_formula(backbone(name).body), backbone(name)
+    state = {prefix + k: v for k, v in theirs.state_dict().items()}
+    around = prefix[: prefix.rstrip('.').rfind('.') + 1]  # heads lie beside the innermost wrapping
+    heads = {around + k: torch.zeros(4, 4) for k in ('classifier.weight', *(['heads.bnneck.weight'] if prefix else []))}
+    torch.save({'state_dict': state | heads, 'epoch': 3}, tmp_path / 'theirs.pth')
+    report = load_weights(ours, tmp_path / 'theirs.pth')
+    shown = prefix.removeprefix('module.')  # DataParallel's has always been taken off without a word
+    assert report.complete and report.prefix == shown and len(report.left_out) == len(heads)
+    assert (f"{shown!r} taken off" in str(report)) == bool(shown)
+    x = backbone_input().float()
+    with torch.no_grad():
+        assert torch.equal(ours.body.eval().forward_features(x), theirs.eval().forward_features(x))
+
+
+def test_a_whole_backbone_of_ours_in_anybodys_wrapping(tmp_path):
+    theirs, ours = backbone('resnet_small'), backbone('resnet_small')
+    for prefix in ('', 'backbone.', 'model.backbone.'):
+        torch.save({prefix + k: v for k, v in theirs.state_dict().items()}, tmp_path / 'net.pth')
+        assert load_weights(ours, tmp_path / 'net.pth').complete
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
+        torch.nn.init.zeros_(ours.body.conv1.weight)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('file', ['net.pth', 'net.safetensors'])
+def test_spoilt_weights_are_refused(tmp_path, value, file):
+    net = backbone('resnet_small')
+    state = {k: v.clone() for k, v in net.body.state_dict().items()}
+    state['layer2.0.bn1.running_var'][3] = value
+    save_file(state, tmp_path / file) if 'safe' in file else torch.save(state, tmp_path / file)
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(UserError, match='NaN or infinity in 1 of .* layer2.0.bn1.running_var'):
+        load_weights(net, tmp_path / file, strict=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
+
+
+def test_what_begins_like_a_wrapping_may_be_a_name():
+    "A network whose own modules are called `base` and `model` keeps its names."
+    net = torch.nn.ModuleDict({'base': torch.nn.Linear(2, 2), 'model': torch.nn.Linear(2, 2)})
+    with tempfile.TemporaryDirectory() as d:
+        torch.save(net.state_dict(), f'{d}/net.pth')
+        report = load_weights(net, f'{d}/net.pth')
+    assert report.complete and report.prefix == '' and len(report.loaded) == 4
