@@ -447,17 +447,11 @@ def _ask_hub(repo: str | None):  # None: the weights lie elsewhere
         get_session().head(constants.ENDPOINT, timeout=5)
 
 # %% ../../nbs/23_models.backbones.ipynb #c0f06e99
-_WRAPPERS = (
-    'module',
-    '_orig_mod',
-    'model',
-    'backbone',
-    'base',
-)  # DataParallel, torch.compile, Lightning, fast-reid, ...
+_WRAPPERS = ('module', '_orig_mod', 'model', 'backbone', 'base')  # of DataParallel, torch.compile, other trainers
 
 
 def _unwrapped(own, state: dict) -> tuple[dict, str, list]:
-    "A state under the names of `own`, the prefix it took, and what lies outside it: other trainers wrap their backbones."
+    "A state under the names of `own`, the prefix that other trainers wrapped it in, and what lies outside of that."
     prefixes = {''}
     for name in state:
         parts = name.split('.')
