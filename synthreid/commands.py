@@ -162,15 +162,26 @@ def _unlabelled(real, method, config):  # -> ReidSplit, or None
 def _decoded(labelled, unlabelled, size, translate_with, cache, device, on_broken) -> tuple:  # both with pixels
     "The images of a training; `translate_with` a run, its translations of the labelled ones."
     from synthreid.data.store import load_images
+    from synthreid.processes import first_does, shared_folder
     from synthreid.training.runs import translate_split
 
-    if translate_with:
-        labelled = translate_split(labelled, translate_with, size, cache, device, on_broken=on_broken)
-    else:
-        labelled = load_images(labelled, size, cache, on_broken=on_broken)
-    if unlabelled is not None:
-        unlabelled = load_images(unlabelled, size, cache, on_broken=on_broken)
-    return labelled.relabel(), unlabelled
+    def decode():
+        first = partial(translate_split, run=translate_with, device=device) if translate_with else load_images
+        pictures = first(labelled, size=size, cache=kept, on_broken=on_broken)
+        others = None if unlabelled is None else load_images(unlabelled, size, kept, on_broken=on_broken)
+        return pictures.relabel(), others
+
+    with shared_folder(cache) as kept:
+        return first_does(decode, here=kept != cache)
+
+
+def _note_data(out, told):
+    "Write down which data sets a run was trained on."
+    from synthreid.processes import is_first
+    from synthreid.training.provenance import record_data
+
+    if is_first():
+        record_data(out, **told)
 
 
 def _tell_end(done, steps, out):
@@ -211,8 +222,7 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
-    from synthreid.processes import check_alone, first_does, is_first, join, shared_folder, told_to_all
-    from synthreid.training.provenance import record_data
+    from synthreid.processes import check_alone, join, told_to_all
     from synthreid.training.runs import Run
 
     join(device)
@@ -227,24 +237,18 @@ def train(
     run = Run(out, method, config, seed, device, precision, tf32, start_from)
     run.check(labelled, unlabelled)
     if not translate_with and run.is_finished(labelled, unlabelled):
-        first_does(lambda: is_first() and record_data(out, **told))
-        print(f'{config.steps} of {config.steps} steps were done before in {out}')
-        return
-    with shared_folder(cache) as here:
-        decode = partial(_decoded, labelled, unlabelled, config.size, translate_with, here, device, on_broken)
-        pictures = first_does(decode, here=here != cache)
+        _note_data(out, told)
+        return print(f'{config.steps} of {config.steps} steps were done before in {out}')
+    how = dict(data_on_device=data_on_device, compile=compile, recorded=recorded)
     done = run.train(
-        *pictures,
+        *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
         builds_on=[translate_with] if translate_with else [],
-        data_on_device=data_on_device,
-        compile=compile,
-        recorded=recorded,
+        **how,
     )[1]
-    if is_first():
-        record_data(out, **told)
+    _note_data(out, told)
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
