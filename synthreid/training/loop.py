@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import UserError, check_choice, expected, outside_autocast, pick_device, seed_everything, step_seed
@@ -237,23 +238,6 @@ class Method:
         pixels = Pixels(source.images, self.device, self.data_on_device)
         return LabelledBatches(source.relabel(), self.config.batch_size, 0, self.seed, self.device, pixels=pixels)
 
-    def draws(
-        self,
-        i: int,  # step, from 0
-    ) -> torch.Generator:  # on the method's device; the next call seeds it anew
-        "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all."
-        if self._random is None:
-            self._random = torch.Generator(self.device)
-        return self._random.manual_seed(step_seed(self.seed, i, 1))
-
-    def phase(
-        self,
-        i: int,  # step, from 0
-    ):  # hashable
-        """All that `step` decides on the host at step `i`: rates, weights of losses, what is frozen. Steps of one phase
-        do the same on the device, and can be recorded; by default no two do."""
-        return i
-
     def step(self, batch: dict, i: int) -> dict:  # {name: detached scalar}
         "Step `i`, from 0, on a batch of `batches`: all the mathematics of the method."
         raise UserError(f'expected a method that trains, got {type(self).__name__}: define step(batch, i)')
@@ -261,6 +245,27 @@ class Method:
     def embed(self, images: torch.Tensor) -> torch.Tensor:  # (B, D)
         "What the method is for: of images (B, 3, H, W) in [-1, 1] features whose distances tell people apart."
         raise UserError(f'expected a method that embeds, got {type(self).__name__}: define embed(images)')
+
+# %% ../../nbs/40_training.loop.ipynb #475a231c
+@patch
+def draws(
+    self: Method,
+    i: int,  # step, from 0
+) -> torch.Generator:  # on the method's device; the next call seeds it anew
+    "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all."
+    if self._random is None:
+        self._random = torch.Generator(self.device)
+    return self._random.manual_seed(step_seed(self.seed, i, 1))
+
+
+@patch
+def phase(
+    self: Method,
+    i: int,  # step, from 0
+):  # hashable
+    """All that `step` decides on the host at step `i`: rates, weights of losses, what is frozen. Steps of one phase
+    do the same on the device, and can be recorded; by default no two do."""
+    return i
 
 # %% ../../nbs/40_training.loop.ipynb #e4a15bbe
 def compile_nets(
