@@ -7,10 +7,13 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
            'export', 'push', 'pull', 'demo', 'explore', 'app']
 
 # %% ../nbs/57_commands.ipynb #26510785
+import hashlib
 import inspect
+import json
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -59,14 +62,23 @@ def _numbers(text: str, flag: str) -> list:
         raise expected('whole numbers separated by commas', f'{flag} {text}', f'for instance {flag} 3,7') from None
 
 
-def _reader_options(text: str) -> dict:
-    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
+def _plain_value(text: str):  # bool, int, float, str or None
+    "A word as YAML reads it; what is more to YAML, such as `[` or `{cam}_{*}.jpg`, is text here."
     import yaml
 
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return value if value is None or isinstance(value, (bool, int, float, str)) else text
+
+
+def _reader_options(text: str) -> dict:
+    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
     from synthreid.data.datasets import load_dataset
 
     pairs = [pair.partition('=') for pair in text.split(',') if pair.strip()]
-    given = {k.strip(): yaml.safe_load(v) for k, sign, v in pairs if sign and v.strip()}
+    given = {k.strip(): _plain_value(v.strip()) for k, sign, v in pairs if sign and v.strip()}
     if len(given) < len(pairs):
         raise expected('options such as protocol=old,split_id=3, each once', repr(text), 'mend them')
     if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}):
@@ -103,7 +115,8 @@ def doctor(
     if picture:
         from synthreid.visual.plots import plot_cameras
 
-        plot_cameras(found.readable()).savefig(picture, dpi=150)
+        with atomic_write(picture) as tmp:
+            plot_cameras(found.readable()).savefig(tmp, format=Path(picture).suffix[1:] or 'png', dpi=150)
         print(f'picture in {picture}')
     if manifest:
         print(found.save_manifest(manifest, hold_out, seed))
@@ -135,12 +148,14 @@ def _source_split(specs, train_only, per_id, ids, seed):  # -> names, labelled s
 # %% ../nbs/57_commands.ipynb #c4617095
 def _unlabelled(real, method, config):  # -> ReidSplit, or None
     "The images for training of the target, if there is one and the settings look at it."
+    from synthreid.processes import is_first
     from synthreid.training.methods import find_method
 
     if real is None or find_method(method).uses_target(config):
         return real and real.train
     said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'
-    print(said, file=sys.stderr)
+    if is_first():
+        print(said, file=sys.stderr)
     return None
 
 
@@ -196,23 +211,30 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
+    from synthreid.processes import check_alone, first_does, is_first, join, shared_folder, told_to_all
     from synthreid.training.provenance import record_data
     from synthreid.training.runs import Run
 
-    specs = _sources(source, source_layout, source_options, source_pattern)
-    told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
-    told['target'] = _dataset(target, layout, options, pattern) if target else None
-    real = told['target'] and told['target'].load()
-    names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
-    unlabelled = _unlabelled(real, method, config)
+    join(device)
+    check_alone(compile=compile, recorded=recorded)
+    with told_to_all():
+        specs = _sources(source, source_layout, source_options, source_pattern)
+        told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
+        told['target'] = _dataset(target, layout, options, pattern) if target else None
+        real = told['target'] and told['target'].load()
+        names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
+        unlabelled = _unlabelled(real, method, config)
     run = Run(out, method, config, seed, device, precision, tf32, start_from)
     run.check(labelled, unlabelled)
     if not translate_with and run.is_finished(labelled, unlabelled):
-        record_data(out, **told)
+        first_does(lambda: is_first() and record_data(out, **told))
         print(f'{config.steps} of {config.steps} steps were done before in {out}')
         return
+    with shared_folder(cache) as here:
+        decode = partial(_decoded, labelled, unlabelled, config.size, translate_with, here, device, on_broken)
+        pictures = first_does(decode, here=here != cache)
     done = run.train(
-        *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
+        *pictures,
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
@@ -221,7 +243,8 @@ def train(
         compile=compile,
         recorded=recorded,
     )[1]
-    record_data(out, **told)
+    if is_first():
+        record_data(out, **told)
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
@@ -380,11 +403,46 @@ def _names(paths, folder) -> list:  # of Path
     _check_names(names, folder)
     return names
 
+# %% ../nbs/57_commands.ipynb #0ed959d9
+_RECORD = 'made_from.json'  # in a folder of many pictures: what they were made from
+
 
 def _check_new(out):
-    "A folder that takes many pictures must be new."
-    if not is_new(out):
+    "A folder that takes many pictures is new, or was begun by such a command."
+    if not is_new(out) and not (Path(out) / _RECORD).is_file():
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
+
+
+def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of every folder that is read
+    "Write down what a folder is going to hold; one that was begun with anything else is refused."
+    from synthreid.training.provenance import fingerprint
+    from synthreid.training.runs import find_checkpoint
+
+    _check_new(out)
+    told['run'] = hashlib.sha256((find_checkpoint(run) / 'nets.safetensors').read_bytes()).hexdigest()[:16]
+    said = '\n'.join('\n'.join([fingerprint(split), *map(str, names)]) for split, names in pictures)
+    told['pictures'] = hashlib.sha256(said.encode(errors='surrogateescape')).hexdigest()[:16]
+    file, said = Path(out) / _RECORD, json.dumps(told, indent=1)
+    if not file.exists():
+        with atomic_write(file) as tmp:
+            tmp.write_text(said)
+    elif file.read_text(errors='replace') != said:
+        got = f'{out}, which was begun with others'
+        raise expected('a new folder, or that of the same pictures, run and options', got, 'choose another --out')
+    for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
+        left.unlink()
+
+
+def _is_whole(path) -> bool:
+    "Whether a picture is there and can be read to its end."
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
 
 
 def _save_png(pixels, path):
@@ -404,7 +462,7 @@ def translate(
     batch_size: int = 32,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
-    "Translate a folder of images into the look of the target."
+    "Translate a folder of images into the look of the target; the same command goes on where it stopped."
     import torch
     from tqdm.auto import tqdm
 
@@ -419,13 +477,19 @@ def translate(
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     names = _names(split.paths, folder)
     with lock_folder(out):
+        _begin_folder(out, run, [(split, names)], command='translate', camera=camera)
+        files = [Path(out) / f'{name}.png' for name in names]
         for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
+            left = [not _is_whole(file) for file in files[start : start + batch_size]]
+            if not any(left):
+                continue
             x = to_signed(split.images[start : start + batch_size], method.device)
             rows = torch.arange(start, start + len(x), device=x.device)
             which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
             made = method.translate(x, which if method.n_cameras else None)
-            for name, image in zip(names[start:], to_uint8(made)):
-                _save_png(image, Path(out) / f'{name}.png')
+            for file, missing, image in zip(files[start:], left, to_uint8(made)):
+                if missing:
+                    _save_png(image, file)
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/57_commands.ipynb #0d6cd912
@@ -479,12 +543,15 @@ def swap(
     stands = ['_'.join(name.parts) for name in _names(columns.paths, structure)]
     _check_names(wears, appearance)
     _check_names(stands, structure)
-    wear, stand = to_signed(rows.images, method.device), to_signed(columns.images, method.device)
-    made = method.swap_grid(wear, stand)
-    for a, line in zip(wears, made):
-        for s, image in zip(stands, to_uint8(line)):
-            _save_png(image, Path(out) / f'{a}_on_{s}.png')
-    _save_png(draw_swaps(wear, stand, made), Path(out) / 'grid.png')
+    with lock_folder(out):
+        _begin_folder(out, run, [(rows, wears), (columns, stands)], command='swap')
+        wear, stand = to_signed(rows.images, method.device), to_signed(columns.images, method.device)
+        made = method.swap_grid(wear, stand)
+        for a, line in zip(wears, made):
+            for s, image in zip(stands, to_uint8(line)):
+                if not _is_whole(file := Path(out) / f'{a}_on_{s}.png'):
+                    _save_png(image, file)
+        _save_png(draw_swaps(wear, stand, made), Path(out) / 'grid.png')
     print(f'{len(rows)} x {len(columns)} swaps in {out}')
 
 # %% ../nbs/57_commands.ipynb #0597b6b0

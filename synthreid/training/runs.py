@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import warnings
+from contextlib import ExitStack
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,7 @@ from synthreid.core import (
 )
 from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
+from ..processes import ProcessLost, begin_alike, check_alone, check_shares, is_first, join, place, told_to_all
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
 from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs, draw_swaps
 from .loop import LossMeans, Method, compile_nets, fit
@@ -272,6 +274,7 @@ def _start(run, kind) -> dict:  # empty, or 'start_from': checkpoint
 def _begin(run, source, target, later=(), **positive):
     "Method, renumbered target, settings of config.yaml, runs that are built on: after all checks that need no pixels."
     kind, device, later = find_method(run.method), pick_device(run.device), dict(later)
+    check_shares(kind)
     if not isinstance(run.config, kind.Config):
         raise expected(f'settings of the method {kind.name}', type(run.config).__name__, f'use {kind.Config.__name__}')
     check_positive(**{k: v for k, v in vars(run.config).items() if k in ('steps', 'batch_size')}, **positive)
@@ -326,7 +329,7 @@ def _prints(source, target) -> dict:
 # %% ../../nbs/48_training.runs.ipynb #2f065cec
 def _sweep(folder):
     "What a process that was killed has left half written; not while another one may write."
-    for left in [left for place in ('.', 'checkpoints', 'samples') for left in (folder / place).glob('.*.tmp')]:
+    for left in [left for sub in ('.', 'checkpoints', 'samples') for left in (folder / sub).glob('.*.tmp')]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -368,12 +371,17 @@ class Run:
         without=(),  # settings that name what is not there yet, such as 'teacher': not looked at
     ):
         "Say what is wrong with settings, weights, runs that are built on, or the folder, before anything is decoded."
+        join(self.device)
+        with told_to_all():
+            self._check(source, target, without)
+
+    def _check(self, source, target, without):
         later = {k: v for k in without if (v := vars(self.config).get(k)) is not None}
         method, target, settings, named = _begin(self, source, target, later)
         told = ('method', 'seed', 'precision', 'config', 'start_from', 'start_from_weights')
         known = {k: v for k, v in settings.items() if k in told}  # people may yet be left out
         _check_claim(self.folder, known, named, _defaults(type(method)))
-        if (Path(self.folder) / '.lock').exists():
+        if is_first() and (Path(self.folder) / '.lock').exists():
             with lock_folder(self.folder):  # does anybody train there now?
                 pass
         method.batches(_without_pixels(source, self.config.size), _without_pixels(target, self.config.size))
@@ -407,27 +415,41 @@ def train(
     compile: bool = False,  # nets are compiled: slower at first, then faster on a GPU, see `compile_nets`
     recorded: bool = False,  # on a GPU: steps are recorded and played, see `RecordedSteps`
 ) -> tuple[Method, int]:  # as trained, and the steps done: fewer than config.steps after an interrupt
-    "Train, or go on where the run stopped; one process at a time."
-    method, target, settings, named = _begin(self, source, target, checkpoint_every=checkpoint_every)
-    folder, self._built = Path(self.folder), {}
-    claim = (folder, settings | _prints(source, target), named, _defaults(type(method)))
-    _check_claim(*claim)
-    with lock_folder(folder):
-        _check_claim(*claim, write=True)
-        _sweep(folder)
-        record_training(folder, source, target, [*builds_on, *named.values()], progress, named.get('teacher'))
+    "Train, or go on where the run stopped; one command at a time, of which the first process writes."
+    join(self.device)
+    check_alone(compile=compile, recorded=recorded)
+    folder, first = Path(self.folder), is_first()
+    with ExitStack() as held:
+        with told_to_all():
+            method, target, settings, named = _begin(self, source, target, checkpoint_every=checkpoint_every)
+            self._built = {}
+            if first:
+                claim = (folder, settings | _prints(source, target), named, _defaults(type(method)))
+                _check_claim(*claim)
+                held.enter_context(lock_folder(folder))
+                _check_claim(*claim, write=True)
+                _sweep(folder)
+                record_training(folder, source, target, [*builds_on, *named.values()], progress, named.get('teacher'))
         names, start = {'recipe': recipe, 'data': data}, named.get('start_from')
-        fabric, done, means = _first_step(method, folder, source, target, self.precision, names, start)
+        with told_to_all():
+            fabric, done, means = _first_step(method, folder, source, target, self.precision, names, start)
+        begin_alike(method.nets.values(), done)
         steps = self.config.steps
         if done >= steps:
             return method, done
         method.data_on_device, torch.backends.cudnn.allow_tf32 = data_on_device, self.tf32
         if compile:
             compile_nets(method)
+        if place().world > 1:
+            method.extra['n_processes'] = place().world
         every = checkpoint_every, sample_every
-        hooks = _training_hooks(folder, method, source, done, means, *every, tensorboard, progress)
-        batches = method.batches(source, target)
-        return method, fit(method, batches, steps, done, hooks, fabric, recorded=recorded, means=means)
+        look = (folder, method, source, done, means, *every, tensorboard, progress)
+        hooks, batches = _training_hooks(*look) if first else [], method.batches(source, target)
+        try:
+            return method, fit(method, batches, steps, done, hooks, fabric, recorded=recorded, means=means)
+        except ProcessLost as e:
+            saved = list_checkpoints(folder / 'checkpoints')
+            raise ProcessLost(f'{e} ({saved[-1] if saved else "there is none yet"})') from e
 
 # %% ../../nbs/48_training.runs.ipynb #82e51ff9
 def _finished_checkpoint(
