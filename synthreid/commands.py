@@ -729,7 +729,7 @@ def demo(
 # %% ../nbs/57_commands.ipynb #54d31e65
 def explore(
     run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
-    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': the same encoder on the source only
     source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
     target: str | None = None,  # folder of the real dataset; default: as the run noted it
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
@@ -738,9 +738,9 @@ def explore(
     no_browser: bool = False,  # only start JupyterLab
 ) -> int:  # exit code of JupyterLab
     "Look at a run in JupyterLab: numbers, translations, patches, features, ranked lists."
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
-    return dashboard.explore(
+    return serve.explore(
         run, not no_browser, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
     )
 
@@ -748,7 +748,7 @@ def explore(
 def app(
     run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
     port: int = 8866,  # on this machine alone; the next free one if it is taken
-    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': the same encoder on the source only
     source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
     target: str | None = None,  # folder of the real dataset; default: as the run noted it
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
@@ -756,8 +756,8 @@ def app(
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ) -> int:  # exit code of Voila
     "The same as a page in any browser, on this machine alone."
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
-    return dashboard.app(
+    return serve.app(
         run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
     )

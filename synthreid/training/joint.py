@@ -62,6 +62,8 @@ class TranslationConfig:
     n_patches: int = 256  # per image and layer
     temperature: float = 0.07  # of InfoNCE
     all_negatives: bool = False  # True: negatives from the whole batch
+    # encoder layers that PatchNCE compares, by tap; None: (0, 2, 3, 4, 8) for nine blocks, as CUT, see `nce_taps`
+    contrast_layers: tuple[int, ...] | None = None
     lr: float = 2e-4  # Adam; generator, projector, identity net
     lr_identity: float | None = None  # of the identity net alone; None: lr
     lr_discriminator: float = 2e-4  # Adam
@@ -180,6 +182,7 @@ def make_nets(
     cfg = config
     cameras = n_cameras if cfg.cameras and cfg.translation in ('gan', 'closed_form') else 0
     generator = Generator(cfg.dim, cfg.n_blocks, cfg.decoder, cameras, cfg.field_stride)
+    generator.nce_taps = cfg.contrast_layers or generator.nce_taps
     identity = IdentityNet(n_ids, generator.out_channels, cfg.head_layers, cfg.head, cfg.head_widths, cfg.pooling)
     if cfg.classifier_std:
         torch.nn.init.normal_(identity.neck.classifier.weight, std=cfg.classifier_std)
@@ -290,7 +293,7 @@ def patch_contrast(
     if cfg.all_negatives:
         pairs = ((gathered(q), gathered(k)) for q, k in pairs)
     n = len(images) * (share().world if cfg.all_negatives else 1)
-    each = [patch_nce(q, k, n, cfg.temperature, cfg.all_negatives).mean() for q, k in pairs]
+    each = [patch_nce(q, k, n, cfg.temperature, cfg.all_negatives, unit=True).mean() for q, k in pairs]
     return sum(each) / len(each)
 
 # %% ../../nbs/42_training.joint.ipynb #8d5da5c9
@@ -445,6 +448,10 @@ def check_joint(
     if config.weight_triplet and not (config.reid_images_per_id if config.reid_batch else config.images_per_id):
         remedy = 'set images_per_id (or reid_images_per_id), e.g. to 4'
         raise expected('identity batches for the triplet loss', 'shuffled ones', remedy)
+    layers, last = config.contrast_layers, 3 + config.n_blocks
+    if layers is not None and not (layers and set(layers) <= set(range(last + 1)) and len({*layers}) == len(layers)):
+        what, remedy = f'different contrast_layers between 0 and {last}', 'leave them out for those of CUT'
+        raise expected(what, layers, remedy)
     if config.translation == 'closed_form' and config.decoder != 'field':
         what = "decoder 'field' for translation='closed_form'"
         raise expected(what, repr(config.decoder), 'the others have to be trained')
