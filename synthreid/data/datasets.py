@@ -85,6 +85,14 @@ def _unseen(split, other) -> ReidSplit:
     return split[np.array([p not in seen for p in split.paths], bool)]
 
 
+def _tell_shared(name, train, more):
+    "People of training and test under one number become one person when both are trained on: right, or a mishap."
+    if n := len(np.intersect1d(train.pids[train.pids > 0], more.pids[more.pids > 0])):
+        message = f'{n} identities of {name} have the same number in train and gallery and count as one person each'
+        remedy = 'if they are different people, train on the training pictures alone (--train-only)'
+        warnings.warn(Concern('train_test_identities', message, remedy), stacklevel=3)
+
+
 @dataclass
 class ReidDataset:
     "Three splits and the protocol that their query and gallery are meant for."
@@ -108,7 +116,9 @@ class ReidDataset:
         junk: bool = False,  # True: with junk and distractors (pid < 1)
     ) -> ReidSplit:  # identities renumbered
         "Train and gallery merged (Synth-ReID's 'combineall')."
-        both = self.train + _unseen(self.gallery, self.train)
+        more = _unseen(self.gallery, self.train)
+        _tell_shared(self.name, self.train, more)
+        both = self.train + more
         return (both if junk else both[both.pids > 0]).relabel()
 
     def __str__(self):
@@ -1279,6 +1289,7 @@ def load_dataset(
     d = read(root, **options)
     if combineall:
         more = _unseen(d.gallery + d.query if combineall == 'query' else d.gallery, d.train)
+        _tell_shared(d.name, d.train, more)
         d = replace(d, train=d.train + more[more.pids > 0])
     if per_id is None and ids is None:
         return d
