@@ -1,9 +1,11 @@
 """The command line: what is said when, and to whom."""
 
 import contextlib
+import csv
 import inspect
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -665,3 +667,29 @@ def test_a_loss_of_pairs_needs_pairs(method, settings, wrong, data, tmp_path, mo
     where = '--source', data / 'game', '--target', data / 'camera', '--out', tmp_path / 'x'
     code, said, err = call('train', method, *settings, *where, *wrong.split())
     assert code == 2 and 'at least 2 people with 2 images each' in err, err
+
+
+def test_a_manifest_keeps_the_names(data, tmp_path):
+    people = {'0001': 'anna', '0002': 'Bob B.', '0003': '12b', '0004': '7'}
+    for file in (data / 'camera' / 'bounding_box_train').glob('*.jpg'):
+        home = tmp_path / 'mine' / people[file.name[:4]]
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, home / f'{"door" if file.name[6] < "4" else "yard"}_{file.name[6:]}')
+    start = 'doctor', tmp_path / 'mine', '--layout', 'folders', '--options', 'file={cam}_{*}.jpg', '--manifest'
+    for name, more in ('whole.csv', []), ('held.csv', ['--hold-out', 0.5]):
+        code, said, err = call(*start, tmp_path / name, *more)
+        assert code < 2, said + err
+        with open(tmp_path / name, newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert {r['pid'] for r in rows} == set(people.values()) and {r['camid'] for r in rows} == {'door', 'yard'}
+        assert all(Path(r['path']).parent.name == r['pid'] for r in rows)
+        assert all(Path(r['path']).name.startswith(r['camid']) for r in rows)
+        assert {r['split'] for r in rows} == ({'train', 'query', 'gallery'} if more else {'train'})
+        again = load_dataset('manifest', tmp_path / name)
+        assert sum(map(len, again.splits.values())) == len(rows) == 24
+    (tmp_path / 'rest').mkdir()
+    shutil.copytree(data / 'camera', tmp_path / 'rest' / 'camera')
+    assert call('doctor', tmp_path / 'rest' / 'camera', '--manifest', tmp_path / 'numbers.csv')[0] < 2
+    with open(tmp_path / 'numbers.csv', newline='') as f:
+        told = {(r['pid'], Path(r['path']).name) for r in csv.DictReader(f)}
+    assert all(int(pid) == int(re.match(r'-1|\d+', name)[0]) for pid, name in told)

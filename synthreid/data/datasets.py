@@ -102,6 +102,7 @@ class ReidDataset:
     query: ReidSplit
     gallery: ReidSplit
     protocol: str = 'market1501'  # a rule of `synthreid.metrics.ranking`, then the split and its seed
+    names: dict = field(default_factory=dict, repr=False, compare=False)  # 'pid', 'camid': {number: word it stands for}
 
     @property
     def rule(self) -> str:  # the part that `evaluate_reid(protocol=...)` takes
@@ -228,6 +229,11 @@ def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are 
     return {k: number[p] for k, p in plain.items()}, written, alike
 
 # %% ../../nbs/11_data.datasets.ipynb #d02919a5
+def _words(number_of: dict) -> dict:  # {number: text}
+    "What people or cameras are called where it is one word each; junk and wrong boxes keep their numbers."
+    return {n: str(*key) for key, n in sorted(number_of.items(), reverse=True) if len(key) == 1}
+
+
 class Concern(UserWarning):
     "What a reader noticed although it could read; the doctor lists it under `name`."
 
@@ -296,9 +302,11 @@ def build_dataset(
                 f' are words; got it for {paths[person][0]}: give this person a name'
             )
         pids[pids >= 0] += 1
+    names = {} if pids_written else {'pid': _words(pid_of)}
+    names |= {} if cams_written else {'camid': _words(cam_of)}
     pids = np.maximum(pids, -1)
     keep = {s: (splits == s) & ((pids > -1) | (junk & (s != 'train'))) for s in ('train', 'query', 'gallery')}
-    return ReidDataset(name, *(ReidSplit(paths[k], pids[k], camids[k] - first) for k in keep.values()), protocol)
+    return ReidDataset(name, *(ReidSplit(paths[k], pids[k], camids[k] - first) for k in keep.values()), protocol, names)
 
 # %% ../../nbs/11_data.datasets.ipynb #dfe2ccdc
 def compile_pattern(
@@ -436,6 +444,7 @@ def write_manifest(
     root = os.path.abspath(file.parent if folder is None else folder)
     splits = dataset.splits
     domains = any(s.domains is not None for s in splits.values())
+    words = {c: dataset.names.get(c, {}) for c in ('pid', 'camid')}
     if any(s.paths is None for s in splits.values()):
         raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
     with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
@@ -446,7 +455,8 @@ def write_manifest(
             numbers = itertools.repeat(0) if s.domains is None else s.domains
             for path, pid, cam, domain in zip(s.paths, s.pids, s.camids, numbers):
                 place = Path(relative(os.path.dirname(path)), os.path.basename(path)).as_posix()
-                table.writerow([place, pid, cam, k, dataset.protocol] + [domain] * domains)
+                row = [words[c].get(n, n) for c, n in (('pid', int(pid)), ('camid', int(cam)))]
+                table.writerow([place, *row, k, dataset.protocol] + [domain] * domains)
     return file
 
 # %% ../../nbs/11_data.datasets.ipynb #37d815e9
