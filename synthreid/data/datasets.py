@@ -230,7 +230,7 @@ def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are 
 
 # %% ../../nbs/11_data.datasets.ipynb #d02919a5
 def _words(number_of: dict) -> dict:  # {number: text}
-    "What people or cameras are called where it is one word each; junk and wrong boxes keep their numbers."
+    "What people or cameras are called, where that is one word each."
     return {n: str(*key) for key, n in sorted(number_of.items(), reverse=True) if len(key) == 1}
 
 
