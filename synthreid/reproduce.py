@@ -22,7 +22,7 @@ import yaml
 
 from .core import UserError, as_tuples, atomic_write, check_positive, expected, parse_size, to_signed, to_uint8
 from .data.datasets import DatasetSpec, ReidDataset, ReidSplit, detect_layout
-from .data.store import load_images
+from .data.store import load_images, read_image
 from .metrics.evaluate import evaluate_reid
 from .metrics.features import find_fid_weights, inception_features, random_features
 from .metrics.frechet import compare_folders
@@ -160,8 +160,7 @@ def _flatten_images(
     chosen = rng.permutation(len(split))[: len(split) // batch * batch]
     for n, i in enumerate(tqdm(np.sort(chosen), desc='flatten', unit='image', disable=not progress, leave=False)):
         path = Path(split.paths[i])
-        with Image.open(path) as image:
-            small = image.convert('RGB').resize((64, 128), Image.BICUBIC)
+        small = Image.fromarray(read_image(path)).resize((64, 128), Image.BICUBIC)
         if rng.random() < 0.5:
             small = small.transpose(Image.FLIP_LEFT_RIGHT)
         suffix = path.suffix.lower()

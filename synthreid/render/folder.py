@@ -20,7 +20,16 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_write, check_choice, expected, parse_size, usable_cores
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    expected,
+    is_new,
+    lock_folder,
+    parse_size,
+    usable_cores,
+)
 from .body import JOINTS
 from .camera import Domain, camera_domain, draw_image, game_domain
 
@@ -193,7 +202,7 @@ def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
                 raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
             if f == done:
                 return True
-    if out.is_dir() and not started.exists() and any(out.iterdir()):
+    if not started.exists() and not is_new(out):
         raise UserError(f'expected an empty or new folder, got {out} with other files in it: choose another folder')
     return False
 
@@ -246,15 +255,18 @@ def render_folder(
     started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     if _is_finished(out, started, done, settings):
         return out
-    for d in ('bounding_box_train', 'query', 'bounding_box_test'):
-        (out / d).mkdir(parents=True, exist_ok=True)
-    with atomic_write(started) as tmp:
-        tmp.write_text(json.dumps(settings, indent=1))
-    jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
-    rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
-    _write_truth(out / 'truth.npz', rows, size)
-    for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
-        if left.stat().st_mtime < began:
-            left.unlink()
-    os.replace(started, done)
+    with lock_folder(out):
+        if _is_finished(out, started, done, settings):  # by another process, a moment ago
+            return out
+        for d in ('bounding_box_train', 'query', 'bounding_box_test'):
+            (out / d).mkdir(parents=True, exist_ok=True)
+        with atomic_write(started) as tmp:
+            tmp.write_text(json.dumps(settings, indent=1))
+        jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
+        rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
+        _write_truth(out / 'truth.npz', rows, size)
+        for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
+            if left.stat().st_mtime < began:
+                left.unlink()
+        os.replace(started, done)
     return out
