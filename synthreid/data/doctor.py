@@ -17,7 +17,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -1068,7 +1068,7 @@ class Diagnosis:
                 ' --pattern'
             )
         if share:
-            d = hold_out(d.train, share, seed, d.name)
+            d = replace(hold_out(d.train, share, seed, d.name), names=d.names)
         write_manifest(d, file)
         return _next_commands(d, file, share)
 
