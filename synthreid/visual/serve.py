@@ -76,6 +76,7 @@ def _lab_command(path, folder, browser) -> list:
         f'--MappingKernelManager.root_dir={folder}',
         f'--LabApp.default_url=/lab/tree/{path.name}',
         '--ServerApp.ip=127.0.0.1',
+        '--ServerApp.jpserver_extensions=voila.server_extension=False',  # it serves files, and brings warnings back
         '--LabApp.news_url=None',
         '--log-level=WARN',
         *(f'--KernelManager.{name}={value}' for name, value in private.items()),
