@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .core import UserError, atomic_write, check_positive, parse_size, pick_device, step_seed
+from .core import UserError, atomic_write, check_positive, is_new, parse_size, pick_device, step_seed
 from .data.datasets import DatasetSpec, ReidDataset, ReidSplit, load_dataset
 from .data.store import load_images
 from .metrics.distances import top_k
@@ -494,7 +494,7 @@ def run_demo(
     pick_device(device)
     parse_size(size)
     out, began = Path(out), time.perf_counter()
-    if out.exists() and any(out.iterdir()) and not (out / 'data').is_dir():
+    if not is_new(out) and not (out / 'data').is_dir():
         raise UserError(f'expected a new folder or that of a demo, {out} holds other files: choose another --out')
     runs = out / 'runs' / f'{size}_draw{draw}_steps{steps}{"_quick" if quick else ""}'
     weights = find_fid_weights(fid_weights)
