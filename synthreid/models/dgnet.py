@@ -379,7 +379,7 @@ def discriminator_losses(
     yes, no = widen(net.verdicts(leaf)), widen(net(fake))
     losses = {'d_real': sum((v - 1).square().mean() for v in yes), 'd_fake': sum(v.square().mean() for v in no)}
     if weight:
-        slopes = [torch.autograd.grad(v.float().sum(), leaf, create_graph=True)[0] for v in yes]
+        slopes = [torch.autograd.grad(v.sum(), leaf, create_graph=True)[0] for v in yes]
         slopes = [s if s.dtype == torch.float64 else s.float() for s in slopes]
         losses['d_penalty'] = weight * sum(s.square().flatten(1).sum(1).mean() for s in slopes)
     return losses
@@ -398,5 +398,5 @@ def image_distance(
     b: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
 ) -> torch.Tensor:  # scalar
     "Mean absolute difference in ImageNet-normalised colours."
-    std = constant(IMAGENET_STD, torch.float32, a.device).view(3, 1, 1)  # as `Normalise`
-    return ((a - b).abs() / (2 * std)).mean()
+    twice = constant(tuple(2 * std for std in IMAGENET_STD), torch.float32, a.device).view(3, 1, 1)  # as `Normalise`
+    return ((a - b).abs() / twice).mean()
