@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pack_sheets', 'TranslationExplorer', 'checkpoints_of', 'translate_views', 'judge_checkpoint', 'make_curves',
-           'judge_checkpoints', 'from_run', 'plot_checkpoints']
+           'judge_checkpoints', 'from_checkpoints', 'plot_checkpoints']
 
 # %% ../../nbs/51_visual.translations.ipynb #d06e4151
 from pathlib import Path
@@ -205,7 +205,7 @@ def judge_checkpoints(
     return nested | dict(curves=curves, distance_name=distance_name, note=f'Curves: {note}.')
 
 # %% ../../nbs/51_visual.translations.ipynb #83379e5b
-def from_run(
+def from_checkpoints(
     run,  # run folder (all its checkpoints), or one checkpoint folder
     source_images,  # (N, H, W, 3) uint8: a few hundred give steady curves
     target_images,  # (M, H, W, 3) uint8
