@@ -7,17 +7,27 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
            'export', 'push', 'pull', 'demo', 'explore', 'app']
 
 # %% ../nbs/57_commands.ipynb #26510785
+import hashlib
 import inspect
+import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from .core import UserError, atomic_write, check_choice, check_positive, expected, parse_size, pick_device
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    check_positive,
+    expected,
+    is_new,
+    lock_folder,
+    parse_size,
+    pick_device,
+)
 from .data.datasets import DatasetSpec
-
-# %% ../nbs/57_commands.ipynb #d754c323
-#| export
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
 def render(
@@ -51,14 +61,23 @@ def _numbers(text: str, flag: str) -> list:
         raise expected('whole numbers separated by commas', f'{flag} {text}', f'for instance {flag} 3,7') from None
 
 
-def _reader_options(text: str) -> dict:
-    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
+def _plain_value(text: str):  # bool, int, float, str or None
+    "A word as YAML reads it; what is more to YAML, such as `[` or `{cam}_{*}.jpg`, is text here."
     import yaml
 
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return value if value is None or isinstance(value, (bool, int, float, str)) else text
+
+
+def _reader_options(text: str) -> dict:
+    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
     from synthreid.data.datasets import load_dataset
 
     pairs = [pair.partition('=') for pair in text.split(',') if pair.strip()]
-    given = {k.strip(): yaml.safe_load(v) for k, sign, v in pairs if sign and v.strip()}
+    given = {k.strip(): _plain_value(v.strip()) for k, sign, v in pairs if sign and v.strip()}
     if len(given) < len(pairs):
         raise expected('options such as protocol=old,split_id=3, each once', repr(text), 'mend them')
     if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}):
@@ -95,7 +114,8 @@ def doctor(
     if picture:
         from synthreid.visual.plots import plot_cameras
 
-        plot_cameras(found.readable()).savefig(picture, dpi=150)
+        with atomic_write(picture) as tmp:
+            plot_cameras(found.readable()).savefig(tmp, format=Path(picture).suffix[1:] or 'png', dpi=150)
         print(f'picture in {picture}')
     if manifest:
         print(found.save_manifest(manifest, hold_out, seed))
@@ -124,6 +144,38 @@ def _source_split(specs, train_only, per_id, ids, seed):  # -> names, labelled s
             )
     return [s.name for s in sets], parts[0] if len(parts) == 1 else merge_sources(parts).relabel()
 
+# %% ../nbs/57_commands.ipynb #c4617095
+def _unlabelled(real, method, config):  # -> ReidSplit, or None
+    "The images for training of the target, if there is one and the settings look at it."
+    from synthreid.training.methods import find_method
+
+    if real is None or find_method(method).uses_target(config):
+        return real and real.train
+    said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'
+    print(said, file=sys.stderr)
+    return None
+
+
+def _decoded(labelled, unlabelled, size, translate_with, cache, device, on_broken) -> tuple:  # both with pixels
+    "The images of a training; `translate_with` a run, its translations of the labelled ones."
+    from synthreid.data.store import load_images
+    from synthreid.training.runs import translate_split
+
+    if translate_with:
+        labelled = translate_split(labelled, translate_with, size, cache, device, on_broken=on_broken)
+    else:
+        labelled = load_images(labelled, size, cache, on_broken=on_broken)
+    if unlabelled is not None:
+        unlabelled = load_images(unlabelled, size, cache, on_broken=on_broken)
+    return labelled.relabel(), unlabelled
+
+
+def _tell_end(done, steps, out):
+    "How far a training has come; what was interrupted ends as an interruption."
+    if done < steps:
+        raise KeyboardInterrupt(f'stopped at step {done} of {steps}, saved in {out}: run the same command to go on')
+    print(f'{done} of {steps} steps done in {out}')
+
 # %% ../nbs/57_commands.ipynb #0da67a15
 def train(
     method: str,  # 'direct', 'joint', ..., or a class of yours: my_module:MyMethod
@@ -142,6 +194,7 @@ def train(
     ids: str = '',  # of the source so many identities, drawn; or these: 3,7,12
     subset_seed: int = 0,  # of the draw of per_id and ids
     translate_with: str | None = None,  # a finished run that translates: train on its translations of the source
+    start_from: str | None = None,  # run or checkpoint of the same method: a new run begins with its weights
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     seed: int = 0,  # of initialisation, order and augmentation
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
@@ -155,35 +208,23 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
-    from synthreid.data.store import load_images
-    from synthreid.training.methods import find_method
     from synthreid.training.provenance import record_data
-    from synthreid.training.runs import Run, translate_split
+    from synthreid.training.runs import Run
 
     specs = _sources(source, source_layout, source_options, source_pattern)
-    told = dict(source=specs[0] if len(specs) == 1 else None)
+    told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
     told['target'] = _dataset(target, layout, options, pattern) if target else None
-    real = told['target'].load() if target else None
+    real = told['target'] and told['target'].load()
     names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
-    unlabelled = real.train if real and find_method(method).uses_target(config) else None
-    run = Run(out, method, config, seed, device, precision, tf32)
+    unlabelled = _unlabelled(real, method, config)
+    run = Run(out, method, config, seed, device, precision, tf32, start_from)
     run.check(labelled, unlabelled)
-    if real and unlabelled is None:
-        said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'
-        print(said, file=sys.stderr)
     if not translate_with and run.is_finished(labelled, unlabelled):
         record_data(out, **told)
         print(f'{config.steps} of {config.steps} steps were done before in {out}')
         return
-    if translate_with:
-        labelled = translate_split(labelled, translate_with, config.size, cache, device, on_broken=on_broken).relabel()
-    else:
-        labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
-    if unlabelled is not None:
-        unlabelled = load_images(unlabelled, config.size, cache, on_broken=on_broken)
     done = run.train(
-        labelled,
-        unlabelled,
+        *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
@@ -193,11 +234,7 @@ def train(
         recorded=recorded,
     )[1]
     record_data(out, **told)
-    if done < config.steps:
-        raise KeyboardInterrupt(
-            f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on'
-        )
-    print(f'{done} of {config.steps} steps done in {out}')
+    _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
 def _test_set(spec: DatasetSpec):  # -> ReidDataset with query and gallery
@@ -251,6 +288,31 @@ def _print_numbers(found: dict, digits: int = 4):
     for name, value in found.items():
         print(f'{name:24} {value:.{digits}g}' if isinstance(value, float) else f'{name:24} {value}')
 
+# %% ../nbs/57_commands.ipynb #06f814ad
+def _able_method(run, device, able='', remedy=''):  # -> Method
+    "The trained method of a run; with `able`, one that 'translates' or 'swaps'."
+    from synthreid.training.runs import load_method
+
+    method = load_method(run, device)
+    if able and not dict(translates=method.translates, swaps=method.swaps)[able]:
+        raise UserError(f'expected a method that {able}, the run {run} holds {method.name!r}: {remedy}')
+    return method
+
+
+def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingResult
+    "Test on decoded images; the protocol of the result says all that was done."
+    from synthreid.metrics.evaluate import evaluate_reid
+    from synthreid.training.provenance import name_protocol
+
+    own = flip and method.own_test == protocol  # it averages the views in its own way
+    note = ', flip averaged per head' if own else ''
+    if alpha is not None:
+        note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
+    embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
+    how |= dict(flip=flip and not own, protocol=rule, device=method.device)
+    found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
+    return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
+
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
     run: str,  # run folder or checkpoint
@@ -276,43 +338,26 @@ def evaluate(
     "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
-    from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.metrics.features import find_fid_weights, inception_features
     from synthreid.metrics.ranking import PROTOCOLS
     from synthreid.metrics.translation import evaluate_translation
-    from synthreid.training.provenance import name_protocol, seen_in_training
-    from synthreid.training.runs import load_method
+    from synthreid.training.provenance import seen_in_training
 
     check_positive(batch_size=batch_size)
     check_choice(('auto', *PROTOCOLS), protocol=protocol)
     check_choice(METRICS, metric=metric)
     weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
-    method, dataset = load_method(run, device), _test_set(spec)
-    if source and not method.translates:
-        raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
+    method = _able_method(run, device, source and 'translates', 'leave --source out')
+    dataset = _test_set(spec)
     rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     method.config = _with_alpha(method.config, alpha)
-    own = flip and method.own_test == protocol  # it averages the views in its own way
-    note = ', flip averaged per head' if own else ''
-    if alpha is not None:
-        note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
+    how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
     for again in (False, True)[: 1 + rerank]:
-        found = evaluate_reid(
-            method.embed_flipped if own else method.embed,
-            dataset.query,
-            dataset.gallery,
-            flip=flip and not own,
-            metric=metric,
-            protocol=dataset.rule if protocol == 'auto' else protocol,
-            rerank=again,
-            batch_size=batch_size,
-            device=method.device,
-        )
-        found = name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
+        found = _ranked(method, dataset, seen, alpha, rerank=again, **how)
         print(found)
         _record(run, method, dataset, found)
     if source:
@@ -347,11 +392,46 @@ def _names(paths, folder) -> list:  # of Path
     _check_names(names, folder)
     return names
 
+# %% ../nbs/57_commands.ipynb #0ed959d9
+_RECORD = 'made_from.json'  # in a folder of many pictures: what they were made from
+
 
 def _check_new(out):
-    "A folder that takes many pictures must be new."
-    if Path(out).exists() and any(Path(out).iterdir()):
+    "A folder that takes many pictures is new, or was begun by such a command."
+    if not is_new(out) and not (Path(out) / _RECORD).is_file():
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
+
+
+def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of every folder that is read
+    "Write down what a folder is going to hold; one that was begun with anything else is refused."
+    from synthreid.training.provenance import fingerprint
+    from synthreid.training.runs import find_checkpoint
+
+    _check_new(out)
+    told['run'] = hashlib.sha256((find_checkpoint(run) / 'nets.safetensors').read_bytes()).hexdigest()[:16]
+    said = '\n'.join('\n'.join([fingerprint(split), *map(str, names)]) for split, names in pictures)
+    told['pictures'] = hashlib.sha256(said.encode(errors='surrogateescape')).hexdigest()[:16]
+    file, said = Path(out) / _RECORD, json.dumps(told, indent=1)
+    if not file.exists():
+        with atomic_write(file) as tmp:
+            tmp.write_text(said)
+    elif file.read_text(errors='replace') != said:
+        got = f'{out}, which was begun with others'
+        raise expected('a new folder, or that of the same pictures, run and options', got, 'choose another --out')
+    for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
+        left.unlink()
+
+
+def _is_whole(path) -> bool:
+    "Whether a picture is there and can be read to its end."
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
 
 
 def _save_png(pixels, path):
@@ -371,30 +451,34 @@ def translate(
     batch_size: int = 32,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
-    "Translate a folder of images into the look of the target."
+    "Translate a folder of images into the look of the target; the same command goes on where it stopped."
     import torch
     from tqdm.auto import tqdm
 
     from synthreid.core import to_signed, to_uint8
-    from synthreid.training.runs import load_method
 
     check_positive(batch_size=batch_size)
-    method = load_method(run, device)
-    if not method.translates:
-        raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: give a joint run')
+    method = _able_method(run, device, 'translates', 'give a joint run')
     if not -1 <= camera < method.n_cameras:
         got, last = camera, method.n_cameras - 1
         raise expected(f'a camera from 0 to {last}', got, 'use -1 for all in turn')
     _check_new(out)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     names = _names(split.paths, folder)
-    for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
-        x = to_signed(split.images[start : start + batch_size], method.device)
-        rows = torch.arange(start, start + len(x), device=x.device)
-        which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
-        made = method.translate(x, which if method.n_cameras else None)
-        for name, image in zip(names[start:], to_uint8(made)):
-            _save_png(image, Path(out) / f'{name}.png')
+    with lock_folder(out):
+        _begin_folder(out, run, [(split, names)], command='translate', camera=camera)
+        files = [Path(out) / f'{name}.png' for name in names]
+        for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
+            left = [not _is_whole(file) for file in files[start : start + batch_size]]
+            if not any(left):
+                continue
+            x = to_signed(split.images[start : start + batch_size], method.device)
+            rows = torch.arange(start, start + len(x), device=x.device)
+            which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
+            made = method.translate(x, which if method.n_cameras else None)
+            for file, missing, image in zip(files[start:], left, to_uint8(made)):
+                if missing:
+                    _save_png(image, file)
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/57_commands.ipynb #0d6cd912
@@ -411,14 +495,13 @@ def embed(
     import numpy as np
 
     from synthreid.metrics.evaluate import extract_features
-    from synthreid.training.runs import load_method
 
     check_positive(batch_size=batch_size)
     if Path(out).suffix != '.npz':
         raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
     if Path(out).exists():
         raise UserError(f'expected a new file, {out} is there already: choose another --out')
-    method = load_method(run, device)
+    method = _able_method(run, device)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     features = extract_features(method.embed, split.images, batch_size, flip=flip, device=method.device).float().numpy()
     with atomic_write(out) as tmp:
@@ -439,25 +522,25 @@ def swap(
     "Dress the people of some images in the clothes of others (DG-Net)."
     from synthreid.core import to_signed, to_uint8
     from synthreid.training.hooks import draw_swaps
-    from synthreid.training.runs import load_method
 
     check_positive(most=most)
     _check_new(out)
-    method = load_method(run, device)
-    if not method.swaps:
-        raise UserError(f'expected a method that swaps, the run {run} holds {method.name!r}: give a dgnet run')
+    method = _able_method(run, device, 'swaps', 'give a dgnet run')
     rows = _plain_folder(appearance, method.config.size, most, on_broken)
     columns = _plain_folder(structure, method.config.size, most, on_broken)
     wears = ['_'.join(name.parts) for name in _names(rows.paths, appearance)]
     stands = ['_'.join(name.parts) for name in _names(columns.paths, structure)]
     _check_names(wears, appearance)
     _check_names(stands, structure)
-    wear, stand = to_signed(rows.images, method.device), to_signed(columns.images, method.device)
-    made = method.swap_grid(wear, stand)
-    for a, line in zip(wears, made):
-        for s, image in zip(stands, to_uint8(line)):
-            _save_png(image, Path(out) / f'{a}_on_{s}.png')
-    _save_png(draw_swaps(wear, stand, made), Path(out) / 'grid.png')
+    with lock_folder(out):
+        _begin_folder(out, run, [(rows, wears), (columns, stands)], command='swap')
+        wear, stand = to_signed(rows.images, method.device), to_signed(columns.images, method.device)
+        made = method.swap_grid(wear, stand)
+        for a, line in zip(wears, made):
+            for s, image in zip(stands, to_uint8(line)):
+                if not _is_whole(file := Path(out) / f'{a}_on_{s}.png'):
+                    _save_png(image, file)
+        _save_png(draw_swaps(wear, stand, made), Path(out) / 'grid.png')
     print(f'{len(rows)} x {len(columns)} swaps in {out}')
 
 # %% ../nbs/57_commands.ipynb #0597b6b0
@@ -527,22 +610,23 @@ def reproduce(
         None if test is None else _dataset(test, test_layout, test_options),
         cache,
     )
-    table = run_rows(
-        system,
-        folders,
-        out,
-        [r.strip() for r in rows.split(',') if r.strip()] or None,
-        _numbers(seeds, '--seeds') or None,
-        dry_run,
-        steps=steps or None,
-        size=size or None,
-        weights=weights,
-        fid_weights=fid_weights,
-        device=device,
-        precision=precision,
-        recipe_folder=recipes,
-        on_broken=on_broken,
-    )
+    with nullcontext() if dry_run else lock_folder(out):
+        table = run_rows(
+            system,
+            folders,
+            out,
+            [r.strip() for r in rows.split(',') if r.strip()] or None,
+            _numbers(seeds, '--seeds') or None,
+            dry_run,
+            steps=steps or None,
+            size=size or None,
+            weights=weights,
+            fid_weights=fid_weights,
+            device=device,
+            precision=precision,
+            recipe_folder=recipes,
+            on_broken=on_broken,
+        )
     if table is not None:
         print((Path(out) / system / 'table.md').read_text())
         print(f'table in {out}/{system}/table.md')
@@ -617,23 +701,24 @@ def demo(
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
 
-    run_demo(
-        out,
-        quick=quick,
-        seeds=seeds,
-        oracle=oracle,
-        systems=systems,
-        size=size,
-        steps=steps,
-        draw=draw,
-        fid_weights=fid_weights,
-        device=device,
-    )
+    with lock_folder(out):
+        run_demo(
+            out,
+            quick=quick,
+            seeds=seeds,
+            oracle=oracle,
+            systems=systems,
+            size=size,
+            steps=steps,
+            draw=draw,
+            fid_weights=fid_weights,
+            device=device,
+        )
 
 # %% ../nbs/57_commands.ipynb #54d31e65
 def explore(
     run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
-    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': the same encoder on the source only
     source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
     target: str | None = None,  # folder of the real dataset; default: as the run noted it
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
@@ -642,9 +727,9 @@ def explore(
     no_browser: bool = False,  # only start JupyterLab
 ) -> int:  # exit code of JupyterLab
     "Look at a run in JupyterLab: numbers, translations, patches, features, ranked lists."
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
-    return dashboard.explore(
+    return serve.explore(
         run, not no_browser, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
     )
 
@@ -652,7 +737,7 @@ def explore(
 def app(
     run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
     port: int = 8866,  # on this machine alone; the next free one if it is taken
-    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': the same encoder on the source only
     source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
     target: str | None = None,  # folder of the real dataset; default: as the run noted it
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
@@ -660,8 +745,8 @@ def app(
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ) -> int:  # exit code of Voila
     "The same as a page in any browser, on this machine alone."
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
-    return dashboard.app(
+    return serve.app(
         run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
     )

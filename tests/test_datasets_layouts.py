@@ -73,6 +73,25 @@ def test_several_datasets_side_by_side_are_never_one(tmp_path):
     assert detect_layout(tmp_path / 'plain') == 'folders', 'what lies beside it does not matter'
 
 
+def test_a_folder_called_images_makes_no_500k_set(tmp_path):
+    "Unless its names say that they are distractors."
+    for kind, names in {
+        'people': ['0007_c1s1_000001_01.jpg', '0000_c1s1_000002_01.jpg'],
+        'anything': ['figure 1.png'],
+        'empty': [],
+        'distractors': ['0000_c1s1_000001_01.jpg', '-1_c1s1_000002_01.jpg'],
+    }.items():
+        make_layout('market1501', tmp_path / kind)
+        (tmp_path / kind / 'images').mkdir()
+        touch(tmp_path / kind / 'images', names)
+        found = detect_layout(tmp_path / kind)
+        assert found == ('market1501_500k' if kind == 'distractors' else 'market1501'), kind
+        gallery = load_dataset('auto', tmp_path / kind).gallery
+        assert sum('/images/' in p for p in gallery.paths) == len(names) * (kind == 'distractors')
+        if kind == 'people':
+            assert len(load_dataset('market1501_500k', tmp_path / kind).gallery) == len(gallery) + 2, 'if it is named'
+
+
 def test_withdrawn_sets_are_read_but_not_offered(tmp_path):
     with pytest.raises(UserError) as e:
         load_dataset('nothing', tmp_path)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from synthreid.core import UserError, step_generator, to_signed
 from synthreid.data import store
@@ -172,6 +173,64 @@ def test_damage_is_noticed(tmp_path, damage):
             log.write_text('{}\n[1]\nnull\n')
         assert (load(split, cache).images == kept).all()
         assert counted(split, cache)[1] == 0, 'and the new map is a good one'
+
+
+@settings(quick, max_examples=60)
+@given(
+    which=st.sampled_from(['log', 'content', 'rows']),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=3),
+    cut=st.sampled_from([1.0, 1.0, 0.7, 0.0]),
+)
+def test_a_damaged_side_file_is_built_again(tmp_path_factory, which, flips, cut):
+    "Whatever its bytes have become: the pictures are right, without a word, and so is what is kept then."
+    folder = tmp_path_factory.mktemp('side')
+    split, cache = write_split(folder / 'a', n=8), folder / 'cache'
+    with patch.object(store, '_BLOCK', 3):
+        wanted = load(split, cache).images.copy()
+        file = next(cache.glob(f'*.{which}'))
+        data = bytearray(file.read_bytes())
+        data = data[: int(cut * len(data))]
+        for place, mask in flips:
+            if data:
+                data[int(place * len(data))] ^= mask
+        os.replace(file, file.with_suffix('.old'))
+        file.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert (load(split, cache).images == wanted).all()
+        assert counted(split, cache)[1] == 0
+
+
+@pytest.mark.parametrize(
+    'log',
+    [
+        '{"rows": "x", "sum": 1, "broken": {}}',
+        '{"rows": 6, "sum": 1, "broken": [1]}',
+        '{"rows": -6, "sum": 1, "broken": {}}',
+        '{"rows": 1e999, "sum": 1, "broken": {"a": 1}}',
+        '{"sealed": "x"}',
+        '{"sealed": null}\n{"sealed": 1}',
+    ],
+)
+def test_a_log_of_other_kinds_is_built_again(tmp_path, log):
+    split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
+    wanted = load(split, cache).images.copy()
+    next(cache.glob('*.log')).write_text(log)
+    assert (load(split, cache).images == wanted).all() and counted(split, cache)[1] == 0
+
+
+def test_a_folder_in_place_of_a_side_file(tmp_path):
+    split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
+    wanted = load(split, cache).images.copy()
+    for kind in ('content', 'log'):
+        file = next(cache.glob(f'*.{kind}'))
+        file.unlink()
+        file.mkdir()
+        if kind == 'content':
+            assert (load(split, cache).images == wanted).all(), 'it only saves time'
+            continue
+        with pytest.raises(UserError, match=f'{file.name} .Is a directory'):
+            load(split, cache)
 
 
 def test_a_copied_cache_is_used_after_a_look(tmp_path):
@@ -357,9 +416,6 @@ def test_pixel_formats(tmp_path):
     same(save(tmp_path / 'bits.png', Image.fromarray(grey > 128)), (grey > 128)[..., None] * 255)
     same(save(tmp_path / 'two words ü 人\n.bmp', photo), rgb)
     same(save(tmp_path / 'png.jpg', photo, format='PNG'), rgb)
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    same(save(tmp_path / 'upside down.png', photo, exif=exif), rgb)
     assert (read_image(save(tmp_path / 'point.png', Image.fromarray(rgb[:1, :1])), SIZE) == rgb[0, 0]).all()
     with pytest.raises(UserError, match='float.tif .more than 16 bits'):
         read_image(save(tmp_path / 'float.tif', Image.fromarray(grey.astype(np.float32))), SIZE)
@@ -380,6 +436,192 @@ def test_sixteen_bit_colour(tmp_path):
         + chunk(b'IEND', b'')
     )
     assert (read_image(tmp_path / 'rgb16.png', SIZE) == [0, 128, 255]).all()
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+def test_pictures_are_turned_as_exif_says(tmp_path, kind):
+    "As Pillow's own `exif_transpose` turns them."
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (3, 2, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    upright = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(tmp_path / f'{orientation}.{kind.lower()}', Image.fromarray(pixels), exif=exif)
+        with Image.open(path) as image:
+            wanted = np.asarray(ImageOps.exif_transpose(image))
+        assert np.array_equal(read_image(path), wanted), orientation
+        small = Image.fromarray(wanted).resize(SIZE[::-1], Image.BILINEAR)
+        assert np.array_equal(read_image(path, SIZE), np.asarray(small)), orientation
+        upright[wanted.tobytes()] = orientation
+    assert len(upright) == 8
+
+
+def test_orientation_behind_the_pixels_and_damaged_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8))
+    data = save(tmp_path / 'a.png', image, exif=exif).read_bytes()
+    start = data.index(b'eXIf') - 4
+    chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], 'big')]
+    (tmp_path / 'late.png').write_bytes(data.replace(chunk, b'')[:-12] + chunk + data[-12:])
+    assert np.array_equal(read_image(tmp_path / 'late.png'), np.rot90(np.asarray(image)))
+    for damaged in (b'', b'Exif\0\0', b'Exif\0\0II*\0\x08\0\0\0\xff\xff', b'nonsense' * 9):
+        path = save(tmp_path / 'damaged.jpg', image, exif=damaged)
+        assert np.array_equal(read_image(path), np.asarray(Image.open(path)))
+
+
+def test_a_damaged_png_with_exif_is_no_picture(tmp_path):
+    data = save(tmp_path / 'a.png', Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 20), np.uint8)))
+    spoilt = bytearray(data.read_bytes())
+    spoilt[300:330] = bytes(30)
+    (tmp_path / 'a.png').write_bytes(spoilt)
+    with pytest.raises(UserError, match='a.png'):
+        read_image(tmp_path / 'a.png')
+
+
+def write_tiff(path, values, bits, white_is_zero=False):
+    "By hand, little-endian and uncompressed: Pillow writes neither 12 bits nor inverted grey."
+    import struct
+
+    if bits == 12:
+        flat = values.ravel().astype(int)
+        a, b = flat[::2], flat[1::2]
+        data = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+    else:
+        data = values.astype('<u2').tobytes()
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8, 277: 1, 278: height}
+    tags[279] = len(data)
+    entries = b''.join(struct.pack('<HHII', k, 4, 1, v) for k, v in tags.items())
+    place = 8 + len(data)
+    path.write_bytes(struct.pack('<2sHI', b'II', 42, place) + data + struct.pack('<H', len(tags)) + entries + bytes(4))
+    return path
+
+
+def test_every_depth_of_grey_is_scaled(tmp_path):
+    ramp = np.linspace(0, 1, 48).reshape(6, 8)
+    wanted = (ramp * 255)[..., None]
+    near = lambda path, grey: np.abs(read_image(path).astype(float) - grey).max() <= 0.51
+    assert near(write_tiff(tmp_path / '16.tif', np.rint(ramp * 65535), 16), wanted)
+    assert near(write_tiff(tmp_path / '12.tif', np.rint(ramp * 4095), 12), wanted)
+    assert near(write_tiff(tmp_path / 'inverted.tif', np.rint(ramp * 65535), 16, True), 255 - wanted)
+    header = b'P5 8 6 4095 '
+    (tmp_path / '12.ppm').write_bytes(header + np.rint(ramp * 4095).astype('>u2').tobytes())
+    assert near(tmp_path / '12.ppm', wanted)
+
+
+def test_too_many_pixels_and_too_many_bytes(tmp_path):
+    Image.new('1', (9000, 9000)).save(tmp_path / 'wide.png')
+    assert (tmp_path / 'wide.png').stat().st_size < 100_000
+    with pytest.raises(UserError, match='9000x9000, more than 34 million pixels'):
+        read_image(tmp_path / 'wide.png', SIZE)
+    with open(tmp_path / 'long.bmp', 'wb') as f:
+        f.truncate(2**33)
+    with pytest.raises(UserError, match='8.6 GB, too long'):
+        read_image(tmp_path / 'long.bmp', SIZE)
+    frame = np.zeros((4320, 7680), np.uint8)
+    frame[:, 3840:] = 255
+    Image.fromarray(frame).save(tmp_path / '8k.png')
+    assert read_image(tmp_path / '8k.png', SIZE)[:, [0, -1], 0].tolist() == [[0, 255]] * SIZE[0]
+
+
+MEMORY = '''
+import resource, sys
+from pathlib import Path
+from synthreid.data import store
+from synthreid.data.datasets import ReidSplit
+store.usable_cores = lambda: 8
+paths = sorted(Path(sys.argv[1]).iterdir())
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+store.load_images(ReidSplit(paths, [0] * 8, [0] * 8), (16, 8), progress=False)
+print(peak() - before)
+'''
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path):
+    "Eight of 25 million pixels: 75 MB each as RGB, and at least twice that while they are converted."
+    folder = tmp_path / 'large'
+    folder.mkdir()
+    Image.new('P', (5000, 5000)).save(folder / '0.png', transparency=b'\0')
+    for i in range(1, 8):
+        (folder / f'{i}.png').write_bytes((folder / '0.png').read_bytes())
+    used = subprocess.run([sys.executable, '-c', MEMORY, folder], capture_output=True, text=True, timeout=600)
+    assert used.returncode == 0, used.stderr
+    assert int(used.stdout) < 450, 'MB'
+
+
+def test_large_jpegs_are_decoded_coarsely_and_ordinary_ones_exactly(tmp_path):
+    y, x = np.mgrid[:3000, :2000] / 3000
+    photo = (np.stack([np.sin(9 * x), np.cos(7 * y), np.sin(5 * x * y)], 2) * 120 + 128).astype(np.uint8)
+    for pixels in (photo[:1800, :900], photo[:128, :64], photo[:2000, :2000]):
+        path = save(tmp_path / 'crop.jpg', Image.fromarray(pixels))
+        assert np.array_equal(read_image(path, (256, 128)), np.asarray(Image.open(path).resize((128, 256), 2)))
+    path = save(tmp_path / 'frame.jpg', Image.fromarray(photo))
+    loads = []
+    with patch.object(
+        Image.Image, 'resize', lambda self, *a, r=Image.Image.resize: loads.append(self.size) or r(self, *a)
+    ):
+        coarse = read_image(path, (128, 64))
+    assert loads == [(1000, 1500)], 'half of its size was decoded'
+    exact = np.asarray(Image.open(path).resize((64, 128), 2))
+    assert np.abs(coarse.astype(int) - exact).max() <= 2
+    assert np.array_equal(read_image(path), np.asarray(Image.open(path))), 'at its own size every pixel'
+
+
+def test_caches_of_another_way_of_reading_are_left_alone(tmp_path):
+    split, cache = write_split(tmp_path / 'a'), tmp_path / 'cache'
+    with patch.object(store, 'READING', 1), patch.object(store, 'decode_image', lambda *a: np.zeros((*SIZE, 3), 'u1')):
+        assert not load(split, cache).images.any()
+    now, n = counted(split, cache)
+    assert n == 20 and (now.images == direct(split.paths)).all()
+    first = store._find_digests(list(split.paths), cache, False)
+    name = store._digest(json.dumps([store._BLOCK, first]).encode())  # as version 0.2 named them
+    assert not list(cache.glob(f'*{name}*'))
+
+
+def mean_colour():
+    from synthreid.metrics.features import FeatureExtractor
+
+    return FeatureExtractor(torch.nn.AdaptiveAvgPool2d(2), 'mean colour', size=(16, 16))
+
+
+def test_features_of_folders_are_read_as_everything_else_is(tmp_path):
+    "Formats, depth, orientation and refusals of `fid` are those of the store."
+    from synthreid.metrics import features
+
+    grey = np.random.default_rng(0).integers(0, 256, (8, 16, 8), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = {
+        '8': lambda g, f: Image.fromarray(g).save(f),
+        '16': lambda g, f: Image.fromarray(g.astype(np.uint16) * 257).save(f),
+        'turned': lambda g, f: Image.fromarray(np.ascontiguousarray(np.rot90(g))).save(f, exif=exif),
+    }
+    found = []
+    for kind, write in kinds.items():
+        (tmp_path / kind).mkdir()
+        for i, g in enumerate(grey):
+            write(g, tmp_path / kind / f'{i}.png')
+        found.append(features.folder_features(tmp_path / kind, mean_colour(), tmp_path / 'cache', progress=False))
+    assert all(np.array_equal(f.features, found[0].features) and not f.cached for f in found)
+    with patch.object(features, 'READING', 1):
+        again = features.folder_features(tmp_path / '8', mean_colour(), tmp_path / 'cache', progress=False)
+    assert not again.cached, 'kept by another way of reading'
+    pictures = {'script.jpg': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'text.jpg': b'404'}
+    for name, content in pictures.items():
+        (tmp_path / '8' / name).write_bytes(content)
+        with pytest.raises(UserError, match=f'{name} .not a picture'):
+            features.folder_features(tmp_path / '8', mean_colour(), tmp_path / 'cache', progress=False)
+        (tmp_path / '8' / name).unlink()
+    os.mkfifo(tmp_path / '8' / 'pipe.jpg')
+    signal.alarm(60)  # it would wait for ever
+    try:
+        for cache in (tmp_path / 'cache', None):
+            with pytest.raises(UserError, match='pipe.jpg .no regular file'):
+                features.folder_features(tmp_path / '8', mean_colour(), cache, progress=False)
+    finally:
+        signal.alarm(0)
 
 
 def test_what_is_no_picture_is_named(tmp_path):

@@ -10,8 +10,10 @@ __all__ = ['IMAGE_SUFFIXES', 'SPLIT_WORDS', 'LAYOUTS', 'READERS', 'ReidSplit', '
            'find_reader', 'detect_layout', 'load_dataset', 'DatasetSpec', 'merge_sources']
 
 # %% ../../nbs/11_data.datasets.ipynb #0a2f5516
+import codecs
 import csv
 import inspect
+import io
 import itertools
 import json
 import os
@@ -199,6 +201,21 @@ def list_images(
 
 # %% ../../nbs/11_data.datasets.ipynb #6dc23ea3
 _whole = re.compile(r'-?\d{1,18}')  # a number that fits into int64
+_MISSING = ('', 'nan', '-nan', 'na', 'n/a', '#n/a', '<na>', 'none', 'null', 'missing', 'unknown', '-', '--', '?')
+
+
+def _is_missing(
+    text,  # an identity or a camera as it is written
+) -> bool:  # whether it is no name but says that there is none
+    "Whether a value is missing, in one of the usual spellings."
+    return str(text).strip().lower() in _MISSING
+
+
+def _odd_words(keys: set) -> list:  # words
+    "Keys that are words where most are numbers."
+    single = [str(*k) for k in keys if len(k) == 1]
+    words = sorted(k for k in single if not _whole.fullmatch(k))
+    return words if len(words) < sum(int(k) > 0 for k in set(single) - set(words)) else []
 
 
 def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are numbers, texts that are one
@@ -246,6 +263,30 @@ def _in_train_and_test(paths, splits) -> list:
     learnt = set(_places(paths[train]))
     return [p for p, place in zip(paths[~train], _places(paths[~train])) if place in learnt]
 
+# %% ../../nbs/11_data.datasets.ipynb #3339fc98
+def _check_keys(name, paths, splits, pids, cams):
+    "Raise a `UserError` for a missing identity or camera; warn of words among numbers, and of junk to learn from."
+    for what, keys in (('identity', pids), ('camera', cams)):
+        missing = {k for k in set(keys) if any(map(_is_missing, k))}
+        if missing:
+            at = [i for i, k in enumerate(keys) if k in missing]
+            got = f'{" ".join(keys[at[0]])!r} for {paths[at[0]]} ({len(at)} in all)'
+            remedy = 'name it, mark junk with -1, or leave these pictures out'
+            raise expected(f'an {what} for every picture of {name}'.replace('an c', 'a c'), got, remedy)
+        if words := _odd_words(set(keys)):
+            told = ', '.join(words[:3]) + f' ({len(words)} in all)' * (len(words) > 3)
+            message = f'{what} of {name} is a word among numbers: {told}; so all are numbered anew'
+            remedy = 'write a number, or -1 for junk; nothing to do if it is a name'
+            files = [p for p, k in zip(paths, keys) if ' '.join(map(str, k)) in words]
+            warnings.warn(Concern('words_among_numbers', message, remedy, files), stacklevel=3)
+    below = {k for k in set(pids) if len(k) == 1 and _whole.fullmatch(str(*k)) and int(*k) < 0}
+    if junk := [p for p, s, k in zip(paths, splits, pids) if s == 'train' and k in below]:
+        message = (
+            f'{len(junk)} training pictures of {name} have an identity below 0 ({junk[0]}) and are left out as junk'
+        )
+        remedy = 'nothing to do if they show nobody; else give the person another name, in the folder, file or table'
+        warnings.warn(Concern('junk_in_train', message, remedy, junk), stacklevel=3)
+
 # %% ../../nbs/11_data.datasets.ipynb #e9196e59
 def build_dataset(
     name: str,  # of the dataset
@@ -264,6 +305,7 @@ def build_dataset(
             message = f'{what} of {name} written in several ways, each group counts as one: {told}'
             remedy = f'write each number in one way, or give different {what} different numbers'
             warnings.warn(Concern('spellings', message, remedy), stacklevel=2)
+    _check_keys(name, paths, splits, pids, cams)
     if both := _in_train_and_test(paths, splits):
         message = (
             f'{len(both)} pictures of {name} are in train and in query or gallery too ({both[0]}), a score on them'
@@ -275,8 +317,8 @@ def build_dataset(
     for k, c in cam_of.items():
         if c < first:
             raise UserError(
-                f'expected cameras numbered from {first} in {name}, got camera {c} ({paths[cams.index(k)]}): rename the'
-                ' file or give first_cam'
+                f'expected cameras numbered from {first} in {name}, got camera {c} ({paths[cams.index(k)]}): give it'
+                ' another number, in the folder, file or table, or give first_cam'
             )
     pids, camids = (np.array([of[k] for k in keys], np.int64) for of, keys in ((pid_of, pids), (cam_of, cams)))
     if (person := (pids == 0) & (splits != 'gallery')).any():
@@ -440,21 +482,61 @@ def write_manifest(
     return file
 
 # %% ../../nbs/11_data.datasets.ipynb #37d815e9
+_COLUMNS = {  # of a manifest, and what other tools call them
+    'path': 'file filename file_name filepath file_path image image_path image_name img img_path',
+    'pid': 'person person_id personid identity identity_id',
+    'camid': 'camera camera_id cameraid cam cam_id',
+    'split': 'subset',
+    'domain': '',
+    'protocol': '',
+}
+
+
+def _column_names(header, file) -> list:  # of strings
+    "The columns' names in this package, where they are known by another one; two of one name are a `UserError`."
+    known = {other: name for name, others in _COLUMNS.items() for other in (name, *others.split())}
+    plain = [known.get(re.sub(r'[\s-]+', '_', h.strip().lower()), h.strip()) for h in header]
+    written = {h.strip() for h in header} & set(_COLUMNS)
+    names = [h.strip() if p in written and h.strip() != p else p for h, p in zip(header, plain)]
+    if twice := [n for n in names if names.count(n) > 1]:
+        them = ', '.join(h for h, n in zip(header, names) if n == twice[0])
+        got = f'{twice[0]!r} {names.count(twice[0])} times ({them})'
+        raise expected(f'every column of {file} once', got, 'rename one')
+    return names
+
+
+def _read_csv(file) -> list:  # rows, each a list of strings
+    "The rows of a text table: UTF-8, or UTF-16 as spreadsheets save it; commas, semicolons or tabs between the values."
+    data = file.read_bytes()
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = data.decode('utf-16') if wide else data.decode('utf-8-sig', 'surrogateescape')
+    first = text.lstrip('\r\n').partition('\n')[0].rstrip('\r')
+    if '\0' in first:
+        raise ValueError('zero bytes in its first line, so it is no UTF-8: save it as CSV UTF-8')
+
+    def n_known(delimiter):
+        return len({'path', 'pid'} & set(_column_names(next(csv.reader([first], delimiter=delimiter), []), file)))
+
+    delimiter = max(',;\t|', key=n_known)  # the comma, where none is better
+    return [row for row in csv.reader(io.StringIO(text, newline=''), delimiter=delimiter) if row] or [[]]
+
+# %% ../../nbs/11_data.datasets.ipynb #f46b0ca7
 def _read_table(file) -> dict:  # column name -> list of strings
     "The columns of a CSV or Parquet file."
     try:
         if file.suffix.lower() in ('.parquet', '.pq'):
             from pyarrow.parquet import read_table
 
-            return {
-                k: ['' if v is None else str(v) for v in column] for k, column in read_table(file).to_pydict().items()
-            }
-        with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as f:
-            header, *rows = [row for row in csv.reader(f) if row] or [[]]
+            columns = read_table(file).to_pydict()
+            values = [['' if v is None else str(v) for v in column] for column in columns.values()]
+            return dict(zip(_column_names(columns, file), values))
+        header, *rows = _read_csv(file)
     except ImportError:
         raise UserError(
             f"expected pyarrow to read {file}: pip install 'synthreid[formats]', or save the table as CSV"
         ) from None
+    except UserError:
+        raise
     except (ValueError, OSError, csv.Error) as e:
         raise UserError(f'expected a table in {file}, could not read it ({e}): mend or replace it') from None
     for i, row in enumerate(rows, 2):
@@ -463,31 +545,40 @@ def _read_table(file) -> dict:  # column name -> list of strings
                 f'expected {len(header)} values ({", ".join(header)}) in every row of {file}, row {i} has {len(row)}:'
                 ' put names with commas in quotes'
             )
-    if twice := [h for h in header if header.count(h) > 1]:
-        raise UserError(
-            f'expected every column of {file} once, got {twice[0]!r} {header.count(twice[0])} times: rename one'
-        )
-    return {h.strip(): list(c) for h, c in zip(header, zip(*rows) if rows else [()] * len(header))}
+    return dict(zip(_column_names(header, file), map(list, zip(*rows) if rows else [()] * len(header))))
 
 # %% ../../nbs/11_data.datasets.ipynb #fbbf5f09
 def _check_columns(table: dict, file):
     "Raise a `UserError` where columns, rows or values are missing."
-    if missing := {'path', 'pid'} - set(table):
-        raise UserError(
-            f'expected the columns path, pid, camid, split in {file}, got {", ".join(table) or "nothing"}: add'
-            f' {", ".join(sorted(missing))}'
-        )
+    if missing := [c for c in ('path', 'pid') if c not in table]:
+        wanted = f'the columns path and pid in {file} (camid, split, domain and protocol may be left out)'
+        remedy = f'add {" and ".join(missing)}, or rename the column that holds it'
+        raise expected(wanted, ', '.join(table) or 'nothing', remedy)
     if not table['path']:
         raise UserError(f'expected a row for every picture in {file}, got the header only: write it again')
-    for c in ('path', 'pid', 'camid'):
-        empty = [i for i, v in enumerate(table.get(c, []), 2) if v.strip() in ('', 'nan', 'None')]
+    for c in ('path', 'pid', 'camid', 'domain'):
+        empty = [(i, v.strip()) for i, v in enumerate(table.get(c, []), 2) if _is_missing(v)]
         if empty:
+            row, value = empty[0]
+            got = repr(value) if value else 'none'
             raise UserError(
-                f'expected a value in every row of column {c} of {file}, row {empty[0]} has none ({len(empty)} in all):'
-                ' fill it in or remove the row'
+                f'expected a value in every row of column {c} of {file}, row {row} has {got}'
+                f' ({len(empty)} in all): fill it in, remove the row' + ', or write -1 for junk' * (c == 'pid')
             )
 
 
+def _label_keys(values) -> list:  # of tuples with one string
+    "Identities or cameras of a table as keys; 7.0, as a table with gaps writes a number, is 7."
+    return [(re.sub(r'^(-?\d+)\.0*$', r'\1', v.strip()),) for v in values]
+
+
+def _place(folder, path) -> str:
+    "Where a picture of a table lies; a path of another system may have backslashes."
+    place = os.path.join(folder, path)
+    other = os.path.join(folder, path.replace('\\', '/'))
+    return other if other != place and not os.path.lexists(place) and os.path.lexists(other) else place
+
+# %% ../../nbs/11_data.datasets.ipynb #666d45de
 def read_manifest(
     file,  # CSV or Parquet with columns path, pid and optionally camid, split, domain, protocol
     folder=None,  # folder that the paths are relative to; None: the folder of `file`
@@ -505,14 +596,13 @@ def read_manifest(
             f'expected train, query or gallery in column split of {file}, got {table["split"][splits.index(None)]!r}:'
             ' rename it'
         )
-    paths = [os.path.join(file.parent if folder is None else folder, p) for p in table['path']]
+    paths = [_place(file.parent if folder is None else folder, p) for p in table['path']]
     if paths and not os.path.lexists(paths[0]):
         raise UserError(
             f'expected the first picture of {file} at {paths[0]}, found nothing: give the folder of the pictures as'
             ' folder'
         )
-    keys = lambda c: [(v.strip().removesuffix('.0'),) for v in table[c]] if c in table else [()] * n
-    pids, cams = keys('pid'), keys('camid')
+    pids, cams = _label_keys(table['pid']), _label_keys(table['camid']) if 'camid' in table else [()] * n
     given = {p.strip() for p in table.get('protocol', [])} - {''}
     protocols = given or {'market1501' if 'camid' in table else 'no_cameras'}
     if len(protocols) > 1:
@@ -1181,6 +1271,12 @@ _cuhk03_signs = (
 )
 
 
+def _only_distractors(folder) -> bool:
+    "Whether names that fit Market-1501 say of all pictures here that they show nobody."
+    names = [LAYOUTS['market1501'].regex.search('/' + n) for n in _peek(folder)]
+    return bool(names) and all(m and int(m['pid']) < 1 for m in names)
+
+
 def _layout_of(d: Path) -> str | None:  # a key of `READERS`
     "What lies in this very folder, None where its signs, folders and names fit no layout."
     if any((d / s).exists() for s in _cuhk03_signs):
@@ -1190,6 +1286,8 @@ def _layout_of(d: Path) -> str | None:  # a key of `READERS`
             prid = name == 'viper' and any(n.startswith('person_') for n in _peek(d / 'cam_a', 3))
             return 'prid' if prid else name
     for name, layout in LAYOUTS.items():
+        if name == 'market1501_500k' and not _only_distractors(d / 'images'):
+            continue  # a folder of that name may hold anything
         if 'UNVERIFIED' not in layout.checked and has_layout(layout, d, names=True):
             return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
     return None
@@ -1225,12 +1323,20 @@ def detect_layout(
 # %% ../../nbs/11_data.datasets.ipynb #00ae30e2
 def _check_options(key: str, read, options: dict):
     "Raise a `UserError` where a reader is given what it does not know, or lacks what it needs."
-    known = [p for p in inspect.signature(read).parameters if p not in ('root', 'file', 'layout', 'name')]
+    parameters = inspect.signature(read).parameters
+    known = {k: p.annotation for k, p in [*parameters.items()][1:] if k not in ('layout', 'name')}  # not the place
     if unknown := sorted(set(options) - set(known)):
         raise UserError(
             f'expected options of the layout {key} ({", ".join(known) or "it has none"}), got {unknown[0]!r}: leave'
             ' it out'
         )
+    for name, value in options.items():
+        kind, value = known[name], value.item() if isinstance(value, np.generic) else value
+        kind = kind | os.PathLike if kind is str else object if kind is inspect.Parameter.empty else kind
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            told = known[name].__name__ if isinstance(known[name], type) else known[name]
+            remedy = f'write {name}="{value}"' if known[name] is str else 'mend or leave it out'
+            raise expected(f'{told} for the option {name} of the layout {key}', repr(value), remedy)
     if key == 'pattern' and 'pattern' not in options:
         raise UserError(
             'expected the option pattern, for instance {pid}_c{cam}_{*}.jpg: describe the file names, or write a'

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import UserError, usable_cores
@@ -47,7 +46,7 @@ from synthreid.data.datasets import (
     read_pattern,
     write_manifest,
 )
-from .store import FORMATS, read_image, why_broken
+from .store import SIDEWAYS, find_turn, open_picture, read_image, why_broken
 
 # %% ../../nbs/16_data.doctor.ipynb #45d710fb
 SEVERITIES = ('note', 'warning', 'error')  # the index is the exit code
@@ -155,6 +154,7 @@ class Look(NamedTuple):
     width: int = 0
     height: int = 0
     mode: str = ''  # Pillow's: 'RGB', 'L', 'CMYK', 'I;16', ...
+    turned: bool = False  # by its EXIF orientation; width and height are those after it
     tail: bytes = b''  # the last bytes
 
 
@@ -172,12 +172,14 @@ def _look(path, decode=False) -> Look:
             f.seek(-min(64, info.st_size), 2)
             tail = f.read()
             f.seek(0)
-            with Image.open(f, formats=FORMATS) as image:
-                kind, mode, (width, height) = image.format, image.mode, image.size
+            with open_picture(f) as image:
+                kind, mode, turn, (width, height) = image.format, image.mode, find_turn(image), image.size
         cut = (kind == 'JPEG' and b'\xff\xd9' not in tail) or (kind == 'PNG' and b'IEND' not in tail)
         if decode or cut:
             read_image(path, (8, 8))
-        return Look(None, info.st_size, width, height, mode, tail)
+        if turn in SIDEWAYS:
+            width, height = height, width
+        return Look(None, info.st_size, width, height, mode, turn is not None, tail)
     except Exception as e:
         return Look(why_broken(e))
 
@@ -243,6 +245,14 @@ def _check_pictures(paths, looks, thorough, vehicles=False) -> Iterator[Finding]
             f'{len(narrow)} of {n} pictures are more than six times as high as wide',
             'check the boxes: resizing will distort them',
             narrow,
+        )
+    if turned := where(lambda x: x.turned):
+        yield Finding(
+            'note',
+            'turned',
+            f'{len(turned)} of {n} pictures are stored turned or mirrored, and their EXIF orientation says how',
+            'nothing to do: they are read upright; other programs may ignore it',
+            turned,
         )
     if modes:
         yield Finding(
@@ -1018,7 +1028,7 @@ class Diagnosis:
     recognised: str  # how, how sure, what else would fit
     dataset: ReidDataset | None  # what was read
     findings: list  # of `Finding`, the worst first
-    pictures: pd.DataFrame  # every opened file: path, problem (None if it is fine), length, width, height, mode
+    pictures: pd.DataFrame  # every opened file: path, problem (None if it is fine), length, width, height, mode, turned
 
     @property
     def layout(self) -> str | None:  # key of `READERS` that it was read with
@@ -1121,7 +1131,7 @@ def _as_table(paths, looks) -> pd.DataFrame:
     "What was seen of every file."
     table = {'path': pd.Series(paths, dtype=object)}
     for i, name in enumerate(Look._fields[:-1]):  # all but the tail
-        kind = object if name in ('problem', 'mode') else int
+        kind = {'problem': object, 'mode': object, 'turned': bool}.get(name, int)
         table[name] = pd.Series([look[i] for look in looks], dtype=kind)
     return pd.DataFrame(table)
 

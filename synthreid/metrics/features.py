@@ -12,6 +12,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_write, check_choice, expected, step_seed, to_signed, usable_cores
 from ..data.datasets import list_images
-from ..data.store import read_image
+from ..data.store import MAX_PIXELS, READING, BrokenImage, content_digests, open_picture, read_image
 from .distances import as_features, refuse_rows
 
 # %% ../../nbs/29_metrics.features.ipynb #f72265d5
@@ -235,17 +236,38 @@ def _random_resnet18(stages: int, seed: int) -> nn.Module:
     return nn.Sequential(r.conv1, r.bn1, r.relu, r.maxpool, *kept, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 # %% ../../nbs/29_metrics.features.ipynb #8e34e5e6
+def _pixels(path) -> int:
+    "Of a picture that can be read, from its header."
+    try:
+        if os.path.isfile(path):  # a pipe would be waited for
+            with open_picture(path) as image:
+                return image.width * image.height
+    except Exception:
+        pass  # reading it will say why
+    return 0
+
+
+def _batched(paths, batch_size: int):
+    "Lists of at most `batch_size` paths; of large pictures so many as one may be large."
+    batch, pixels = [], 0
+    for path in paths:
+        more = _pixels(path)
+        if batch and (len(batch) == batch_size or pixels + more > MAX_PIXELS):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(path)
+        pixels += more
+    yield batch
+
+
 def _decoded(paths, batch_size: int):
     "Lists of decoded images; the next list is decoded while the caller works on the last."
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-
-        def start(i):
-            return [pool.submit(read_image, p) for p in paths[i : i + batch_size]]
-
-        waiting = start(0)
-        for i in range(batch_size, len(paths) + batch_size, batch_size):
-            ready, waiting = waiting, start(i)
-            yield [f.result() for f in ready]
+        waiting = []
+        for batch in chain(_batched(paths, batch_size), [[]]):
+            ready, waiting = waiting, [pool.submit(read_image, p) for p in batch]
+            if ready:
+                yield [f.result() for f in ready]
 
 
 def _some_prepared(images, most: int, rng, extractor) -> torch.Tensor:
@@ -303,19 +325,12 @@ def cache_folder() -> Path:
 
 
 def _folder_key(paths, extractor) -> str:
-    "Hash of the bytes of all files, in order, and of the extractor."
-    h = hashlib.sha256(extractor.identity.encode())
-
-    def digest(path):
-        try:
-            return hashlib.sha256(Path(path).read_bytes()).digest()
-        except OSError as e:
-            raise UserError(f'expected an image at {path}, could not read it ({e.strerror}): check the path') from None
-
-    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        for d in pool.map(digest, paths):
-            h.update(d)
-    return h.hexdigest()[:40]
+    "Hash of the bytes of all files, in order, of the extractor and of the way pictures are read."
+    digests = content_digests(paths)
+    for path, digest in zip(paths, digests):
+        if digest[0] == '!':
+            raise BrokenImage(path, digest[1:])
+    return hashlib.sha256(repr((READING, extractor.identity, digests)).encode()).hexdigest()[:40]
 
 
 def _read_cached(file, n: int):

@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
-from ..core import check_positive, expected, parse_size, send, step_generator, step_seed
+from ..core import check_positive, expected, parse_size, send, step_generator, step_seed, widen
 from ..data.augment import random_erasing, random_flip, random_pad_crop
 from ..data.batches import Pixels
 from ..data.datasets import ReidSplit
@@ -30,6 +31,7 @@ from synthreid.models.dgnet import (
     judging,
     multi_scale_losses,
 )
+from ..processes import check_even, mine
 from .loop import Method, only_training, rate_at, update
 
 # %% ../../nbs/44_training.dgnet.ipynb #9ed570a0
@@ -218,6 +220,7 @@ class DGNetBatches:
         for split in (source, target):
             if split is not None and split.images is None:
                 raise expected('a split with images in memory', 'paths only', 'call load_images(split, size) first')
+        check_even(batch_size=batch_size)
         self.source, self.target, self.batch_size, self.seed, self.device = source, target, batch_size, seed, device
         self.of = [np.flatnonzero(source.pids == p) for p in range(source.n_ids)]
         pixels = [Pixels(s.images, device, data_on_device) for s in (source, target) if s is not None]
@@ -231,17 +234,15 @@ class DGNetBatches:
     def __call__(
         self,
         i: int,  # step
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes
     ) -> dict:  # a, b, a_positive, b_positive (B, 3, H, W) in [-1, 1]; a_pids, and b_pids if known, (B,) int64
-        rng, batch = np.random.default_rng(step_seed(self.seed, i, 5, rank)), {}
+        rng, batch = np.random.default_rng(step_seed(self.seed, i, 5, 0)), {}
         for k, split in {'a': self.source, 'b': self.source if self.target is None else self.target}.items():
             seed = self.seed + 7919 * 'ab'.index(k)
-            index = positives = shuffled_batch(len(split), self.batch_size, i, seed, rank, world)
+            index = positives = shuffled_batch(len(split), self.batch_size, i, seed)
             if split is self.source:
                 positives = np.array([self._positive(j, rng) for j in index])
-                batch[f'{k}_pids'] = send(split.pids[index], self.device)
-            batch[k], batch[f'{k}_positive'] = self.pixels[k](index), self.pixels[k](positives)
+                batch[f'{k}_pids'] = send(mine(split.pids[index]), self.device)
+            batch[k], batch[f'{k}_positive'] = self.pixels[k](mine(index)), self.pixels[k](mine(positives))
         return batch
 
 # %% ../../nbs/44_training.dgnet.ipynb #9d178657
@@ -376,11 +377,11 @@ def painting_losses(
 def soft_labels(
     net,  # an `Embedder` or a `RegionalEmbedder`, left as it is
     x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-) -> torch.Tensor:  # (B, n_ids) float32, rows sum to 1
+) -> torch.Tensor:  # (B, n_ids) float32 at least, rows sum to 1
     "What a teacher believes: mean over its classifiers and both mirror images, with the batch's statistics."
 
     def believe(x):
-        beliefs = [neck.classify(part).float().softmax(1) for neck, part in zip(net.necks(), net.parts(x))]
+        beliefs = [widen(neck.classify(part)).softmax(1) for neck, part in zip(net.necks(), net.parts(x))]
         return torch.stack(beliefs).mean(0)
 
     with judging(net):
@@ -545,7 +546,7 @@ def set_swap_rates(
 class DGNet(Method):
     "Joint generation and recognition; `swap` dresses people in each other's clothes."
 
-    name = 'dgnet'
+    name, shares = 'dgnet', True
     Config = DGNetConfig
     reference = DGNetConfig.reference
     swaps = True
@@ -600,50 +601,62 @@ class DGNet(Method):
         factor = rate_at(i, self.config.steps, milestones=self.config.milestones)
         return tuple(weights_at(self.config, i).items()), self.trains_encoder(i), factor
 
-    def step(self, batch, i):
-        c, nets, opts = self.config, self.nets, self.opts
-        weights, teacher = weights_at(c, i), _needed_teacher(c, self.teacher)
-        for net in nets.values():
-            net.train()
-        set_swap_rates(c, opts, i)
-        random, train_encoder = self.draws(i), self.trains_encoder(i)
-        pids = {k: batch[f'{k}_pids'] for k in 'ab' if f'{k}_pids' in batch}
+# %% ../../nbs/44_training.dgnet.ipynb #ba73b7d2
+@patch
+def step(self: DGNet, batch, i):
+    c, nets, opts = self.config, self.nets, self.opts
+    weights, teacher = weights_at(c, i), _needed_teacher(c, self.teacher)
+    for net in nets.values():
+        net.train()
+    set_swap_rates(c, opts, i)
+    random, train_encoder = self.draws(i), self.trains_encoder(i)
+    pids = {k: batch[f'{k}_pids'] for k in 'ab' if f'{k}_pids' in batch}
 
-        views = {k: augment_views(batch[k], random, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
-        clean, hidden = ({k: view[n] for k, view in views.items()} for n in range(2))
-        codes, logits = read_codes(nets['appearance'], clean, hidden, pids)
-        structures = dict(zip('ab', nets['generator'].encode(torch.cat([clean['a'], clean['b']])).chunk(2)))
-        painted = paint(nets['generator'], structures, codes)
+    views = {k: augment_views(batch[k], random, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
+    clean, hidden = ({k: view[n] for k, view in views.items()} for n in range(2))
+    codes, logits = read_codes(nets['appearance'], clean, hidden, pids)
+    structures = dict(zip('ab', nets['generator'].encode(torch.cat([clean['a'], clean['b']])).chunk(2)))
+    painted = paint(nets['generator'], structures, codes)
 
-        judged = judge_losses(nets['discriminator'], clean, painted, c.weight_penalty)
-        logged = update(judged, opts['discriminator'], fabric=self.fabric)
+    judged = judge_losses(nets['discriminator'], clean, painted, c.weight_penalty)
+    logged = update(judged, opts['discriminator'])
 
-        with only_training(nets['generator'], nets['appearance'], among=nets):
-            losses = painting_losses(
-                nets, clean, structures, codes, painted, pids, weights, train_encoder, c.reference_quirks
-            )
-            losses |= real_losses(logits, pids, weights)
-            losses |= generated_losses(nets['appearance'], painted, pids, weights, teacher)
-            losses = {name: weight * losses[name] for name, weight in weights.items()}
-            return logged | update(losses, opts['generator'], opts['appearance'], fabric=self.fabric)
+    with only_training(nets['generator'], nets['appearance'], among=nets):
+        losses = painting_losses(
+            nets, clean, structures, codes, painted, pids, weights, train_encoder, c.reference_quirks
+        )
+        losses |= real_losses(logits, pids, weights)
+        losses |= generated_losses(nets['appearance'], painted, pids, weights, teacher)
+        losses = {name: weight * losses[name] for name, weight in weights.items()}
+        return logged | update(losses, opts['generator'], opts['appearance'])
 
-    @torch.no_grad()
-    def embed(self, images):
-        "(B, 3, H, W) in [-1, 1] to (B, D): both heads, joined with the weight `alpha` of the settings."
-        return join_heads(*self.nets['appearance'].eval().embed(images), self.config.alpha)
+# %% ../../nbs/44_training.dgnet.ipynb #74f78349
+@patch
+@torch.no_grad()
+def embed(self: DGNet, images):
+    "(B, 3, H, W) in [-1, 1] to (B, D): both heads, joined with the weight `alpha` of the settings."
+    return join_heads(*self.nets['appearance'].eval().embed(images), self.config.alpha)
 
-    def embed_flipped(self, images, alpha=None):
-        "The released test, see `flipped_heads`; `alpha` None: that of the settings."
-        return flipped_heads(self.nets['appearance'].eval(), images, self.config.alpha if alpha is None else alpha)
 
-    def swap(self, appearance, structure):
-        "Two (B, 3, H, W) to (B, 3, H, W), see `swap_pairs`."
-        return swap_pairs(self.nets, appearance, structure)
+@patch
+def embed_flipped(self: DGNet, images, alpha=None):
+    "The released test, see `flipped_heads`; `alpha` None: that of the settings."
+    return flipped_heads(self.nets['appearance'].eval(), images, self.config.alpha if alpha is None else alpha)
 
-    def swap_grid(self, appearance, structure):
-        "(R, 3, H, W) and (C, 3, H, W) to (R, C, 3, H, W), see `swap_each`."
-        return swap_each(self.nets, appearance, structure)
 
-    def interpolate(self, first, last, structure, n=7):
-        "Three (B, 3, H, W) to (B, n, 3, H, W), see `swap_between`."
-        return swap_between(self.nets, first, last, structure, n)
+@patch
+def swap(self: DGNet, appearance, structure):
+    "Two (B, 3, H, W) to (B, 3, H, W), see `swap_pairs`."
+    return swap_pairs(self.nets, appearance, structure)
+
+
+@patch
+def swap_grid(self: DGNet, appearance, structure):
+    "(R, 3, H, W) and (C, 3, H, W) to (R, C, 3, H, W), see `swap_each`."
+    return swap_each(self.nets, appearance, structure)
+
+
+@patch
+def interpolate(self: DGNet, first, last, structure, n=7):
+    "Three (B, 3, H, W) to (B, n, 3, H, W), see `swap_between`."
+    return swap_between(self.nets, first, last, structure, n)

@@ -7,6 +7,7 @@ __all__ = ['ProgressBar', 'read_metrics', 'MetricsLog', 'draw_pairs', 'draw_swap
 
 # %% ../../nbs/40b_training.hooks.ipynb #a88bf2bc
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import atomic_write, to_uint8
+from ..core import atomic_write, naming_file, to_uint8
 from .loop import Hook
 
 # %% ../../nbs/40b_training.hooks.ipynb #4087746b
@@ -42,15 +43,17 @@ class ProgressBar(Hook):
 def read_metrics(
     path,  # metrics.csv
 ) -> list:  # [(step, name, value)]
-    "The rows of metrics.csv; a last line cut by a kill is ignored."
-    with open(path, newline='') as f:
-        rows = [r for r in csv.reader(f) if len(r) == 3][1:]
-    keep = []
-    for r in rows:
+    "The rows of metrics.csv; a last line cut by a kill is ignored, others that cannot be read are a warning."
+    lines = Path(path).read_text(encoding='utf-8', errors='replace').splitlines()
+    keep, lost = [], []
+    for number, line in enumerate(lines[1:], 2):
         try:
-            keep.append((int(r[0]), r[1], float(r[2])))
-        except ValueError:
-            continue
+            step, name, value = next(csv.reader([line.replace('\0', '\N{REPLACEMENT CHARACTER}')]))
+            keep.append((int(step), name, float(value)))
+        except (ValueError, StopIteration, csv.Error):
+            lost.append(number)
+    if lost and lost != [len(lines)]:
+        warnings.warn(f'{path}: {len(lost)} rows cannot be read, the first is row {lost[0]}: left out', stacklevel=2)
     return keep
 
 # %% ../../nbs/40b_training.hooks.ipynb #ab4aab23
@@ -62,8 +65,9 @@ class MetricsLog(Hook):
         folder,  # run folder
         start: int = 0,  # rows after this step (of a run that was killed) are dropped
         tensorboard: bool = True,  # also write TensorBoard events
+        steps: int = 0,  # length of the run: one that stops before it leaves its last row to the run that goes on
     ):
-        self.path = Path(folder) / 'metrics.csv'
+        self.path, self.steps = Path(folder) / 'metrics.csv', steps
         rows = read_metrics(self.path) if self.path.exists() else []
         with atomic_write(self.path) as tmp, open(tmp, 'w', newline='') as f:
             csv.writer(f).writerows([('step', 'name', 'value'), *(r for r in rows if r[0] <= start)])
@@ -71,19 +75,20 @@ class MetricsLog(Hook):
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(Path(folder) / 'tensorboard', purge_step=start)
+            self.board = SummaryWriter(Path(folder) / 'tensorboard', purge_step=start + 1)
 
     def __call__(self, method, done, losses):
         if not losses:
             return
-        with open(self.path, 'a', newline='') as f:
+        with naming_file(self.path), open(self.path, 'a', newline='') as f:
             csv.writer(f).writerows((done, name, repr(loss)) for name, loss in losses.items())
         if self.board:
             for name, loss in losses.items():
                 self.board.add_scalar(name, loss, done)
 
     def close(self, method, done, failed, losses):
-        self(method, done, losses)
+        if failed or done >= self.steps:
+            self(method, done, losses)
         if self.board:
             self.board.close()
 
