@@ -652,7 +652,7 @@ def import_reference(
     size: str = '256x128',  # H x W of the images it was trained on
 ):
     "Turn checkpoints of the original Synth-ReID code into a run of this package."
-    from synthreid.training.exchange import import_reference as convert
+    from synthreid.training.exchange import convert_reference as convert
 
     print(f'run in {convert(generator, id_net, out, discriminator, mlp, size)}')
 

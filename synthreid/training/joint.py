@@ -223,8 +223,7 @@ def start_translation(
     "Let the generator begin with closed forms: 'field' is trained further, with the others the colour map stays fixed."
     if config.translation == 'none' or (config.translation == 'gan' and not config.colour_map):
         return
-    device = next(generator.parameters()).device
-    matrix, bias, gains = (form.to(device) for form in closed_forms(source, target, generator.n_cameras))
+    matrix, bias, gains = closed_forms(source, target, generator.n_cameras)  # on the CPU: a GPU would round differently
     if config.translation == 'colour_map':
         generator.set_colour_map(matrix, bias)
         return

@@ -271,10 +271,10 @@ def _find_masks(split, root, size) -> np.ndarray | None:  # (N, H, W) bool; None
 
 def _make_translations(
     data, **options
-) -> translations.TranslationExplorer:  # options of `visual.translations.from_run`
+) -> translations.TranslationExplorer:  # options of `visual.translations.from_checkpoints`
     some, real = data.load(_translated_source(data), data.n), data.load(data.target.train, 1500)
     device = data.method.device
-    return translations.from_run(
+    return translations.from_checkpoints(
         data.run,
         some.images,
         real.images,
@@ -385,7 +385,7 @@ class Dashboard:
         return _count(self.data, self.lists(), self.translations())
 
     def translations(self, **options):
-        "Source and translation at every checkpoint; `options` of `visual.translations.from_run`."
+        "Source and translation at every checkpoint; `options` of `visual.translations.from_checkpoints`."
         return self._part('translations', _make_translations, options)
 
     def patches(self, **options):
