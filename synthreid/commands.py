@@ -16,9 +16,6 @@ from typing import Literal
 from .core import UserError, atomic_write, check_choice, check_positive, expected, parse_size, pick_device
 from .data.datasets import DatasetSpec
 
-# %% ../nbs/57_commands.ipynb #d754c323
-#| export
-
 # %% ../nbs/57_commands.ipynb #35faa5f7
 def render(
     domain: Literal['game', 'camera'],  # 'game' (synthetic) or 'camera' (six fixed cameras)
@@ -124,6 +121,38 @@ def _source_split(specs, train_only, per_id, ids, seed):  # -> names, labelled s
             )
     return [s.name for s in sets], parts[0] if len(parts) == 1 else merge_sources(parts).relabel()
 
+# %% ../nbs/57_commands.ipynb #c4617095
+def _unlabelled(real, method, config):  # -> ReidSplit, or None
+    "The images for training of the target, if there is one and the settings look at it."
+    from synthreid.training.methods import find_method
+
+    if real is None or find_method(method).uses_target(config):
+        return real and real.train
+    said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'
+    print(said, file=sys.stderr)
+    return None
+
+
+def _decoded(labelled, unlabelled, size, translate_with, cache, device, on_broken) -> tuple:  # both with pixels
+    "The images of a training; `translate_with` a run, its translations of the labelled ones."
+    from synthreid.data.store import load_images
+    from synthreid.training.runs import translate_split
+
+    if translate_with:
+        labelled = translate_split(labelled, translate_with, size, cache, device, on_broken=on_broken)
+    else:
+        labelled = load_images(labelled, size, cache, on_broken=on_broken)
+    if unlabelled is not None:
+        unlabelled = load_images(unlabelled, size, cache, on_broken=on_broken)
+    return labelled.relabel(), unlabelled
+
+
+def _tell_end(done, steps, out):
+    "How far a training has come; what was interrupted ends as an interruption."
+    if done < steps:
+        raise KeyboardInterrupt(f'stopped at step {done} of {steps}, saved in {out}: run the same command to go on')
+    print(f'{done} of {steps} steps done in {out}')
+
 # %% ../nbs/57_commands.ipynb #0da67a15
 def train(
     method: str,  # 'direct', 'joint', ..., or a class of yours: my_module:MyMethod
@@ -155,35 +184,23 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
-    from synthreid.data.store import load_images
-    from synthreid.training.methods import find_method
     from synthreid.training.provenance import record_data
-    from synthreid.training.runs import Run, translate_split
+    from synthreid.training.runs import Run
 
     specs = _sources(source, source_layout, source_options, source_pattern)
-    told = dict(source=specs[0] if len(specs) == 1 else None)
+    told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
     told['target'] = _dataset(target, layout, options, pattern) if target else None
-    real = told['target'].load() if target else None
+    real = told['target'] and told['target'].load()
     names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
-    unlabelled = real.train if real and find_method(method).uses_target(config) else None
+    unlabelled = _unlabelled(real, method, config)
     run = Run(out, method, config, seed, device, precision, tf32)
     run.check(labelled, unlabelled)
-    if real and unlabelled is None:
-        said = f'(with these settings {method} does not look at the target: it is only noted for the explorers)'
-        print(said, file=sys.stderr)
     if not translate_with and run.is_finished(labelled, unlabelled):
         record_data(out, **told)
         print(f'{config.steps} of {config.steps} steps were done before in {out}')
         return
-    if translate_with:
-        labelled = translate_split(labelled, translate_with, config.size, cache, device, on_broken=on_broken).relabel()
-    else:
-        labelled = load_images(labelled, config.size, cache, on_broken=on_broken).relabel()
-    if unlabelled is not None:
-        unlabelled = load_images(unlabelled, config.size, cache, on_broken=on_broken)
     done = run.train(
-        labelled,
-        unlabelled,
+        *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
@@ -193,11 +210,7 @@ def train(
         recorded=recorded,
     )[1]
     record_data(out, **told)
-    if done < config.steps:
-        raise KeyboardInterrupt(
-            f'stopped at step {done} of {config.steps}, saved in {out}: run the same command to go on'
-        )
-    print(f'{done} of {config.steps} steps done in {out}')
+    _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
 def _test_set(spec: DatasetSpec):  # -> ReidDataset with query and gallery
@@ -251,6 +264,31 @@ def _print_numbers(found: dict, digits: int = 4):
     for name, value in found.items():
         print(f'{name:24} {value:.{digits}g}' if isinstance(value, float) else f'{name:24} {value}')
 
+# %% ../nbs/57_commands.ipynb #06f814ad
+def _able_method(run, device, able='', remedy=''):  # -> Method
+    "The trained method of a run; with `able`, one that 'translates' or 'swaps'."
+    from synthreid.training.runs import load_method
+
+    method = load_method(run, device)
+    if able and not dict(translates=method.translates, swaps=method.swaps)[able]:
+        raise UserError(f'expected a method that {able}, the run {run} holds {method.name!r}: {remedy}')
+    return method
+
+
+def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingResult
+    "Test on decoded images; the protocol of the result says all that was done."
+    from synthreid.metrics.evaluate import evaluate_reid
+    from synthreid.training.provenance import name_protocol
+
+    own = flip and method.own_test == protocol  # it averages the views in its own way
+    note = ', flip averaged per head' if own else ''
+    if alpha is not None:
+        note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
+    embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
+    how |= dict(flip=flip and not own, protocol=rule, device=method.device)
+    found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
+    return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
+
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
     run: str,  # run folder or checkpoint
@@ -276,43 +314,26 @@ def evaluate(
     "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
-    from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.metrics.features import find_fid_weights, inception_features
     from synthreid.metrics.ranking import PROTOCOLS
     from synthreid.metrics.translation import evaluate_translation
-    from synthreid.training.provenance import name_protocol, seen_in_training
-    from synthreid.training.runs import load_method
+    from synthreid.training.provenance import seen_in_training
 
     check_positive(batch_size=batch_size)
     check_choice(('auto', *PROTOCOLS), protocol=protocol)
     check_choice(METRICS, metric=metric)
     weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
-    method, dataset = load_method(run, device), _test_set(spec)
-    if source and not method.translates:
-        raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: leave --source out')
+    method = _able_method(run, device, source and 'translates', 'leave --source out')
+    dataset = _test_set(spec)
     rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     method.config = _with_alpha(method.config, alpha)
-    own = flip and method.own_test == protocol  # it averages the views in its own way
-    note = ', flip averaged per head' if own else ''
-    if alpha is not None:
-        note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
+    how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
     for again in (False, True)[: 1 + rerank]:
-        found = evaluate_reid(
-            method.embed_flipped if own else method.embed,
-            dataset.query,
-            dataset.gallery,
-            flip=flip and not own,
-            metric=metric,
-            protocol=dataset.rule if protocol == 'auto' else protocol,
-            rerank=again,
-            batch_size=batch_size,
-            device=method.device,
-        )
-        found = name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
+        found = _ranked(method, dataset, seen, alpha, rerank=again, **how)
         print(found)
         _record(run, method, dataset, found)
     if source:
@@ -376,12 +397,9 @@ def translate(
     from tqdm.auto import tqdm
 
     from synthreid.core import to_signed, to_uint8
-    from synthreid.training.runs import load_method
 
     check_positive(batch_size=batch_size)
-    method = load_method(run, device)
-    if not method.translates:
-        raise UserError(f'expected a method that translates, the run {run} holds {method.name!r}: give a joint run')
+    method = _able_method(run, device, 'translates', 'give a joint run')
     if not -1 <= camera < method.n_cameras:
         got, last = camera, method.n_cameras - 1
         raise expected(f'a camera from 0 to {last}', got, 'use -1 for all in turn')
@@ -411,14 +429,13 @@ def embed(
     import numpy as np
 
     from synthreid.metrics.evaluate import extract_features
-    from synthreid.training.runs import load_method
 
     check_positive(batch_size=batch_size)
     if Path(out).suffix != '.npz':
         raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
     if Path(out).exists():
         raise UserError(f'expected a new file, {out} is there already: choose another --out')
-    method = load_method(run, device)
+    method = _able_method(run, device)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     features = extract_features(method.embed, split.images, batch_size, flip=flip, device=method.device).float().numpy()
     with atomic_write(out) as tmp:
@@ -439,13 +456,10 @@ def swap(
     "Dress the people of some images in the clothes of others (DG-Net)."
     from synthreid.core import to_signed, to_uint8
     from synthreid.training.hooks import draw_swaps
-    from synthreid.training.runs import load_method
 
     check_positive(most=most)
     _check_new(out)
-    method = load_method(run, device)
-    if not method.swaps:
-        raise UserError(f'expected a method that swaps, the run {run} holds {method.name!r}: give a dgnet run')
+    method = _able_method(run, device, 'swaps', 'give a dgnet run')
     rows = _plain_folder(appearance, method.config.size, most, on_broken)
     columns = _plain_folder(structure, method.config.size, most, on_broken)
     wears = ['_'.join(name.parts) for name in _names(rows.paths, appearance)]

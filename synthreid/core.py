@@ -5,18 +5,26 @@
 # %% auto #0
 __all__ = ['UserError', 'expected', 'step_seed', 'step_generator', 'seed_everything', 'send', 'constant', 'outside_autocast',
            'widen', 'in_float32', 'to_signed', 'to_uint8', 'check_images', 'parse_size', 'check_positive',
-           'check_choice', 'as_tuples', 'atomic_write', 'pick_device', 'usable_cores', 'small_figures']
+           'check_choice', 'as_tuples', 'atomic_write', 'is_new', 'lock_folder', 'pick_device', 'usable_cores',
+           'small_figures']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
+import errno
+import json
 import operator
 import os
+import platform
 import random
+import sys
+import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, wraps
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 # %% ../nbs/00_core.ipynb #7b55e4c4
 class UserError(ValueError):
@@ -218,8 +226,62 @@ def atomic_write(
         with open(tmp, 'rb') as f:
             os.fsync(f.fileno())
         os.replace(tmp, path)
+    except OSError as e:
+        e.filename = e.filename or str(path)  # a full disk does not tell which file
+        raise
     finally:
         tmp.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #2c18e58e
+_LOCK, _HOLDER = '.lock', '.lock.json'
+
+
+def _told_holder(folder) -> str:
+    "Who holds a folder, in words."
+    try:
+        told = json.loads((folder / _HOLDER).read_text())
+        return f'process {told["pid"]} on {told["host"]}, since {told["since"]} ({told["command"]})'
+    except (OSError, ValueError, KeyError, TypeError):
+        return 'another process'
+
+
+def is_new(
+    folder,  # may not exist
+) -> bool:
+    "Whether nothing is in a folder but, at most, what `lock_folder` left."
+    return not Path(folder).exists() or all(p.name.startswith((_LOCK, '.' + _LOCK)) for p in Path(folder).iterdir())
+
+
+@contextmanager
+def lock_folder(
+    folder,  # made where it is missing
+):
+    "Be the only process that writes into a folder. Calls may be nested; a second process gets a `UserError`."
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / _LOCK, is_singleton=True), folder / _HOLDER
+    if lock.is_locked:  # further out, by this thread
+        yield
+        return
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = 'wait for it, stop it, or choose another folder'
+        raise expected(f'to write into {folder} alone', _told_holder(folder), remedy) from None
+    except (NotImplementedError, OSError) as e:
+        if isinstance(e, OSError) and e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        warnings.warn(f'{folder} cannot be locked ({e}): see to it that one process writes there', stacklevel=3)
+    try:
+        command = ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        told = {'pid': os.getpid(), 'host': platform.node(), 'since': since, 'command': command}
+        with atomic_write(holder) as tmp:
+            tmp.write_text(json.dumps(told))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 # %% ../nbs/00_core.ipynb #b8b2905f
 def pick_device(

@@ -151,6 +151,39 @@ def test_frechet_of_singular_covariances(seed, n, m, d, offset, constant):
     assert abs(frechet_between(x, x)) < 1e-9 * np.trace(s1) + 1e-12
 
 
+@pytest.mark.parametrize('size', [1e-100, 1e40, 1e100, 1e140])
+def test_frechet_keeps_its_unit(size):
+    x, y = frechet['fullrank/x'].astype(np.float64), frechet['fullrank/y'].astype(np.float64)
+    want = frechet_between(x, y)
+    for got in (
+        frechet_between(size * x, size * y),
+        frechet_distance(*feature_statistics(size * x), *feature_statistics(size * y)),
+    ):
+        assert np.isclose(got / size / size, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize('size', [1e-200, 1e200])
+@pytest.mark.filterwarnings('ignore:overflow', 'ignore:invalid')
+def test_what_float64_cannot_hold_is_refused(size):
+    x, y = frechet['fullrank/x'].astype(np.float64), frechet['fullrank/y'].astype(np.float64)
+    for distance in (frechet_between, kernel_distance, kernel_distance_subsets, precision_recall, density_coverage):
+        with pytest.raises(UserError, match='divide all features by one number'):
+            distance(size * x, y if size > 1 else size * y)
+    if size > 1:
+        with pytest.raises(UserError, match='finite statistics'):
+            frechet_distance(*feature_statistics(size * x), *feature_statistics(y))
+    with pytest.raises(UserError, match='divide all features by one number'):
+        kernel_distance(1e60 * x, 1e60 * y)  # the kernel is a third power of products
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 40), d=st.integers(1, 40), offset=st.sampled_from([0, 9.0]))
+def test_no_distance_is_negative(seed, n, d, offset):
+    x = np.random.default_rng(seed).standard_normal((n, d)) + offset
+    assert frechet_between(x, x) >= 0
+    assert frechet_distance(*feature_statistics(x), *feature_statistics(x)) >= 0
+
+
 def test_statistics_need_no_second_copy_of_the_features():
     import tracemalloc
 

@@ -425,3 +425,10 @@ def test_odd_features_are_refused_with_a_reason(change):
 def test_scale_does_not_matter_to_cosine():
     x, y, labels = draw(1, 30, 100, 16)
     same(evaluate_ranking(x, y, *labels), evaluate_ranking(x * np.float32(2.0**50), y * np.float32(2.0**-40), *labels))
+
+
+@pytest.mark.parametrize('k', [0, -1, 1.5, None])
+def test_places_begin_at_one(k):
+    result = rank_metrics(np.eye(3), [0, 1, 2], [1, 2, 0], protocol='no_cameras')
+    with pytest.raises(UserError, match='k of at least 1'):
+        result.rank(k)

@@ -172,12 +172,44 @@ def test_all_images_equal():
         (dict(query_features=np.ones((0, 8))), 'at least one'),
         (dict(gallery_features=np.ones((5, 7))), 'width'),
         (dict(gallery_features=np.full((5, 8), np.inf)), 'infinity'),
-        (dict(gallery_features=np.zeros((5, 8))), 'only zeros'),
+        (dict(lambda_value=None), 'lambda_value'),
     ],
 )
 def test_refusals(change, says):
     with pytest.raises(UserError, match=says):
         k_reciprocal_distance(**{**dict(query_features=np.eye(8), gallery_features=np.eye(8)), **change})
+
+
+@pytest.mark.parametrize('zeros', [[3], [0, 30, 31]])
+@pytest.mark.parametrize('k1, k2', [(6, 1), (20, 1), (20, 6)])
+def test_zeros_are_at_the_distance_one_from_everything(zeros, k1, k2):
+    "A row of zeros is what a row in a direction of its own is, and the plain algorithm knows that one."
+    x = np.abs(groups(80, 6, 11)[0])
+    x[zeros] = 0
+    apart = np.concatenate([x.astype(np.float64), np.eye(80)[:, zeros]], 1)
+    for lambda_value in (0, 0.3, 1):
+        want = k_reciprocal_numpy(apart[:9], apart[9:], k1, k2, lambda_value, 'cosine')
+        got = k_reciprocal_distance(x[:9], x[9:], k1, k2, lambda_value, 'cosine')
+        off = np.abs(got - want)
+        if k2 > 1 and lambda_value < 1:  # the nearest six of zeros are any six: with them their averages
+            off = np.delete(np.delete(off, [i for i in zeros if i < 9], 0), [i - 9 for i in zeros if i >= 9], 1)
+        assert off.max() < 2e-6
+    assert np.isfinite(jaccard_distance(x, k1, k2).data).all()
+
+
+def test_settings_may_be_numbers_of_any_kind():
+    x = groups(60, 6, 1)[0]
+    want = k_reciprocal_distance(x[:9], x[9:], 5, 2, 0.25)
+    for number in (np.float32, np.float64, np.float16):
+        assert (k_reciprocal_distance(x[:9], x[9:], np.int64(5), 2, number(0.25)) == want).all()
+    assert torch.equal(expand_queries(x[:9], x[9:], alpha=np.float32(2)), expand_queries(x[:9], x[9:], alpha=2))
+
+
+def test_nothing_to_expand():
+    x = groups(60, 6, 1)[0]
+    for queries, gallery in ((x[:0], x), (x, x[:0])):
+        with pytest.raises(UserError, match='at least one query|gallery images'):
+            expand_queries(queries, gallery)
 
 
 def test_expanded_queries_follow_the_formula():

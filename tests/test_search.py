@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from synthreid.core import UserError
 from synthreid.metrics.distances import METRICS, top_k
+from synthreid.metrics.ranking import evaluate_ranking
+from synthreid.metrics.reranking import expand_queries, k_reciprocal_distance
 from synthreid.metrics.search import SearchIndex, index_parameters, recall_at_k, search_exact
 
 
@@ -46,6 +48,8 @@ def test_without_faiss():
 import sys; sys.modules['faiss'] = None
 import numpy as np
 from synthreid.core import UserError
+from synthreid.metrics.ranking import evaluate_ranking
+from synthreid.metrics.reranking import expand_queries, k_reciprocal_distance
 from synthreid.metrics.search import SearchIndex, search_exact
 print(search_exact(np.eye(3), np.eye(3), 1)[0].ravel().tolist())
 for act in (lambda: SearchIndex.build(np.eye(3)), lambda: SearchIndex.load('x')):
@@ -201,3 +205,89 @@ def test_wrong_use(gallery, index):
         SearchIndex.build(gallery, 'hnsw')
     with pytest.raises(UserError, match="metric of 'cosine'"):
         SearchIndex.build(gallery, metric='manhattan')
+
+
+@pytest.mark.parametrize('nlist', [0, -1, 2.5, 20_000, 400])
+def test_cells_that_cannot_be_learnt(gallery, nlist):
+    with pytest.raises(UserError, match='nlist'):
+        SearchIndex.build(gallery, 'ivfpq', nlist=nlist)
+
+
+@pytest.mark.parametrize('m', [0, -4, 1.5])
+def test_codes_that_cannot_be_made(gallery, m):
+    with pytest.raises(UserError, match='m of at least 1'):
+        SearchIndex.build(gallery, 'ivfpq', m=m)
+
+
+@pytest.mark.parametrize('nprobe', [0, -1, 2.5])
+def test_cells_that_cannot_be_looked_into(gallery, index, nprobe):
+    with pytest.raises(UserError, match='nprobe of at least 1'):
+        index.search(gallery[:3], nprobe=nprobe)
+
+
+def by_hand(queries, features, metric):
+    "Distances in float64; the cosine distance of zeros to everything is 1."
+    q, g = (np.asarray(v, np.float64) for v in (queries, features))
+    if metric == 'cosine':
+        length = [np.linalg.norm(v, axis=1, keepdims=True) for v in (q, g)]
+        q, g = (v / np.where(n > 0, n, 1) for v, n in zip((q, g), length))
+        return 1 - q @ g.T
+    squared = np.square(q[:, None] - g[None]).sum(2)
+    return np.sqrt(squared) if metric == 'euclidean' else squared
+
+
+@pytest.mark.parametrize('metric', METRICS)
+def test_zeros_have_their_distance_on_every_path(gallery, metric):
+    "Pictures without a direction: neither first nor last, but where their distance puts them."
+    features, queries = gallery.copy(), np.concatenate([-gallery[:4], gallery[4:8], np.zeros((1, 32), np.float32)])
+    features[[5, 700, 9_000]] = 0
+    small, n = features[:900], len(features)
+    want, all_of_it = by_hand(queries, small, metric), dict(k=900)
+    near = [search_exact(queries, small, **all_of_it, metric=metric, chunk=256)]
+    near += [top_k(queries, small, **all_of_it, metric=metric)]
+    near += [SearchIndex.build(small, 'flat', metric).search(queries, **all_of_it, features=f) for f in (None, small)]
+    for order, distance in near:
+        assert (np.sort(order, 1) == np.arange(900)).all() and (np.diff(distance) >= -1e-5).all()
+        # faiss takes the difference of squared norms: that costs Euclidean distances near 0 half their digits
+        assert np.allclose(distance, np.take_along_axis(want, order, 1), atol=1e-5 if metric == 'cosine' else 5e-3)
+    codes = SearchIndex.build(features, 'ivfpq', metric)
+    order, distance = codes.search(queries, k=n // 10, nprobe=10**6, features=features)
+    assert np.allclose(distance, np.take_along_axis(by_hand(queries, features, metric), order, 1), atol=1e-4)
+    if metric == 'cosine':
+        order, distance = codes.search(queries, k=n, nprobe=10**6)
+        assert np.allclose(distance[np.isin(order, [5, 700, 9_000])], 1, atol=0.2)  # by codes, hence about
+        assert (distance[-1] == 1).all()
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, 1e30, 1e-25])
+def test_rows_that_have_no_distance_are_refused_everywhere(gallery, index, value):
+    spoilt = gallery[:300].copy()
+    spoilt[7] = value
+    flat = SearchIndex.build(gallery[:300])
+    for act in (
+        lambda: SearchIndex.build(spoilt),
+        lambda: flat.search(spoilt[:9]),
+        lambda: flat.search(gallery[:9], k=300, features=spoilt),
+        lambda: index.search(spoilt[:9]),
+        lambda: search_exact(gallery[:9], spoilt),
+        lambda: search_exact(spoilt[:9], gallery),
+        lambda: top_k(gallery[:9], spoilt),
+        lambda: k_reciprocal_distance(gallery[:9], spoilt),
+        lambda: expand_queries(gallery[:9], spoilt),
+        lambda: evaluate_ranking(gallery[:300], spoilt, np.arange(300), np.arange(300), protocol='no_cameras'),
+    ):
+        with pytest.raises(UserError, match='expected finite .* rows'):
+            act()
+
+
+def test_an_index_of_before_is_read(gallery, tmp_path):
+    "Cosine by squared distances of unit vectors, as files had it."
+    import faiss
+
+    unit = gallery[:300] / np.linalg.norm(gallery[:300], axis=1, keepdims=True)
+    old = faiss.IndexFlatL2(32)
+    old.add(unit)
+    SearchIndex(old, 'cosine', 'flat').save(tmp_path / 'old.index')
+    order, distance = SearchIndex.load(tmp_path / 'old.index').search(gallery[:20])
+    want = search_exact(gallery[:20], gallery[:300])
+    assert (order == want[0]).all() and np.allclose(distance, want[1], atol=1e-5)

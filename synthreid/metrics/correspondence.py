@@ -79,7 +79,7 @@ def contrast_place(
     "How well a place is told from its negatives."
     cosines = key @ query[place]
     positive, others = cosines[place], cosines[torch.as_tensor(negatives)]
-    constant = torch.full((1,), -10.0)  # a negative that `patch_nce` adds, too
+    constant = cosines.new_full((1,), -10.0)  # a negative that `patch_nce` adds, too
     logits = torch.cat([others, positive[None], constant]) / temperature
     hardest = others.argsort(descending=True)[:n].tolist()
     return dict(
@@ -114,4 +114,4 @@ def compact(
     turned = both @ axes.flip(1).to(both)  # strongest axis first
     left = turned.square().flip(1).cumsum(1).amax(0).flip(0)  # what is lost at most when the axes from here on go
     c = max(1, int((left > tolerance).sum()))
-    return turned[:, :c].reshape(2, len(source), c).numpy().astype(np.float16)
+    return turned[:, :c].reshape(2, len(source), c).cpu().numpy().astype(np.float16)

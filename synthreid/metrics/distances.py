@@ -127,11 +127,11 @@ def distance_rows(
     rows = rows or max(1, min(256, 2**26 // max(1, len(g))))
     for start in range(0, len(q), rows):
         here = slice(start, start + rows)
-        out = torch.empty(len(q_norms[here]), len(g), dtype=wide)
+        out = torch.empty(len(q_norms[here]), len(g), dtype=wide, device=device)
         for s in range(0, len(g), block):
             distances = _gallery_block(g, g_norms, slice(s, s + block), device, wide, metric)
             out[:, s : s + block] = distances(q[here], q_norms[here])
-        yield start, out.numpy()
+        yield start, out.cpu().numpy()
 
 # %% ../../nbs/28_metrics.distances.ipynb #5bc8aad6
 def distance_matrix(
@@ -159,9 +159,35 @@ def top_k(
     if not len(gallery_features):
         raise UserError('expected gallery images, got none')
     k, order, values = min(k, len(gallery_features)), [], []
+    if isinstance(query_features, torch.Tensor) and device is None:
+        device = query_features.device
+    if device is not None and torch.device(device).type != 'cpu':
+        return _top_k_there(query_features, gallery_features, k, metric, block, device)
     for _, rows in distance_rows(query_features, gallery_features, metric, block, device=device):
         for row in rows:
             near = np.flatnonzero(row <= np.partition(row, k - 1)[k - 1])
             order.append(near[np.argsort(row[near], kind='stable')][:k])
             values.append(row[order[-1]])
     return np.array(order, np.int64).reshape(-1, k), np.array(values).reshape(-1, k)
+
+
+def _top_k_there(query_features, gallery_features, k: int, metric: str, block: int, device, rows: int = 1024) -> tuple:
+    "`top_k` on a device that is not the CPU: nothing but the lists is copied back, once."
+    q, q_norms, g, g_norms = _check_pair(query_features, gallery_features, metric)
+    check_positive(block=block)
+    wide = torch.promote_types(q_norms.dtype, g_norms.dtype)
+    orders, nears = (
+        [torch.empty(0, k, dtype=torch.int64, device=device)],
+        [torch.empty(0, k, dtype=wide, device=device)],
+    )
+    for start in range(0, len(q), rows):
+        here = slice(start, start + rows)
+        near, order = nears[0].new_empty(len(q[here]), 0), orders[0].new_empty(len(q[here]), 0)
+        for s in range(0, len(g), block):
+            new = _gallery_block(g, g_norms, slice(s, s + block), device, wide, metric)(q[here], q_norms[here])
+            numbers = torch.arange(s, s + new.shape[1], device=device).expand_as(new)
+            near, best = torch.cat([near, new], 1).sort(dim=1, stable=True)
+            near, order = near[:, :k], torch.cat([order, numbers], 1).gather(1, best[:, :k])
+        orders.append(order)
+        nears.append(near)
+    return torch.cat(orders).cpu().numpy(), torch.cat(nears).cpu().numpy()

@@ -42,7 +42,8 @@ def extract_features(
     device='cpu',  # where `embed` wants its batch
     rows=None,  # indices of the images wanted; None: all
     progress: bool = False,  # True: show a bar
-) -> torch.Tensor:  # (N, D) on the CPU, in the type `embed` gives
+    fetch: bool = True,  # False: the codes stay where `embed` computes them
+) -> torch.Tensor:  # (N, D) on the CPU (see `fetch`), in the type `embed` gives
     "Codes of all images, batch by batch, without gradients."
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     if not len(rows):
@@ -61,7 +62,7 @@ def extract_features(
             raise UserError(
                 f'expected embed to give one code per image (B, D), got {tuple(codes.shape)} for {len(chosen)} images'
             )
-        out.append(codes.detach().cpu())
+        out.append(codes.detach().cpu() if fetch else codes.detach())
     return F.normalize(torch.cat(out)) if normalise else torch.cat(out)
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #3f7d37f7
@@ -75,7 +76,7 @@ def evaluate_reid(
     rerank: bool = False,  # True: k-reciprocal re-ranking with its published settings, see `metrics.reranking`
     max_rank: int = 50,  # length of the CMC curve
     batch_size: int = 128,  # images at a time
-    device='cpu',  # where `embed` wants its batch
+    device='cpu',  # where `embed` wants its batch, and where its codes are ranked
     progress: bool = False,  # True: show a bar
     multi_query: bool = False,  # True: the queries of a person on a camera are pooled into one
 ) -> RankingResult:  # its `protocol` says what was removed and whether images were flipped
@@ -87,7 +88,7 @@ def evaluate_reid(
     if not len(rows):
         raise UserError(f'expected gallery images, got {len(pids)} of which none remain under the protocol {protocol}')
     camids = None if gallery.camids is None else np.asarray(gallery.camids)[rows]
-    options = dict(batch_size=batch_size, flip=flip, device=device, progress=progress)
+    options = dict(batch_size=batch_size, flip=flip, device=device, progress=progress, fetch=False)
     q = extract_features(embed, query.images, **options)
     same = gallery is query and len(rows) == len(q)
     g = q if same else extract_features(embed, gallery.images, rows=rows, **options)

@@ -57,13 +57,14 @@ def _between(a: _Gaussian, b: _Gaussian, device='cpu') -> float:
     if m.shape[0] > m.shape[1]:
         m = m.T
     apart = np.sum((a.mean - b.mean) ** 2) + a.trace + b.trace
-    squares = _squares(m, device)
+    squares = _squares(m, device) if np.abs(m).max(initial=0) < 1e140 else ()  # beyond, their squares leave float64
     if len(squares) and squares[0] > 0:
         roots = np.sqrt(squares)
         distance = apart - 2 * roots.sum()
         if 1e-15 * squares[-1] * np.sum(1 / roots) < 1e-7 * distance:
             return float(distance)
-    return float(apart - 2 * torch.linalg.svdvals(torch.from_numpy(m).to(device)).sum().item())
+    distance = apart - 2 * torch.linalg.svdvals(torch.from_numpy(m).to(device)).sum().item()
+    return max(0.0, float(distance))  # rounding may take more than there is
 
 # %% ../../nbs/32_metrics.frechet.ipynb #98b41f63
 def frechet_distance(
@@ -78,8 +79,10 @@ def frechet_distance(
     if mu1.shape != (d,) or mu2.shape != (d,) or sigma1.shape != (d, d) or sigma2.shape != (d, d):
         shapes = f'{mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}'
         raise expected('means (D,) and covariances (D, D)', shapes, 'both sets need the same extractor')
-    if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
-        raise expected('finite statistics', 'NaN or infinity', 'check the features')
+    sizes = {1e145: (mu1, mu2), 1e290: (sigma1, sigma2)}
+    if not all(np.abs(a).max(initial=0) < limit for limit, pair in sizes.items() for a in pair):
+        got = 'NaN, infinity, or values whose squares leave float64'
+        raise expected('finite statistics', got, 'check the features')
     for s in (sigma1, sigma2):
         if np.abs(s - s.T).max(initial=0) > 1e-6 * np.abs(s).max(initial=0):
             raise expected('symmetric covariances', 'one that is not', 'compute it with feature_statistics')
@@ -102,10 +105,15 @@ def _gaussian(x, statistics=None) -> _Gaussian:
     return _Gaussian(mu, factor, np.sum(factor**2))
 
 
-def _same_width(x, y):
+def _comparable(x, y, power: int = 2):
+    "Both sets, of one width and of a size whose squares (or higher powers) float64 holds."
     if x.shape[1] != y.shape[1]:
         remedy = 'both sets need the same extractor'
         raise expected('features of one width', f'{x.shape[1]} and {y.shape[1]}', remedy)
+    largest = max(float(np.abs((a.min(), a.max())).max()) for a in (x, y))
+    if largest > 10 ** (290 / power) or 0 < largest < 1e-145:
+        got = f'values of a size ({largest:.3g}) whose powers leave float64'
+        raise expected('features that can be squared', got, 'divide all features by one number')
     return x, y
 
 
@@ -114,7 +122,7 @@ def frechet_between(
     y,  # (M, D) features of the second set
 ) -> float:  # squared feature units
     "Frechet distance between two clouds of features; each is handled in the cheaper of two exact ways."
-    device, (x, y) = _device_of(x), _same_width(check_features(x), check_features(y))
+    device, (x, y) = _device_of(x), _comparable(check_features(x), check_features(y))
     return _between(_gaussian(x), _gaussian(y), device)
 
 # %% ../../nbs/32_metrics.frechet.ipynb #f501afc8
@@ -131,7 +139,7 @@ def kernel_distance(
 ) -> float:  # squared maximum mean discrepancy; unbiased, so it scatters around 0 for equal distributions
     "Kernel distance (KID on Inception features): unbiased MMD with the kernel (x.y / D + 1)^3, whole sets."
     check_positive(chunk=chunk)
-    device, (x, y) = _device_of(x), _same_width(check_features(x), check_features(y))
+    device, (x, y) = _device_of(x), _comparable(check_features(x), check_features(y), power=6)
     n, m, d = len(x), len(y), x.shape[1]
 
     def cubed(products):
@@ -154,7 +162,7 @@ def kernel_distance_subsets(
     seed: int = 0,  # of the subsets
 ) -> tuple[float, float]:  # mean and standard deviation over the subsets
     "Kernel distance on random subsets, the usual way to give its spread."
-    x, y = _same_width(check_features(x, least=4), check_features(y, least=4))
+    x, y = _comparable(check_features(x, least=4), check_features(y, least=4), power=6)
     check_positive(n_subsets=n_subsets, subset_size=1 if subset_size is None else subset_size)
     size, rng = subset_size or min(1000, len(x) // 2, len(y) // 2), np.random.RandomState(seed)
     if not 2 <= size <= min(len(x), len(y)):
@@ -249,7 +257,7 @@ def precision_recall(
     "Improved precision and recall of generated against real images."
     check_positive(k=k, chunk=chunk)
     device = _device_of(x)
-    x, y = _same_width(check_features(x, least=k + 1), check_features(y, least=k + 1))
+    x, y = _comparable(check_features(x, least=k + 1), check_features(y, least=k + 1))
     centre = torch.from_numpy(y.mean(0, dtype=np.float64)).to(device)  # distances about it: less cancellation
 
     def share(a, b):
@@ -274,7 +282,7 @@ def density_coverage(
     "Density and coverage of generated against real images; inside a ball means closer than its radius, as in prdc."
     check_positive(k=k, chunk=chunk)
     device = _device_of(x)
-    x, y = _same_width(check_features(x), check_features(y, least=k + 1))
+    x, y = _comparable(check_features(x), check_features(y, least=k + 1))
     centre = torch.from_numpy(y.mean(0, dtype=np.float64)).to(device)
     counts, holds = _inside(x, y, _radii(y, k, chunk, centre), chunk, centre, strict=True)
     return DensityCoverage(counts.double().mean().item() / k, holds.double().mean().item())

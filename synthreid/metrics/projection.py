@@ -33,16 +33,20 @@ def principal_plane(
     return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), share
 
 # %% ../../nbs/38_metrics.projection.ipynb #ee72d9cf
+def _on_the_host(x):
+    return x.detach().cpu() if isinstance(x, torch.Tensor) else x
+
+
 def fit_square(
-    points,  # (N, 2)
+    points,  # (N, 2) array or tensor
     like=None,  # (N, 2) to turn towards; None: not turned
 ) -> np.ndarray:  # (N, 2) float32 in [-1, 1], the same scale in both directions
     "Points moved, scaled and perhaps turned for drawing."
-    p = np.asarray(points, np.float64)
+    p = np.asarray(_on_the_host(points), np.float64)
     if p.ndim != 2 or p.shape[1] != 2 or not len(p) or not np.isfinite(p).all():
         raise UserError(f'expected finite points (N, 2), got shape {p.shape}: compute them with embed_2d')
     if like is not None:
-        q = np.asarray(like, np.float64)
+        q = np.asarray(_on_the_host(like), np.float64)
         u, _, v = np.linalg.svd((p - p.mean(0)).T @ (q - q.mean(0)))
         p = p @ (u @ v)
     low, high = p.min(0), p.max(0)

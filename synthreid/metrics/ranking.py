@@ -336,6 +336,7 @@ class RankingResult:
         k: int,  # place, 1 = first
     ) -> float:  # in [0, 1]
         "CMC at rank `k`; beyond the curve's end its last value."
+        check_positive(k=k)
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
     def summary(self) -> dict:

@@ -8,6 +8,7 @@ __all__ = ['k_reciprocal_distance', 'evaluate_reranked', 'jaccard_distance', 'ex
 # %% ../../nbs/31_metrics.reranking.ipynb #4a67359e
 import math
 from dataclasses import replace
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -32,20 +33,29 @@ def _prepare(features: list, names: list, metric: str, device=None) -> torch.Ten
     check_choice(METRICS, metric=metric)
     parts = []
     for f, name in zip(features, names):
-        x, norms = _features(f, name)
+        x, _ = _features(f, name)
         if not len(x):
             raise UserError(f'expected at least one row of {name}, got none')
-        if metric == 'cosine' and (norms == 0).any():
-            got = f'only zeros in row {int((norms == 0).nonzero()[0, 0])}'
-            raise expected(f'{name} with a direction', got, 'the cosine distance is not defined there')
         if parts and x.shape[1] != parts[0].shape[1]:
             widths = f'{parts[0].shape[1]} and {x.shape[1]}'
             raise expected('query and gallery features of one width', widths, 'were they made by the same network?')
         parts.append(x.to(device or (parts[0].device if parts else x.device), torch.float32))
     x = torch.cat(parts)
     if metric == 'cosine':
-        x /= x.norm(dim=1, keepdim=True)
+        x = _unit_rows(x)
     return x.sub_(x.mean(0))
+
+
+def _unit_rows(x: torch.Tensor) -> torch.Tensor:
+    "Rows of length 1, in place; a row of zeros gets a dimension of its own: at the cosine distance 1 from everything."
+    length = x.norm(dim=1, keepdim=True)
+    x /= length.where(length > 0, 1)
+    nowhere = (length[:, 0] == 0).nonzero()[:, 0]
+    if not len(nowhere):
+        return x
+    own = x.new_zeros(len(x), len(nowhere))
+    own[nowhere, torch.arange(len(nowhere), device=x.device)] = 1
+    return torch.cat([x, own], 1)
 
 # %% ../../nbs/31_metrics.reranking.ipynb #fd1ca1ff
 def _smallest(d: torch.Tensor, first: int, k: int) -> torch.Tensor:
@@ -204,7 +214,7 @@ def _check_settings(k1, k2, lambda_value, block):
         if not isinstance(k, (int, np.integer)) or k < 1:
             remedy = ': k2=1 switches the averaging off' if name == 'k2' else ''
             raise UserError(f'expected {name} to be a whole number of at least 1, got {k!r}{remedy}')
-    if not isinstance(lambda_value, (int, float)) or not 0 <= lambda_value <= 1:
+    if not isinstance(lambda_value, Real) or not 0 <= lambda_value <= 1:
         wanted = 'lambda_value in [0, 1] (0: Jaccard distance alone, 1: plain distance alone)'
         raise UserError(f'expected {wanted}, got {lambda_value}')
 
@@ -312,8 +322,10 @@ def expand_queries(
     device=None,  # where products are computed; None: where the query features are
 ) -> torch.Tensor:  # (Q, D) float32 of unit length, on the CPU
     "Queries replaced by the weighted mean of themselves (weight 1) and their `k` nearest gallery images, by cosine."
-    if not isinstance(alpha, (int, float)) or not alpha >= 0:
-        raise expected('alpha of at least 0', alpha, 'a negative power would trust the doubtful most')
+    if not isinstance(alpha, Real) or not 0 <= alpha < math.inf:
+        raise expected('a finite alpha of at least 0', alpha, 'a negative power would trust the doubtful most')
+    if not len(query_features):
+        raise expected('at least one query', 'none', 'there is nothing to expand')
     order, distance = top_k(query_features, gallery_features, k, 'cosine', block, device=device)
     weight = torch.from_numpy((1 - distance).clip(0) ** alpha).float()
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ..core import UserError, atomic_write, check_choice, check_positive, expected
-from .distances import METRICS, as_features, top_k
+from .distances import METRICS, _features, as_features, top_k
 
 # %% ../../nbs/35_metrics.search.ipynb #40261ed2
 def search_exact(
@@ -72,12 +72,13 @@ def _faiss():
     return faiss
 
 
-def _vectors(features, where, metric: str) -> np.ndarray:
-    "Some rows as float32, of length 1 for cosine; refuses what is not finite."
-    x = np.ascontiguousarray(as_features(features)[where].cpu().float().numpy())
-    if not np.isfinite(x).all():
-        raise expected('finite features', 'NaN or infinity', 'did training diverge, or is there an empty image?')
-    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) if metric == 'cosine' else x
+def _vectors(features, where, metric: str, name: str = 'features') -> np.ndarray:
+    "Some rows as float32, of length 1 for cosine, where zeros stay zeros; refuses what `distance_rows` refuses."
+    x = np.ascontiguousarray(_features(as_features(features)[where].cpu().float(), name)[0].numpy())
+    if metric != 'cosine':
+        return x
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
 
 
 def _to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
@@ -86,13 +87,22 @@ def _to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
     return squared / 2 if metric == 'cosine' else np.sqrt(squared) if metric == 'euclidean' else squared
 
 # %% ../../nbs/35_metrics.search.ipynb #662cce81
+def _flat(dim: int, metric: str):
+    "An empty exact index; of inner products for cosine, so that zeros are at the distance 1 from everything."
+    return _faiss().IndexFlatIP(dim) if metric == 'cosine' else _faiss().IndexFlatL2(dim)
+
+
 def _trained_ivfpq(features, metric: str, nlist, m, seed: int):
     "An empty index whose cells and codes are learnt from a seeded sample."
+    check_positive(**{k: v for k, v in {'nlist': nlist, 'm': m}.items() if v is not None})
     n, dim = features.shape
     if n < 10_000:
         raise UserError(f"expected at least 10,000 images to train an 'ivfpq' index, got {n:,}: use kind='flat'")
     sizes = index_parameters(n, dim)
-    nlist, m = nlist or sizes['nlist'], m or sizes['m']
+    nlist, m = (sizes[k] if v is None else v for k, v in {'nlist': nlist, 'm': m}.items())
+    if nlist > n // 39:
+        remedy = 'leave nlist out: index_parameters chooses one'
+        raise expected(f'at most {n // 39:,} cells, 39 of the {n:,} images for each', f'nlist={nlist:,}', remedy)
     if dim % m:
         raise UserError(f'expected m to divide the width of the features, got m={m} and width {dim}')
     if m * 32 < dim:
@@ -101,8 +111,8 @@ def _trained_ivfpq(features, metric: str, nlist, m, seed: int):
             'zero columns up to a multiple of 8',
         )
         raise expected(wanted, f'{dim} in {m} groups', f'append {remedy}')
-    faiss = _faiss()
-    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, nlist, m, 8)  # 8 bits: one byte per group
+    cells = _flat(dim, metric)
+    index = _faiss().IndexIVFPQ(cells, dim, nlist, m, 8, cells.metric_type)  # 8 bits: one byte per group
     index.cp.seed = index.pq.cp.seed = seed
     sample = np.sort(np.random.default_rng(seed).choice(n, min(n, max(64 * nlist, 65_536)), replace=False))
     index.train(_vectors(features, sample, metric))
@@ -113,31 +123,38 @@ def _trained_ivfpq(features, metric: str, nlist, m, seed: int):
 def _filled(features, kind: str, metric: str, nlist, m, seed: int, progress: bool):
     "A faiss index with all features, added in chunks."
     if kind == 'flat':
-        index = _faiss().IndexFlatL2(features.shape[1])
+        index = _flat(features.shape[1], metric)
     else:
         index = _trained_ivfpq(features, metric, nlist, m, seed)
     for s in _bar(range(0, len(features), 65536), 'index', progress):
-        index.add(_vectors(features, slice(s, s + 65536), metric))
+        index.add(_vectors(features, slice(s, s + 65536), metric, f'gallery features from row {s} on'))
     return index
 
 
-def _candidates(index, x: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-    "Squared distances and indices of what faiss finds; `nprobe` is for indices with cells."
+def _candidates(index, x: np.ndarray, k: int, nprobe: int | None, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    "Distances and indices of what faiss finds; `nprobe` is for indices with cells."
     if isinstance(index, _faiss().IndexFlat):
-        return index.search(x, k)
-    cells = _faiss().SearchParametersIVF(nprobe=min(nprobe or index.nprobe, index.nlist))
-    return index.search(x, k, params=cells)
+        found, order = index.search(x, k)
+    else:
+        nprobe = index.nprobe if nprobe is None else nprobe
+        cells = _faiss().SearchParametersIVF(nprobe=min(nprobe, index.nlist))
+        found, order = index.search(x, k, params=cells)
+    inner = index.metric_type == _faiss().METRIC_INNER_PRODUCT
+    return (1 - found).clip(0) if inner else _to_metric(found, metric), order
 
 
 def _refined(x: np.ndarray, order: np.ndarray, features, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-    "Squared distances and indices of the best `k` candidates, computed exactly; equal distances in gallery order."
+    "Distances and indices of the best `k` candidates, computed exactly; equal distances in gallery order."
     values, best = np.full((len(x), k), np.inf, np.float32), np.full((len(x), k), -1, np.int64)
     for i, row in enumerate(order):
         row = np.sort(row[row >= 0])
-        squared = np.square(_vectors(features, row, metric) - x[i]).sum(1)
+        listed = _vectors(features, row, metric)
+        squared = np.square(listed - x[i]).sum(1)
+        if metric == 'cosine':
+            squared[~(listed.any(1) & x[i].any())] = 2  # zeros have no direction
         first = np.argsort(squared, kind='stable')[:k]
         values[i, : len(first)], best[i, : len(first)] = squared[first], row[first]
-    return values, best
+    return _to_metric(values, metric), best
 
 # %% ../../nbs/35_metrics.search.ipynb #1d50a84e
 def _check_build(features, kind: str, metric: str, ids):
@@ -153,14 +170,14 @@ def _check_build(features, kind: str, metric: str, ids):
     return features, kind
 
 
-def _check_search(index, queries, k: int, features):
+def _check_search(index, queries, k: int, nprobe, features):
     "Queries and gallery features as tensors; refuses what does not belong to this index."
     dim, queries = index.index.d, as_features(queries, 'queries')
     features = None if features is None else as_features(features, 'gallery features')
     if queries.shape[1] != dim:
         wanted = f'queries (images, {dim}) like the gallery of the index'
         raise expected(wanted, f'shape {tuple(queries.shape)}', 'were they made by the same network?')
-    check_positive(k=k)
+    check_positive(k=k, nprobe=1 if nprobe is None else nprobe)
     if features is not None and tuple(features.shape) != (len(index), dim):
         wanted = f'the gallery features of the index ({len(index)}, {dim})'
         raise UserError(f'expected {wanted}, got shape {tuple(features.shape)}')
@@ -210,6 +227,11 @@ def _read_index(path) -> tuple:  # faiss index, ids or None, what the file says 
     return index, ids, about
 
 
+def _measures(metric: str) -> tuple:
+    "What faiss may compute for a metric; squared distances for cosine stand in files of earlier versions."
+    return (_faiss().METRIC_L2, *([_faiss().METRIC_INNER_PRODUCT] if metric == 'cosine' else []))
+
+
 def _contradictions(index, ids, about: dict) -> list:
     "What a file says of itself, and is not so."
     faiss = _faiss()
@@ -218,7 +240,7 @@ def _contradictions(index, ids, about: dict) -> list:
     wrong = [f'{k} {about[k]} announced, {value} found' for k, value in found.items() if about[k] != value]
     if ids is not None and len(ids) != index.ntotal:
         wrong.append(f'{len(ids)} ids for {index.ntotal} images')
-    if about['metric'] not in METRICS or index.metric_type != faiss.METRIC_L2:
+    if about['metric'] not in METRICS or index.metric_type not in _measures(about['metric']):
         wrong.append(f'unknown metric {about["metric"]!r}')
     return wrong
 
@@ -227,7 +249,7 @@ def _contradictions(index, ids, about: dict) -> list:
 class SearchIndex:
     "Nearest neighbours in a large gallery, through faiss: made by `build` or `load`."
 
-    index: object  # a faiss index of squared Euclidean distances
+    index: object  # a faiss index of squared Euclidean distances, for cosine of inner products of unit vectors
     metric: str  # 'cosine', 'euclidean' or 'squared_euclidean'
     kind: str  # 'flat' or 'ivfpq'
     ids: np.ndarray | None = None  # (N,) a number or name per gallery image
@@ -266,12 +288,13 @@ class SearchIndex:
         features=None,  # the gallery's: then the best 10 k candidates are sorted by exact distance
     ) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) gallery indices, nearest first, and distances
         "The nearest images the index finds, -1 and infinity where fewer; 'ivfpq' without `features` is approximate."
-        queries, features = _check_search(self, queries, k, features)
+        queries, features = _check_search(self, queries, k, nprobe, features)
         x, k = _vectors(queries, slice(None), self.metric), min(k, len(self))
-        squared, order = _candidates(self.index, x, k if features is None else min(10 * k, len(self)), nprobe)
+        most = k if features is None else min(10 * k, len(self))
+        distance, order = _candidates(self.index, x, most, nprobe, self.metric)
         if features is not None:
-            squared, order = _refined(x, order, features, self.metric, k)
-        return order, np.where(order < 0, np.inf, _to_metric(squared, self.metric)).astype(np.float32)
+            distance, order = _refined(x, order, features, self.metric, k)
+        return order, np.where(order < 0, np.inf, distance).astype(np.float32)
 
     def save(self, path):  # file to write, e.g. 'gallery.index'
         "Write index, ids and what they are into one file, complete or not at all."

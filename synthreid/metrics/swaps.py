@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import UserError, step_seed, to_signed, to_uint8
+from .distances import as_features, distance_matrix
 from .evaluate import extract_features
 from .features import as_signed
 from .frechet import frechet_between
@@ -69,10 +70,10 @@ def swap_identity(
         )
 
     def nearest(asking):  # the person in the nearest real picture, donors left out
-        similarity, rows = F.normalize(asking.float()) @ F.normalize(real.float()).T, np.arange(len(asking))
+        distance, rows = distance_matrix(asking, real), np.arange(len(asking))
         for donors in (appearance, structure):
-            similarity[rows, donors] = -torch.inf
-        return pids[similarity.argmax(1).cpu().numpy()]
+            distance[rows, donors] = np.inf
+        return pids[distance.argmin(1)]
 
     who, others = nearest(swaps), (pids[None] == lenders[:, None]).sum(1) - 1
     return dict(
@@ -85,12 +86,13 @@ def swap_identity(
 
 # %% ../../nbs/36_metrics.swaps.ipynb #3922311b
 def swap_diversity(
-    swaps: np.ndarray,  # (M, D) features of the swaps
-    donors: np.ndarray,  # (M, D) features of the pictures that lent the appearance
+    swaps,  # (M, D) array or tensor: features of the swaps
+    donors,  # (M, D) array or tensor: features of the pictures that lent the appearance
     first,  # (P,) rows
     second,  # (P,) other rows: the pairs that are compared
 ) -> float:  # 1: as different as the donors; 0: always the same picture
     "Mean distance of pairs of swaps, as a share of that of their appearance donors."
+    swaps, donors = (as_features(x).cpu().numpy() for x in (swaps, donors))
     apart = lambda x: np.linalg.norm(x[first] - x[second], axis=1).mean()
     return float(apart(swaps) / apart(donors))
 

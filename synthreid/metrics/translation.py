@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core import UserError, to_uint8
+from .distances import as_features
 from .features import as_signed, random_features
 from .frechet import distribution_distance
 
@@ -162,7 +163,8 @@ def target_distance(
     k: int = 5,  # nearest target images
 ) -> np.ndarray:  # (N,) float32, >= 0; the median target image has 1
     "Mean distance to the nearest target images, relative to that among target images."
-    features, target = (torch.as_tensor(np.asarray(x, np.float32)) for x in (features, target))
+    features = as_features(features, 'features').float()
+    target = as_features(target, 'target features').to(features)
     if len(target) <= k or features.shape[1:] != target.shape[1:]:
         raise UserError(
             f'expected more than {k} target features of the same width, got {tuple(target.shape)} for features'
@@ -173,7 +175,7 @@ def target_distance(
         return torch.cdist(x, target, compute_mode='donot_use_mm_for_euclid_dist').topk(n, largest=False).values
 
     usual = nearest(target, k + 1)[:, 1:].mean(1).median()
-    return (nearest(features, k).mean(1) / usual.clamp_min(1e-12)).numpy()
+    return (nearest(features, k).mean(1) / usual.clamp_min(1e-12)).cpu().numpy()
 
 # %% ../../nbs/37_metrics.translation.ipynb #7912719c
 @torch.no_grad()

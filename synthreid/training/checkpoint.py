@@ -6,6 +6,8 @@
 __all__ = ['describe', 'save_checkpoint', 'list_checkpoints', 'read_meta', 'load_checkpoint', 'Checkpointer']
 
 # %% ../../nbs/40a_training.checkpoint.ipynb #97cdc62b
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,11 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from .. import __version__
-from ..core import UserError
-from .loop import Hook, Method, TrainingDiverged
+from ..core import UserError, expected
+from .loop import Hook, LossMeans, Method, TrainingDiverged
 
 # %% ../../nbs/40a_training.checkpoint.ipynb #dc55c9de
 def describe(
@@ -32,38 +34,57 @@ def describe(
     return known | method.extra
 
 # %% ../../nbs/40a_training.checkpoint.ipynb #8dee4b5c
+def _write(path, data: bytes) -> str:  # sum of the data, hexadecimal
+    "Bytes in a file, on the disk when this returns; a full disk is an `OSError` that names the file."
+    try:
+        with open(path, 'wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e:
+        e.filename = e.filename or str(path)
+        raise
+    return hashlib.sha256(data).hexdigest()
+
+
+def _finite_weights(method, step) -> dict:  # {net.name: tensor}
+    "All weights of a method, for a file."
+    nets = {n: net.state_dict() for n, net in method.nets.items()}
+    weights = {f'{n}.{k}': v.detach().contiguous() for n, state in nets.items() for k, v in state.items()}
+    bad = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise TrainingDiverged(
+            f'expected finite weights, got NaN or infinity in {bad[0]} at step {step}: nothing was saved; start a new'
+            ' run from an earlier checkpoint, with a lower learning rate (--start-from CHECKPOINT, another --out)'
+        )
+    return weights
+
+# %% ../../nbs/40a_training.checkpoint.ipynb #5e82129a
 def save_checkpoint(
     method,  # nets, opts; `config` and `extra` (dict) are recorded when it has them
     folder,  # where checkpoints live
     step: int,  # steps done
+    means: LossMeans | None = None,  # of the losses since the last row of the log
 ) -> Path:  # the new checkpoint
     "Write `folder/step_00000042` in one piece. Weights that are not finite are refused."
-    weights = {
-        f'{n}.{k}': v.detach().contiguous() for n, net in method.nets.items() for k, v in net.state_dict().items()
-    }
-    bad = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad:
-        raise TrainingDiverged(
-            f'expected finite weights, got NaN or infinity in {bad[0]} at step {step}: nothing was saved; go back to'
-            ' the last checkpoint with a lower learning rate'
-        )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    final, tmp = folder / f'step_{step:08d}', folder / f'.step_{step:08d}.tmp'
+    weights, states = _finite_weights(method, step), io.BytesIO()
+    torch.save({k: opt.state_dict() for k, opt in method.opts.items()}, states)
+    files = {'nets.safetensors': save(weights), 'opts.pt': states.getvalue()}
+    final = Path(folder) / f'step_{step:08d}'
+    tmp, old = (final.with_name(f'.{final.name}.{os.getpid()}.{kind}') for kind in ('tmp', 'old'))
     shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir()
-    save_file(weights, tmp / 'nets.safetensors')
-    torch.save({k: opt.state_dict() for k, opt in method.opts.items()}, tmp / 'opts.pt')
-    (tmp / 'meta.json').write_text(json.dumps(describe(method, step), indent=1))
-    for file in tmp.iterdir():
-        with open(file, 'rb') as f:
-            os.fsync(f.fileno())
-    if final.exists():
-        final.rename(old := folder / f'.step_{step:08d}.old')
+    tmp.mkdir(parents=True)
+    try:
+        meta = describe(method, step) | {'sums': {name: _write(tmp / name, data) for name, data in files.items()}}
+        if means is not None and means.counts:
+            meta['running'] = means.state()
+        _write(tmp / 'meta.json', json.dumps(meta, indent=1).encode())
+        if final.exists():
+            final.rename(old)
         tmp.rename(final)
-        shutil.rmtree(old)
-    else:
-        tmp.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return final
 
 # %% ../../nbs/40a_training.checkpoint.ipynb #64eafe65
@@ -88,6 +109,43 @@ def read_meta(
         ) from None
 
 # %% ../../nbs/40a_training.checkpoint.ipynb #2fa46ec0
+def _read_whole(checkpoint: Path, name: str, sums: dict, remedy: str) -> bytes:
+    "A file of a checkpoint, compared with its sum; checkpoints of earlier versions have none."
+    try:
+        data = (checkpoint / name).read_bytes()
+    except OSError as e:
+        got = f'{type(e).__name__} at {checkpoint / name}: the checkpoint is damaged or incomplete'
+        raise expected('a whole checkpoint', got, remedy) from None
+    if sums.get(name, hashlib.sha256(data).hexdigest()) != hashlib.sha256(data).hexdigest():
+        raise expected('a whole checkpoint', f'other bytes in {checkpoint / name} than were saved (damaged)', remedy)
+    return data
+
+
+def _read_tensors(checkpoint: Path, optimisers: bool) -> tuple:  # meta.json, weights, optimiser states
+    "All of a checkpoint; what is damaged is a `UserError` that names the file."
+    meta = read_meta(checkpoint)
+    sums = meta.get('sums', {})
+    remedy = f'remove {checkpoint} to go on from the checkpoint before it, or copy it anew'
+    if optimisers and not (checkpoint / 'opts.pt').exists():
+        raise UserError(
+            f'expected optimiser states in {checkpoint}, found weights only (older checkpoints keep no more): use it to'
+            ' evaluate, go on from a later one, or start a new run from it (--start-from)'
+        )
+    name, opts = 'nets.safetensors', {}
+    try:
+        weights = load(_read_whole(checkpoint, name, sums, remedy))
+        if optimisers:
+            name = 'opts.pt'
+            data = io.BytesIO(_read_whole(checkpoint, name, sums, remedy))
+            opts = torch.load(data, weights_only=True, map_location='cpu')
+    except UserError:
+        raise
+    except Exception as e:  # a cut file can raise nearly anything inside the unpickler
+        got = f'{checkpoint / name}, which is damaged or incomplete ({type(e).__name__})'
+        raise expected('a whole checkpoint', got, remedy) from None
+    return meta, weights, opts
+
+# %% ../../nbs/40a_training.checkpoint.ipynb #b5ba1c08
 def load_checkpoint(
     method,  # nets (and opts) of the same shapes
     checkpoint,  # a checkpoint folder
@@ -95,20 +153,7 @@ def load_checkpoint(
 ) -> int:  # steps done
     "Restore a method strictly. A damaged file or other shapes are a `UserError`; the method is unchanged then."
     checkpoint = Path(checkpoint)
-    meta = read_meta(checkpoint)
-    if optimisers and not (checkpoint / 'opts.pt').exists():
-        raise UserError(
-            f'expected optimiser states in {checkpoint}, found weights only (older checkpoints keep no more): use it to'
-            ' evaluate, or go on from a later one'
-        )
-    remedy = f'remove {checkpoint} to go on from the checkpoint before it'
-    try:
-        weights = load_file(checkpoint / 'nets.safetensors')
-        opts = torch.load(checkpoint / 'opts.pt', weights_only=True, map_location='cpu') if optimisers else {}
-    except Exception as e:  # a cut file can raise nearly anything inside the unpickler
-        raise UserError(
-            f'expected a whole checkpoint, {checkpoint} is damaged or incomplete ({type(e).__name__}): {remedy}'
-        ) from None
+    meta, weights, opts = _read_tensors(checkpoint, optimisers)
     own = {f'{n}.{k}': v.shape for n, net in method.nets.items() for k, v in net.state_dict().items()}
     wrong = [k for k in own.keys() ^ weights.keys()] + [
         k for k in own.keys() & weights.keys() if own[k] != weights[k].shape
@@ -142,8 +187,9 @@ class Checkpointer(Hook):
         folder,  # where checkpoints live
         every: int,  # steps between checkpoints
         steps: int,  # length of the run: the last step is always saved
+        means: LossMeans | None = None,  # those of `fit`, saved as well
     ):
-        self.folder, self.every, self.steps, self.saved = Path(folder), every, steps, None
+        self.folder, self.every, self.steps, self.means, self.saved = Path(folder), every, steps, means, None
         saved = list_checkpoints(folder)
         self.last_good = str(saved[-1]) if saved else None
 
@@ -152,7 +198,7 @@ class Checkpointer(Hook):
             self.save(method, done)
 
     def save(self, method, done):
-        self.last_good, self.saved = str(save_checkpoint(method, self.folder, done)), done
+        self.last_good, self.saved = str(save_checkpoint(method, self.folder, done, self.means)), done
         for old in list_checkpoints(self.folder)[:-2]:
             (old / 'opts.pt').unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core import check_positive, expected, parse_size, send, step_generator, step_seed
 from ..data.augment import random_erasing, random_flip, random_pad_crop
@@ -600,50 +601,62 @@ class DGNet(Method):
         factor = rate_at(i, self.config.steps, milestones=self.config.milestones)
         return tuple(weights_at(self.config, i).items()), self.trains_encoder(i), factor
 
-    def step(self, batch, i):
-        c, nets, opts = self.config, self.nets, self.opts
-        weights, teacher = weights_at(c, i), _needed_teacher(c, self.teacher)
-        for net in nets.values():
-            net.train()
-        set_swap_rates(c, opts, i)
-        random, train_encoder = self.draws(i), self.trains_encoder(i)
-        pids = {k: batch[f'{k}_pids'] for k in 'ab' if f'{k}_pids' in batch}
+# %% ../../nbs/44_training.dgnet.ipynb #ba73b7d2
+@patch
+def step(self: DGNet, batch, i):
+    c, nets, opts = self.config, self.nets, self.opts
+    weights, teacher = weights_at(c, i), _needed_teacher(c, self.teacher)
+    for net in nets.values():
+        net.train()
+    set_swap_rates(c, opts, i)
+    random, train_encoder = self.draws(i), self.trains_encoder(i)
+    pids = {k: batch[f'{k}_pids'] for k in 'ab' if f'{k}_pids' in batch}
 
-        views = {k: augment_views(batch[k], random, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
-        clean, hidden = ({k: view[n] for k, view in views.items()} for n in range(2))
-        codes, logits = read_codes(nets['appearance'], clean, hidden, pids)
-        structures = dict(zip('ab', nets['generator'].encode(torch.cat([clean['a'], clean['b']])).chunk(2)))
-        painted = paint(nets['generator'], structures, codes)
+    views = {k: augment_views(batch[k], random, c.pad, c.erasing) for k in ('a', 'b', 'a_positive', 'b_positive')}
+    clean, hidden = ({k: view[n] for k, view in views.items()} for n in range(2))
+    codes, logits = read_codes(nets['appearance'], clean, hidden, pids)
+    structures = dict(zip('ab', nets['generator'].encode(torch.cat([clean['a'], clean['b']])).chunk(2)))
+    painted = paint(nets['generator'], structures, codes)
 
-        judged = judge_losses(nets['discriminator'], clean, painted, c.weight_penalty)
-        logged = update(judged, opts['discriminator'], fabric=self.fabric)
+    judged = judge_losses(nets['discriminator'], clean, painted, c.weight_penalty)
+    logged = update(judged, opts['discriminator'], fabric=self.fabric)
 
-        with only_training(nets['generator'], nets['appearance'], among=nets):
-            losses = painting_losses(
-                nets, clean, structures, codes, painted, pids, weights, train_encoder, c.reference_quirks
-            )
-            losses |= real_losses(logits, pids, weights)
-            losses |= generated_losses(nets['appearance'], painted, pids, weights, teacher)
-            losses = {name: weight * losses[name] for name, weight in weights.items()}
-            return logged | update(losses, opts['generator'], opts['appearance'], fabric=self.fabric)
+    with only_training(nets['generator'], nets['appearance'], among=nets):
+        losses = painting_losses(
+            nets, clean, structures, codes, painted, pids, weights, train_encoder, c.reference_quirks
+        )
+        losses |= real_losses(logits, pids, weights)
+        losses |= generated_losses(nets['appearance'], painted, pids, weights, teacher)
+        losses = {name: weight * losses[name] for name, weight in weights.items()}
+        return logged | update(losses, opts['generator'], opts['appearance'], fabric=self.fabric)
 
-    @torch.no_grad()
-    def embed(self, images):
-        "(B, 3, H, W) in [-1, 1] to (B, D): both heads, joined with the weight `alpha` of the settings."
-        return join_heads(*self.nets['appearance'].eval().embed(images), self.config.alpha)
+# %% ../../nbs/44_training.dgnet.ipynb #74f78349
+@patch
+@torch.no_grad()
+def embed(self: DGNet, images):
+    "(B, 3, H, W) in [-1, 1] to (B, D): both heads, joined with the weight `alpha` of the settings."
+    return join_heads(*self.nets['appearance'].eval().embed(images), self.config.alpha)
 
-    def embed_flipped(self, images, alpha=None):
-        "The released test, see `flipped_heads`; `alpha` None: that of the settings."
-        return flipped_heads(self.nets['appearance'].eval(), images, self.config.alpha if alpha is None else alpha)
 
-    def swap(self, appearance, structure):
-        "Two (B, 3, H, W) to (B, 3, H, W), see `swap_pairs`."
-        return swap_pairs(self.nets, appearance, structure)
+@patch
+def embed_flipped(self: DGNet, images, alpha=None):
+    "The released test, see `flipped_heads`; `alpha` None: that of the settings."
+    return flipped_heads(self.nets['appearance'].eval(), images, self.config.alpha if alpha is None else alpha)
 
-    def swap_grid(self, appearance, structure):
-        "(R, 3, H, W) and (C, 3, H, W) to (R, C, 3, H, W), see `swap_each`."
-        return swap_each(self.nets, appearance, structure)
 
-    def interpolate(self, first, last, structure, n=7):
-        "Three (B, 3, H, W) to (B, n, 3, H, W), see `swap_between`."
-        return swap_between(self.nets, first, last, structure, n)
+@patch
+def swap(self: DGNet, appearance, structure):
+    "Two (B, 3, H, W) to (B, 3, H, W), see `swap_pairs`."
+    return swap_pairs(self.nets, appearance, structure)
+
+
+@patch
+def swap_grid(self: DGNet, appearance, structure):
+    "(R, 3, H, W) and (C, 3, H, W) to (R, C, 3, H, W), see `swap_each`."
+    return swap_each(self.nets, appearance, structure)
+
+
+@patch
+def interpolate(self: DGNet, first, last, structure, n=7):
+    "Three (B, 3, H, W) to (B, n, 3, H, W), see `swap_between`."
+    return swap_between(self.nets, first, last, structure, n)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from fastcore.basics import patch
 
 from ..core import constant, expected, in_float32, step_generator, to_signed
 from synthreid.data.augment import (
@@ -250,27 +251,29 @@ class FlipReID(Method):
         "Whether the backbone rests, and the learning rate."
         return _phase(self.config, i)
 
-    def step(self, batch, i):
-        c, net = self.config, self.nets['embedder']
-        set_phase(net, self.opts['embedder'], c, i)
-        random = self.draws(i)
-        if c.augment == 'flipreid':
-            images = flip_augment(batch['images'], random, c.grey_patches, c.erasing)
-        else:
-            images = augment(batch['images'], random, c.augment, c.strength, erasing=c.erasing)
-        parts, losses = net.parts(images), {}
-        if c.two_views:
-            one, two = parts, net.parts(images.flip(3))
-            parts = [(a + b) / 2 for a, b in zip(one, two)]
-            if c.weight_flip:
-                losses['flip'] = c.weight_flip * flip_loss(one, two)
-        losses |= supervised_losses(net, parts, batch['pids'], c, self.nets.get('centres'))
-        return update(losses, *self.opts.values(), fabric=self.fabric)
-
     @torch.no_grad()
     def embed(self, images):
         "(B, 3, H, W) in [-1, 1] to (B, D): all parts side by side."
         return self.nets['embedder'].eval()(images)
+
+# %% ../../nbs/43_training.flip.ipynb #f926f977
+@patch
+def step(self: FlipReID, batch, i):
+    c, net = self.config, self.nets['embedder']
+    set_phase(net, self.opts['embedder'], c, i)
+    random = self.draws(i)
+    if c.augment == 'flipreid':
+        images = flip_augment(batch['images'], random, c.grey_patches, c.erasing)
+    else:
+        images = augment(batch['images'], random, c.augment, c.strength, erasing=c.erasing)
+    parts, losses = net.parts(images), {}
+    if c.two_views:
+        one, two = parts, net.parts(images.flip(3))
+        parts = [(a + b) / 2 for a, b in zip(one, two)]
+        if c.weight_flip:
+            losses['flip'] = c.weight_flip * flip_loss(one, two)
+    losses |= supervised_losses(net, parts, batch['pids'], c, self.nets.get('centres'))
+    return update(losses, *self.opts.values(), fabric=self.fabric)
 
 # %% ../../nbs/43_training.flip.ipynb #eefbfdc9
 def view_gap(

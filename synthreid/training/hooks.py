@@ -62,8 +62,9 @@ class MetricsLog(Hook):
         folder,  # run folder
         start: int = 0,  # rows after this step (of a run that was killed) are dropped
         tensorboard: bool = True,  # also write TensorBoard events
+        steps: int = 0,  # length of the run: one that stops before it leaves its last row to the run that goes on
     ):
-        self.path = Path(folder) / 'metrics.csv'
+        self.path, self.steps = Path(folder) / 'metrics.csv', steps
         rows = read_metrics(self.path) if self.path.exists() else []
         with atomic_write(self.path) as tmp, open(tmp, 'w', newline='') as f:
             csv.writer(f).writerows([('step', 'name', 'value'), *(r for r in rows if r[0] <= start)])
@@ -71,7 +72,7 @@ class MetricsLog(Hook):
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(Path(folder) / 'tensorboard', purge_step=start)
+            self.board = SummaryWriter(Path(folder) / 'tensorboard', purge_step=start + 1)
 
     def __call__(self, method, done, losses):
         if not losses:
@@ -83,7 +84,8 @@ class MetricsLog(Hook):
                 self.board.add_scalar(name, loss, done)
 
     def close(self, method, done, failed, losses):
-        self(method, done, losses)
+        if failed or done >= self.steps:
+            self(method, done, losses)
         if self.board:
             self.board.close()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from fastcore.basics import patch
 
 from ..core import UserError, constant, expected, step_generator, to_signed
 from ..data.augment import augment
@@ -484,27 +485,29 @@ class JointTransfer(Method):
         "Whether it is the warm-up, and the learning rates."
         return i < self.config.warmup_steps, *(joint_rate(self.config, name, i) for name in self.nets)
 
-    def step(self, batch, i, patch_ids=None):
-        """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the
-        warm-up and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
-        cfg, nets, G = self.config, self.nets, self.nets['generator']
-        _begin_step(nets, self.opts, cfg, i)
-        learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
-        random, joint = self.draws(i), cfg.mode == 'joint'
-        if cfg.translation != 'gan' or i < cfg.warmup_steps:
-            translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None
-            losses = identity_losses(nets, cfg, batch, None, random, translate)
-            return learn(losses, *(('generator', 'identity') if joint else ('identity',)))
-        batch = move_batch(batch, cfg, random)
-        features, taps = G.encode(batch['source'], G.nce_taps)
-        camera = draw_cameras(self.n_cameras, len(features), random)
-        fake = G.decode(features, batch['source'], camera)
-        with only_training(G, nets['projector'], nets['identity'], among=nets):
-            losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids)
-            if joint:
-                losses |= identity_losses(nets, cfg, batch, features, random, self.translate)
-            logged = learn(losses, 'generator', 'projector', *(['identity'] if joint else []))
-        logged |= learn(discriminator_losses(nets, cfg, batch, fake.detach(), camera), 'discriminator')
-        if not joint:
-            logged |= learn(identity_losses(nets, cfg, batch, features, random, self.translate), 'identity')
-        return logged
+# %% ../../nbs/42_training.joint.ipynb #656ca43c
+@patch
+def step(self: JointTransfer, batch, i, patch_ids=None):
+    """Forward; generator, projector and (joint) identity net; discriminator; (disjoint) identity net. In the
+    warm-up and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
+    cfg, nets, G = self.config, self.nets, self.nets['generator']
+    _begin_step(nets, self.opts, cfg, i)
+    learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
+    random, joint = self.draws(i), cfg.mode == 'joint'
+    if cfg.translation != 'gan' or i < cfg.warmup_steps:
+        translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None
+        losses = identity_losses(nets, cfg, batch, None, random, translate)
+        return learn(losses, *(('generator', 'identity') if joint else ('identity',)))
+    batch = move_batch(batch, cfg, random)
+    features, taps = G.encode(batch['source'], G.nce_taps)
+    camera = draw_cameras(self.n_cameras, len(features), random)
+    fake = G.decode(features, batch['source'], camera)
+    with only_training(G, nets['projector'], nets['identity'], among=nets):
+        losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids)
+        if joint:
+            losses |= identity_losses(nets, cfg, batch, features, random, self.translate)
+        logged = learn(losses, 'generator', 'projector', *(['identity'] if joint else []))
+    logged |= learn(discriminator_losses(nets, cfg, batch, fake.detach(), camera), 'discriminator')
+    if not joint:
+        logged |= learn(identity_losses(nets, cfg, batch, features, random, self.translate), 'identity')
+    return logged

@@ -9,12 +9,14 @@ __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged',
 
 # %% ../../nbs/40_training.loop.ipynb #40e915be
 import signal
+import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import UserError, check_choice, expected, outside_autocast, pick_device, seed_everything, step_seed
@@ -89,6 +91,19 @@ class TrainingDiverged(UserError):
     "A loss or a weight is no longer finite."
 
 
+def _way_out(step, last_good) -> str:
+    "What can be done about a run that diverged."
+    change = 'a lower learning rate, or less weight for the loss that grew first (metrics.csv)'
+    if last_good == 'none yet':
+        return f'last good checkpoint: none yet; start again with {change}'
+    number = last_good[-8:]
+    before = f', {step - int(number)} steps before' if number.isdigit() else ''
+    return (
+        f'last good checkpoint: {last_good}{before}; start a new run from it, or from an earlier one if the losses had'
+        f' begun to grow, with {change}: --start-from CHECKPOINT, another --out'
+    )
+
+
 def check_finite(
     losses: dict,  # {name: scalar}
     step: int,  # for the message
@@ -99,10 +114,7 @@ def check_finite(
     if values.isfinite().all():
         return
     table = ', '.join(f'{k} {v:.4g}' for k, v in zip(losses, values.tolist()))
-    raise TrainingDiverged(
-        f'expected finite losses, got {table} at step {step}: last good checkpoint: {last_good}; lower the learning'
-        ' rate or the weight of the loss that grew first (metrics.csv)'
-    )
+    raise TrainingDiverged(f'expected finite losses, got {table} at step {step}: {_way_out(step, last_good)}')
 
 # %% ../../nbs/40_training.loop.ipynb #5943a0ca
 class FiniteWatch:
@@ -152,6 +164,9 @@ def deferred_interrupt():
         if came:
             raise KeyboardInterrupt
         came.append(number)
+        with suppress(RuntimeError, OSError):  # it may have interrupted a print, or nobody listens any more
+            said = 'stopping after this step; once more stops at once and loses what was not saved'
+            print(f'\nsynthreid: {said}', file=sys.stderr, flush=True)
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -223,23 +238,6 @@ class Method:
         pixels = Pixels(source.images, self.device, self.data_on_device)
         return LabelledBatches(source.relabel(), self.config.batch_size, 0, self.seed, self.device, pixels=pixels)
 
-    def draws(
-        self,
-        i: int,  # step, from 0
-    ) -> torch.Generator:  # on the method's device; the next call seeds it anew
-        "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all."
-        if self._random is None:
-            self._random = torch.Generator(self.device)
-        return self._random.manual_seed(step_seed(self.seed, i, 1))
-
-    def phase(
-        self,
-        i: int,  # step, from 0
-    ):  # hashable
-        """All that `step` decides on the host at step `i`: rates, weights of losses, what is frozen. Steps of one phase
-        do the same on the device, and can be recorded; by default no two do."""
-        return i
-
     def step(self, batch: dict, i: int) -> dict:  # {name: detached scalar}
         "Step `i`, from 0, on a batch of `batches`: all the mathematics of the method."
         raise UserError(f'expected a method that trains, got {type(self).__name__}: define step(batch, i)')
@@ -247,6 +245,27 @@ class Method:
     def embed(self, images: torch.Tensor) -> torch.Tensor:  # (B, D)
         "What the method is for: of images (B, 3, H, W) in [-1, 1] features whose distances tell people apart."
         raise UserError(f'expected a method that embeds, got {type(self).__name__}: define embed(images)')
+
+# %% ../../nbs/40_training.loop.ipynb #475a231c
+@patch
+def draws(
+    self: Method,
+    i: int,  # step, from 0
+) -> torch.Generator:  # on the method's device; the next call seeds it anew
+    "What the random numbers of step `i` are drawn from: a function of (seed, step), by one generator for all."
+    if self._random is None:
+        self._random = torch.Generator(self.device)
+    return self._random.manual_seed(step_seed(self.seed, i, 1))
+
+
+@patch
+def phase(
+    self: Method,
+    i: int,  # step, from 0
+):  # hashable
+    """All that `step` decides on the host at step `i`: rates, weights of losses, what is frozen. Steps of one phase
+    do the same on the device, and can be recorded; by default no two do."""
+    return i
 
 # %% ../../nbs/40_training.loop.ipynb #e4a15bbe
 def compile_nets(
@@ -357,8 +376,17 @@ class Call(Hook):
 class LossMeans:
     "Sums of losses, kept on their device until somebody asks for the means."
 
-    def __init__(self):
+    def __init__(
+        self,
+        state: dict | None = None,  # of another one, which goes on here
+    ):
         self.sums, self.counts = {}, {}
+        for name, (total, count) in (state or {}).items():
+            self.sums[name], self.counts[name] = total, count
+
+    def state(self) -> dict:  # {name: [sum, steps]}
+        "What goes on in another process; one transfer from the device."
+        return {name: [float(total), self.counts[name]] for name, total in self.sums.items()}
 
     def add(
         self,
@@ -369,12 +397,16 @@ class LossMeans:
             self.sums[name] = self.sums.get(name, 0) + loss
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def take(self) -> dict:  # {name: float}
-        "The means since the last time; one transfer from the device."
+    def tell(self) -> dict:  # {name: float}
+        "The means since `take`; one transfer from the device."
         if not self.sums:
             return {}
         totals = torch.stack([torch.as_tensor(total).float() for total in self.sums.values()]).tolist()
-        means = {name: total / count for (name, count), total in zip(self.counts.items(), totals)}
+        return {name: total / count for (name, count), total in zip(self.counts.items(), totals)}
+
+    def take(self) -> dict:  # {name: float}
+        "The means since the last time."
+        means = self.tell()
         self.sums, self.counts = {}, {}
         return means
 
@@ -388,11 +420,12 @@ def fit(
     fabric=None,  # lightning_fabric.Fabric: precision, number of this process; the same as `method.fabric`
     log_every: int = 20,  # steps whose mean losses the hooks are told at once
     recorded: bool = False,  # on a GPU: steps are played as CUDA graphs, see `RecordedSteps`
+    means: LossMeans | None = None,  # losses that wait for the next row of the log, of a run that goes on
 ) -> int:  # steps done: `steps`, or fewer after an interrupt
     "Train. Every step is seeded from (seed, step, rank); hooks look, and change nothing."
     hooks = [hook if isinstance(hook, Hook) else Call(hook) for hook in hooks]
     done, rank, failed = start, fabric.global_rank if fabric else 0, True
-    means, watch = LossMeans(), FiniteWatch()
+    means, watch = means or LossMeans(), FiniteWatch()
     step = RecordedSteps(method) if recorded else method.step
     try:
         with deferred_interrupt() as interrupted:
@@ -413,7 +446,7 @@ def fit(
             watch.finish()
         failed = False
     finally:
-        rest = means.take()
+        rest = means.tell()
         for hook in hooks:
             hook.close(method, done, failed, rest)
     return done
