@@ -114,6 +114,10 @@ class ReidDataset:
     def splits(self) -> dict[str, ReidSplit]:
         return dict(train=self.train, query=self.query, gallery=self.gallery)
 
+    @property
+    def has_cameras(self) -> bool:  # whether any camera was read
+        return self.rule != 'no_cameras' or any(s.camids.any() for s in self.splits.values())
+
     def labelled(
         self,
         junk: bool = False,  # True: with junk and distractors (pid < 1)
@@ -128,7 +132,10 @@ class ReidDataset:
         rows = [f'{self.name} (protocol {self.protocol})']
         for k, s in self.splits.items():
             people, cameras = s[s.pids > 0].n_ids, len(np.unique(s.camids))
-            rows.append(f'  {k:8}{len(s):7d} images {people:5d} identities {cameras:3d} cameras')
+            row = f'  {k:8}{len(s):7d} {"image" if len(s) == 1 else "images":6} {people:5d} '
+            row += f'{"identity" if people == 1 else "identities":10}'
+            row += f' {cameras:3d} camera{"s" * (cameras != 1)}' * self.has_cameras
+            rows.append(row.rstrip())
         return '\n'.join(rows)
 
 # %% ../../nbs/11_data.datasets.ipynb #2bd17be5
@@ -225,8 +232,8 @@ def _is_missing(
 def _odd_words(keys: set) -> list:  # words
     "Keys that are words where most are numbers."
     single = [str(*k) for k in keys if len(k) == 1]
-    words = sorted(k for k in single if not _whole.fullmatch(k))
-    return words if len(words) < sum(int(k) > 0 for k in set(single) - set(words)) else []
+    words = sorted(k for k in single if not re.fullmatch(r'-?\d+', k))
+    return words if len(words) < len([k for k in single if k.strip('0').isdecimal()]) else []
 
 
 def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are numbers, texts that are one
