@@ -22,7 +22,7 @@ from fastcore.docments import docments
 
 from . import __version__, commands
 from .core import UserError, expected
-from .processes import leave_to_first, part, speaks_of
+from .processes import leave, leave_to_first, speaks_of
 
 # %% ../nbs/60_cli.ipynb #4e718c2b
 def _comments_of(
@@ -328,7 +328,7 @@ def main(
     try:
         code = _start([_as_python(a) for a in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()
-        part()
+        leave()
         return code or 0
     except SystemExit as e:
         return e.code or 0

@@ -2,16 +2,21 @@
 and the run goes on from its last checkpoint."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 import several
+import torch
+from safetensors.torch import load_file
+
+from synthreid.render.folder import render_folder
+from synthreid.training.checkpoint import list_checkpoints, read_meta
+from synthreid.training.hooks import read_metrics
 
 TIMEOUT = 600  # a slow, busy machine
 
@@ -71,3 +76,125 @@ def test_weights_are_those_of_one_process(alone, tmp_path, world):
 @pytest.mark.parametrize('wrong', ['own gradient only', 'local batch norm', 'noise by rank'])
 def test_wrong_ways_are_seen(alone, tmp_path, wrong):
     assert distance(alone['direct'], trained(tmp_path / 'run', 2, wrong)['direct']) > 1e-6
+
+
+# ---- runs
+
+SMALL = (
+    '--size 32x16 --steps 40 --warmup-steps 4 --batch-size 4 --reid-batch 16 --dim 8 --n-blocks 1 --discriminator-dim 8'
+    ' --head basic --head-layers [1] --head-widths [16] --n-patches 16 --device cpu --checkpoint-every 5'
+    ' --sample-every 0'
+).split()
+MAIN = 'from synthreid.cli import main; raise SystemExit(main())'
+TROUBLE = """
+import os, signal, sys, torch
+from synthreid.training import joint
+step, how = joint.JointTransfer.step, sys.argv.pop(1)
+def spoilt(self, batch, i):
+    if i == 17 and os.environ.get('RANK') == '1':
+        if how == 'nan':
+            batch['reid'].fill_(float('nan'))
+        else:
+            os.kill(os.getpid(), getattr(signal, how))
+    return step(self, batch, i)
+joint.JointTransfer.step = spoilt
+"""
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    for domain in ('game', 'camera'):
+        render_folder(root / domain, domain, ids=8, per_id=6, size='32x16', workers=1, progress=False)
+    return root
+
+
+def train(root, out, *more, before=()):
+    data = ['--source', str(root / 'game'), '--target', str(root / 'camera'), '--out', str(out)]
+    return [sys.executable, '-c', ''.join(before[:1]) + MAIN, *before[1:], 'train', 'joint', *data, *SMALL, *more]
+
+
+def same_end(a, b):
+    last = [list_checkpoints(run / 'checkpoints')[-1] for run in (a, b)]
+    assert last[0].name == last[1].name == 'step_00000040'
+    assert (last[0] / 'nets.safetensors').read_bytes() == (last[1] / 'nets.safetensors').read_bytes()
+    states = [torch.load(c / 'opts.pt', weights_only=True) for c in last]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert read_metrics(a / 'metrics.csv') == read_metrics(b / 'metrics.csv')
+
+
+@pytest.fixture(scope='module')
+def whole(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp('whole') / 'run'
+    ended = finish(start(train(folders, out), 2))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert '40 of 40 steps done' in ended[0][1] and not ended[1][1], 'the first process speaks'
+    assert len(read_metrics(out / 'metrics.csv')) == len(set(read_metrics(out / 'metrics.csv'))), 'rows come once'
+    assert read_meta(list_checkpoints(out / 'checkpoints')[-1])['n_processes'] == 2
+    return out
+
+
+@pytest.mark.parametrize('how', ['nan', 'SIGTERM', 'SIGKILL'])
+def test_trouble_in_one_ends_all_and_the_run_goes_on(folders, whole, tmp_path, how):
+    out = tmp_path / 'run'
+    started = start(train(folders, out, before=(TROUBLE, how)), 2)
+    started[1].wait(TIMEOUT)
+    since = time.monotonic()
+    ended = finish(started)
+    assert time.monotonic() - since < 60, 'seconds on a machine that is free'
+    codes, said = [code for code, _, _ in ended], ended[0][2] + ended[1][2]
+    saved = [c.name for c in list_checkpoints(out / 'checkpoints')]
+    if how == 'SIGKILL':
+        assert codes == [2, -9] and 'expected all processes to go on' in said and 'step_00000015' in said
+    elif how == 'nan':
+        assert codes == [2, 2] and said.count('expected finite losses') == 1 and 'step_00000015' in said
+    else:
+        assert codes == [130, 130] and said.count('stopped at step 18 of 40') == 1, ended
+    assert saved[-1] == ('step_00000018' if how == 'SIGTERM' else 'step_00000015')
+    assert not list(out.rglob('.*.tmp'))
+    again = finish(start(train(folders, out), 2))
+    assert [code for code, _, _ in again] == [0, 0], again
+    same_end(whole, out)
+
+
+def test_one_process_goes_on_where_two_stopped(folders, whole, tmp_path):
+    out = tmp_path / 'run'
+    shutil.copytree(whole, out)
+    shutil.rmtree(list_checkpoints(out / 'checkpoints')[-1])
+    again = subprocess.run(train(folders, out), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    a, b = (load_file(list_checkpoints(run / 'checkpoints')[-1] / 'nets.safetensors') for run in (whole, out))
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 0.01 and a.keys() == b.keys()
+
+
+@pytest.mark.parametrize(
+    'more, said',
+    [
+        (['--batch-size', '5'], 'expected batch_size divisible by the 2 processes, got 5: use 4'),
+        (['--reid-batch', '12'], 'expected people_in_reid_batch divisible by the 2 processes, got 3'),
+        (['--compile'], 'expected one process for compile, got 2'),
+        (['--device', 'cuda:1'], 'each process takes the GPU of its number'),
+        (['--source', 'nowhere'], 'nowhere'),
+    ],
+)
+def test_refused_in_one_sentence(folders, tmp_path, more, said):
+    ended = finish(start(train(folders, tmp_path / 'run', *more), 2))
+    assert [code for code, _, _ in ended] == [2, 2]
+    assert sum(said in err for _, _, err in ended) == 1, ended
+    assert not list(tmp_path.iterdir()), 'nothing was written or decoded'
+
+
+def test_other_commands_are_left_to_the_first(folders):
+    ended = finish(start([sys.executable, '-c', MAIN, 'doctor', str(folders / 'camera')], 2))
+    assert ended[1] == (0, '', '') and 'doctor is done by one process' in ended[0][2] and 'images' in ended[0][1]
+
+
+def test_torchrun(folders, tmp_path):
+    "The command of the documentation."
+    program = shutil.which('synthreid', path=str(Path(sys.executable).parent) + os.pathsep + os.environ['PATH'])
+    run = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', free_port()]
+    command = [*run, program, *train(folders, tmp_path / 'run')[3:], '--steps', '6']
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count('6 of 6 steps done') == 1
+    assert [c.name for c in list_checkpoints(tmp_path / 'run' / 'checkpoints')] == ['step_00000005', 'step_00000006']

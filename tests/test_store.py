@@ -716,20 +716,19 @@ def test_identity_batches(sizes, k, seed, step, across):
     pids, rng = np.repeat(np.arange(len(sizes)) * 3, sizes), np.random.default_rng(seed)
     pids = rng.permutation(pids)
     camids = rng.integers(0, 4, len(pids))
-    make = lambda: IdentityBatches(pids, 2, k, seed, camids if across else None)
-    shards = [make()(step, rank, 2) for rank in (0, 1)]
-    assert all((a == make()(step, rank, 2)).all() for rank, a in enumerate(shards)), 'a function of the step'
-    assert not set(pids[shards[0]]) & set(pids[shards[1]]), 'every process has people of its own'
-    for batch in shards:
-        assert len(batch) == 2 * k and len(set(pids[batch])) == 2
-        for p in set(pids[batch]):
-            chosen, own = batch[pids[batch] == p], np.flatnonzero(pids == p)
-            assert len(chosen) == k and (
-                len(set(chosen)) == min(k, len(own)) if across or len(own) >= k else set(chosen) <= set(own)
-            )
-            if across:
-                assert len(set(camids[chosen])) == min(k, len(set(camids[own])))
-                assert np.ptp(np.unique(chosen, return_counts=True)[1]) <= 1, 'repeated evenly'
+    make = lambda: IdentityBatches(pids, 4, k, seed, camids if across else None)
+    batch = make()(step)
+    assert (batch == make()(step)).all(), 'a function of the step'
+    assert len(batch) == 4 * k and len(set(pids[batch])) == 4
+    assert len(set(pids[batch[: 2 * k]]) | set(pids[batch[2 * k :]])) == 4, 'halves have people of their own'
+    for p in set(pids[batch]):
+        chosen, own = batch[pids[batch] == p], np.flatnonzero(pids == p)
+        assert len(chosen) == k and (
+            len(set(chosen)) == min(k, len(own)) if across or len(own) >= k else set(chosen) <= set(own)
+        )
+        if across:
+            assert len(set(camids[chosen])) == min(k, len(set(camids[own])))
+            assert np.ptp(np.unique(chosen, return_counts=True)[1]) <= 1, 'repeated evenly'
 
 
 def test_across_cameras_forgets_nobody():
@@ -751,11 +750,10 @@ def test_across_cameras_forgets_nobody():
 )
 def test_domain_batches(sizes, share, seed, step):
     domains = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)) + 7, sizes))
-    make = lambda: DomainBatches(domains, share * len(sizes), seed)
-    a, b = (make()(step, rank, 2) for rank in (0, 1))
-    assert (a == make()(step, 0, 2)).all() and not set(a) & set(b)
-    for batch in (a, b):
-        assert np.bincount(domains[batch])[7:].tolist() == [share] * len(sizes)
+    make = lambda: DomainBatches(domains, 2 * share * len(sizes), seed)
+    batch = make()(step)
+    assert (batch == make()(step)).all() and len(set(batch)) == len(batch)
+    assert np.bincount(domains[batch])[7:].tolist() == [2 * share] * len(sizes)
 
 
 def test_domain_streams_are_unrelated():
