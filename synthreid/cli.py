@@ -8,18 +8,20 @@ __all__ = ['COMMANDS', 'POSITIONAL', 'main']
 # %% ../nbs/60_cli.ipynb #074a7bd8
 import inspect
 import io
+import os
 import re
 import sys
 import traceback
 import warnings
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from fastcore.docments import docments
 
 from . import __version__, commands
-from .core import UserError
+from .core import UserError, expected
 
 # %% ../nbs/60_cli.ipynb #4e718c2b
 def _comments_of(
@@ -83,7 +85,7 @@ def _kind(hint) -> str:
 
 def _in_words(message, options: dict, positional=()) -> str:
     "What the parser says, as what was expected and what came."
-    said = ' '.join(str(message).split())
+    said = ' '.join(str(message).split()).removeprefix('Parser key "config": ')
     if m := re.match(r"(?:unrecognized arguments: |Option ')([^\s']+)", said):  # from the shell; from a --config file
         near = get_close_matches(m[1].lstrip('-').split('=')[0], options, 1)
         hint = f' (did you mean --{near[0]}?)' if near else ''
@@ -192,6 +194,43 @@ def _overview() -> str:
         ]
     )
 
+# %% ../nbs/60_cli.ipynb #6fbe2ff6
+def _read_options(path) -> dict:
+    "The options in a YAML file; whatever is wrong with the file is a `UserError`."
+    import yaml
+
+    try:
+        told = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
+        why = ' '.join(str(e).split()) or type(e).__name__
+        raise expected('a YAML file with options', f'{path} ({why})', 'check the path, or save it as UTF-8') from None
+    if not isinstance(told or {}, dict):
+        raise expected(f'options such as "steps: 100" in {path}', type(told).__name__, 'write one in each line')
+    return told or {}
+
+
+def _settings_of_run(told, path, method) -> dict:
+    "What the config.yaml of a run says that are options; those of a plain file stay as they are."
+    from synthreid.training.methods import method_address
+
+    if not isinstance(told.get('config'), dict):
+        return told
+    if told.get('method') != method_address(method):
+        remedy = f'name that method (synthreid train {told.get("method", "METHOD")})'
+        raise expected(f'settings of the method {method.name} in {path}', f'those of {told.get("method")!r}', remedy)
+    return told['config'] | {k: told[k] for k in ('seed', 'precision', 'tf32') if k in told}
+
+
+def _with_files(argv: list, method) -> list:
+    "The same arguments with the content of the files in place of their names; later ones count."
+    import yaml
+
+    argv = [part for a in argv for part in (a.split('=', 1) if a.startswith('--config=') else [a])]
+    for i in [i for i, a in enumerate(argv[:-1]) if a == '--config']:
+        told = _settings_of_run(_read_options(argv[i + 1]), argv[i + 1], method)
+        argv[i + 1] = yaml.safe_dump(told, default_flow_style=True, width=float('inf'))
+    return argv
+
 # %% ../nbs/60_cli.ipynb #44038954
 def _protocols() -> str:
     "What `evaluate --help` says of the protocols."
@@ -220,7 +259,7 @@ def _train(argv: list):
         if '--reference' in argv:
             parser.set_defaults(vars(method.reference()))
             argv = [a for a in argv if a != '--reference']
-    given = vars(parser.parse_args(argv).clone())
+    given = vars(parser.parse_args(_with_files(argv, method)).clone())
     given.pop('config', None)
     settings = {field.name: given.pop(field.name) for field in fields(method.Config) if field.name in given}
     return commands.train(name, make_config(name, settings), **given)
@@ -243,7 +282,7 @@ def _complaint(error) -> tuple:  # exit code, line
     if isinstance(error, UserError):
         return 2, ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
-        return 130, error or 'interrupted: run the same command to go on'
+        return 130, str(error) or 'interrupted: run the same command to go on'
     if isinstance(error, OSError):
         got = f'{error.strerror or error} {error.filename or ""}'
         return 2, f'expected to read and write files, got {got}: check the path, the rights and the free space'
@@ -263,28 +302,35 @@ def _as_python(argument: str) -> str:
     return re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', argument)
 
 
+def _start(argv: list) -> int:  # exit code
+    "Find the command and call it."
+    if not argv or argv[0] in ('-h', '--help', 'help'):
+        return print(_overview())
+    if argv[0] == '--version':
+        return print(__version__)
+    if argv[0] not in COMMANDS:
+        raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {argv[0]!r}: see synthreid --help')
+    if argv[0] != 'train':
+        return _run(argv[0], argv[1:])
+    return _train(argv[2:] if argv[1:2] == ['--method'] else argv[1:])  # the method's place says as much
+
+
 def main(
     argv=None,  # arguments; None: those of the process
 ) -> int:  # exit code: 0 fine, 1 the doctor's warnings, 2 wrong input, 70 a fault of this package, 130 interrupted
     "The command `synthreid`."
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # names of files may hold anything
-    argv = [_as_python(a) for a in (sys.argv[1:] if argv is None else argv)]
-    if not argv or argv[0] in ('-h', '--help', 'help'):
-        print(_overview())
-        return 0
-    if argv[0] == '--version':
-        print(__version__)
-        return 0
-    if argv[:2] == ['train', '--method']:
-        del argv[1]  # the method's place says as much
     pythons, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
-        if argv[0] not in COMMANDS:
-            raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {argv[0]!r}: see synthreid --help')
-        return (_train(argv[1:]) if argv[0] == 'train' else _run(argv[0], argv[1:])) or 0
+        code = _start([_as_python(a) for a in (sys.argv[1:] if argv is None else argv)])
+        sys.stdout.flush()
+        return code or 0
     except SystemExit as e:
         return e.code or 0
+    except BrokenPipeError:  # who read along has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it ends
+        return 141
     except (Exception, KeyboardInterrupt) as e:
         code, said = _complaint(e)
         if code == 70:

@@ -7,13 +7,26 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
            'export', 'push', 'pull', 'demo', 'explore', 'app']
 
 # %% ../nbs/57_commands.ipynb #26510785
+import hashlib
 import inspect
+import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from .core import UserError, atomic_write, check_choice, check_positive, expected, parse_size, pick_device
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    check_positive,
+    expected,
+    is_new,
+    lock_folder,
+    parse_size,
+    pick_device,
+)
 from .data.datasets import DatasetSpec
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
@@ -48,14 +61,23 @@ def _numbers(text: str, flag: str) -> list:
         raise expected('whole numbers separated by commas', f'{flag} {text}', f'for instance {flag} 3,7') from None
 
 
-def _reader_options(text: str) -> dict:
-    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
+def _plain_value(text: str):  # bool, int, float, str or None
+    "A word as YAML reads it; what is more to YAML, such as `[` or `{cam}_{*}.jpg`, is text here."
     import yaml
 
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return value if value is None or isinstance(value, (bool, int, float, str)) else text
+
+
+def _reader_options(text: str) -> dict:
+    "'protocol=old,split_id=3' to {'protocol': 'old', 'split_id': 3}."
     from synthreid.data.datasets import load_dataset
 
     pairs = [pair.partition('=') for pair in text.split(',') if pair.strip()]
-    given = {k.strip(): yaml.safe_load(v) for k, sign, v in pairs if sign and v.strip()}
+    given = {k.strip(): _plain_value(v.strip()) for k, sign, v in pairs if sign and v.strip()}
     if len(given) < len(pairs):
         raise expected('options such as protocol=old,split_id=3, each once', repr(text), 'mend them')
     if wrong := sorted(given.keys() & {*inspect.signature(load_dataset).parameters, 'pattern'}):
@@ -92,7 +114,8 @@ def doctor(
     if picture:
         from synthreid.visual.plots import plot_cameras
 
-        plot_cameras(found.readable()).savefig(picture, dpi=150)
+        with atomic_write(picture) as tmp:
+            plot_cameras(found.readable()).savefig(tmp, format=Path(picture).suffix[1:] or 'png', dpi=150)
         print(f'picture in {picture}')
     if manifest:
         print(found.save_manifest(manifest, hold_out, seed))
@@ -171,6 +194,7 @@ def train(
     ids: str = '',  # of the source so many identities, drawn; or these: 3,7,12
     subset_seed: int = 0,  # of the draw of per_id and ids
     translate_with: str | None = None,  # a finished run that translates: train on its translations of the source
+    start_from: str | None = None,  # run or checkpoint of the same method: a new run begins with its weights
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     seed: int = 0,  # of initialisation, order and augmentation
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
@@ -193,7 +217,7 @@ def train(
     real = told['target'] and told['target'].load()
     names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
     unlabelled = _unlabelled(real, method, config)
-    run = Run(out, method, config, seed, device, precision, tf32)
+    run = Run(out, method, config, seed, device, precision, tf32, start_from)
     run.check(labelled, unlabelled)
     if not translate_with and run.is_finished(labelled, unlabelled):
         record_data(out, **told)
@@ -368,11 +392,46 @@ def _names(paths, folder) -> list:  # of Path
     _check_names(names, folder)
     return names
 
+# %% ../nbs/57_commands.ipynb #0ed959d9
+_RECORD = 'made_from.json'  # in a folder of many pictures: what they were made from
+
 
 def _check_new(out):
-    "A folder that takes many pictures must be new."
-    if Path(out).exists() and any(Path(out).iterdir()):
+    "A folder that takes many pictures is new, or was begun by such a command."
+    if not is_new(out) and not (Path(out) / _RECORD).is_file():
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
+
+
+def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of every folder that is read
+    "Write down what a folder is going to hold; one that was begun with anything else is refused."
+    from synthreid.training.provenance import fingerprint
+    from synthreid.training.runs import find_checkpoint
+
+    _check_new(out)
+    told['run'] = hashlib.sha256((find_checkpoint(run) / 'nets.safetensors').read_bytes()).hexdigest()[:16]
+    said = '\n'.join('\n'.join([fingerprint(split), *map(str, names)]) for split, names in pictures)
+    told['pictures'] = hashlib.sha256(said.encode(errors='surrogateescape')).hexdigest()[:16]
+    file, said = Path(out) / _RECORD, json.dumps(told, indent=1)
+    if not file.exists():
+        with atomic_write(file) as tmp:
+            tmp.write_text(said)
+    elif file.read_text(errors='replace') != said:
+        got = f'{out}, which was begun with others'
+        raise expected('a new folder, or that of the same pictures, run and options', got, 'choose another --out')
+    for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
+        left.unlink()
+
+
+def _is_whole(path) -> bool:
+    "Whether a picture is there and can be read to its end."
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
 
 
 def _save_png(pixels, path):
@@ -392,7 +451,7 @@ def translate(
     batch_size: int = 32,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ):
-    "Translate a folder of images into the look of the target."
+    "Translate a folder of images into the look of the target; the same command goes on where it stopped."
     import torch
     from tqdm.auto import tqdm
 
@@ -406,13 +465,20 @@ def translate(
     _check_new(out)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     names = _names(split.paths, folder)
-    for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
-        x = to_signed(split.images[start : start + batch_size], method.device)
-        rows = torch.arange(start, start + len(x), device=x.device)
-        which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
-        made = method.translate(x, which if method.n_cameras else None)
-        for name, image in zip(names[start:], to_uint8(made)):
-            _save_png(image, Path(out) / f'{name}.png')
+    with lock_folder(out):
+        _begin_folder(out, run, [(split, names)], command='translate', camera=camera)
+        files = [Path(out) / f'{name}.png' for name in names]
+        for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
+            left = [not _is_whole(file) for file in files[start : start + batch_size]]
+            if not any(left):
+                continue
+            x = to_signed(split.images[start : start + batch_size], method.device)
+            rows = torch.arange(start, start + len(x), device=x.device)
+            which = torch.full_like(rows, camera) if camera >= 0 else rows % max(1, method.n_cameras)
+            made = method.translate(x, which if method.n_cameras else None)
+            for file, missing, image in zip(files[start:], left, to_uint8(made)):
+                if missing:
+                    _save_png(image, file)
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/57_commands.ipynb #0d6cd912
@@ -466,12 +532,15 @@ def swap(
     stands = ['_'.join(name.parts) for name in _names(columns.paths, structure)]
     _check_names(wears, appearance)
     _check_names(stands, structure)
-    wear, stand = to_signed(rows.images, method.device), to_signed(columns.images, method.device)
-    made = method.swap_grid(wear, stand)
-    for a, line in zip(wears, made):
-        for s, image in zip(stands, to_uint8(line)):
-            _save_png(image, Path(out) / f'{a}_on_{s}.png')
-    _save_png(draw_swaps(wear, stand, made), Path(out) / 'grid.png')
+    with lock_folder(out):
+        _begin_folder(out, run, [(rows, wears), (columns, stands)], command='swap')
+        wear, stand = to_signed(rows.images, method.device), to_signed(columns.images, method.device)
+        made = method.swap_grid(wear, stand)
+        for a, line in zip(wears, made):
+            for s, image in zip(stands, to_uint8(line)):
+                if not _is_whole(file := Path(out) / f'{a}_on_{s}.png'):
+                    _save_png(image, file)
+        _save_png(draw_swaps(wear, stand, made), Path(out) / 'grid.png')
     print(f'{len(rows)} x {len(columns)} swaps in {out}')
 
 # %% ../nbs/57_commands.ipynb #0597b6b0
@@ -541,22 +610,23 @@ def reproduce(
         None if test is None else _dataset(test, test_layout, test_options),
         cache,
     )
-    table = run_rows(
-        system,
-        folders,
-        out,
-        [r.strip() for r in rows.split(',') if r.strip()] or None,
-        _numbers(seeds, '--seeds') or None,
-        dry_run,
-        steps=steps or None,
-        size=size or None,
-        weights=weights,
-        fid_weights=fid_weights,
-        device=device,
-        precision=precision,
-        recipe_folder=recipes,
-        on_broken=on_broken,
-    )
+    with nullcontext() if dry_run else lock_folder(out):
+        table = run_rows(
+            system,
+            folders,
+            out,
+            [r.strip() for r in rows.split(',') if r.strip()] or None,
+            _numbers(seeds, '--seeds') or None,
+            dry_run,
+            steps=steps or None,
+            size=size or None,
+            weights=weights,
+            fid_weights=fid_weights,
+            device=device,
+            precision=precision,
+            recipe_folder=recipes,
+            on_broken=on_broken,
+        )
     if table is not None:
         print((Path(out) / system / 'table.md').read_text())
         print(f'table in {out}/{system}/table.md')
@@ -631,23 +701,24 @@ def demo(
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
 
-    run_demo(
-        out,
-        quick=quick,
-        seeds=seeds,
-        oracle=oracle,
-        systems=systems,
-        size=size,
-        steps=steps,
-        draw=draw,
-        fid_weights=fid_weights,
-        device=device,
-    )
+    with lock_folder(out):
+        run_demo(
+            out,
+            quick=quick,
+            seeds=seeds,
+            oracle=oracle,
+            systems=systems,
+            size=size,
+            steps=steps,
+            draw=draw,
+            fid_weights=fid_weights,
+            device=device,
+        )
 
 # %% ../nbs/57_commands.ipynb #54d31e65
 def explore(
     run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
-    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': the same encoder on the source only
     source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
     target: str | None = None,  # folder of the real dataset; default: as the run noted it
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
@@ -656,9 +727,9 @@ def explore(
     no_browser: bool = False,  # only start JupyterLab
 ) -> int:  # exit code of JupyterLab
     "Look at a run in JupyterLab: numbers, translations, patches, features, ranked lists."
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
-    return dashboard.explore(
+    return serve.explore(
         run, not no_browser, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
     )
 
@@ -666,7 +737,7 @@ def explore(
 def app(
     run: str,  # run folder, checkpoint, or folder with runs, such as a demo's
     port: int = 8866,  # on this machine alone; the next free one if it is taken
-    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': direct transfer on the same target
+    compare: str = 'auto',  # run folder to stand beside it, 'none', or 'auto': the same encoder on the source only
     source: str | None = None,  # folder of the synthetic dataset; default: as the run noted it
     target: str | None = None,  # folder of the real dataset; default: as the run noted it
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
@@ -674,8 +745,8 @@ def app(
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
 ) -> int:  # exit code of Voila
     "The same as a page in any browser, on this machine alone."
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
-    return dashboard.app(
+    return serve.app(
         run, port, compare=compare, source=source, target=target, fid_weights=fid_weights, n=n, device=device
     )

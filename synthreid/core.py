@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UserError', 'expected', 'step_seed', 'step_generator', 'seed_everything', 'send', 'constant', 'outside_autocast',
            'widen', 'in_float32', 'to_signed', 'to_uint8', 'check_images', 'parse_size', 'check_positive',
-           'check_choice', 'as_tuples', 'atomic_write', 'is_new', 'lock_folder', 'pick_device', 'usable_cores',
-           'small_figures']
+           'check_choice', 'as_tuples', 'naming_file', 'atomic_write', 'is_new', 'lock_folder', 'pick_device',
+           'usable_cores', 'small_figures']
 
 # %% ../nbs/00_core.ipynb #88b4e71f
 import errno
@@ -18,7 +18,7 @@ import random
 import sys
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
 
@@ -214,6 +214,18 @@ def as_tuples(
 
 # %% ../nbs/00_core.ipynb #04e945dc
 @contextmanager
+def naming_file(
+    path,  # that is written inside
+):
+    "A full disk does not say which file it had no room for: errors get the name of this one."
+    try:
+        yield
+    except OSError as e:
+        e.filename = e.filename or str(path)
+        raise
+
+
+@contextmanager
 def atomic_write(
     path,  # final file name
 ):
@@ -222,13 +234,11 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        yield tmp
-        with open(tmp, 'rb') as f:
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except OSError as e:
-        e.filename = e.filename or str(path)  # a full disk does not tell which file
-        raise
+        with naming_file(path):
+            yield tmp
+            with open(tmp, 'rb') as f:
+                os.fsync(f.fileno())
+            os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
@@ -258,6 +268,7 @@ def lock_folder(
 ):
     "Be the only process that writes into a folder. Calls may be nested; a second process gets a `UserError`."
     folder = Path(folder).resolve()
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / _LOCK, is_singleton=True), folder / _HOLDER
     if lock.is_locked:  # further out, by this thread
@@ -265,6 +276,9 @@ def lock_folder(
         return
     try:
         lock.acquire(timeout=0)
+        while not (folder / _LOCK).exists():  # whoever held it has removed it in this very moment
+            lock.release()
+            lock.acquire(timeout=0)
     except Timeout:
         remedy = 'wait for it, stop it, or choose another folder'
         raise expected(f'to write into {folder} alone', _told_holder(folder), remedy) from None
@@ -281,6 +295,11 @@ def lock_folder(
         yield
     finally:
         holder.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes it when it is released
+            (folder / _LOCK).unlink()
+        with suppress(OSError):
+            if made:
+                folder.rmdir()  # nothing came of it
         lock.release()
 
 # %% ../nbs/00_core.ipynb #b8b2905f

@@ -11,12 +11,15 @@ import json
 import re
 import time
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
 
-from .core import UserError, atomic_write, check_positive, parse_size, pick_device, step_seed
+from . import __version__
+from .core import UserError, atomic_write, check_positive, is_new, parse_size, pick_device, step_seed
 from .data.datasets import DatasetSpec, ReidDataset, ReidSplit, load_dataset
 from .data.store import load_images
 from .metrics.distances import top_k
@@ -339,13 +342,13 @@ def make_tables(
     results: list,  # dicts from `run_row`
     write=table_markdown,  # or `table_html`
 ) -> list:  # two texts: recognition, and translation for the rows that translate
-    "The demo's two tables with short headings."
+    "The demo's two tables with short headings, the method's own row marked in HTML."
     texts = [write(results_table(results), _RECOGNITION)]
     if translated := [r for r in results if 'before' in r]:
         texts.append(write(results_table(translated), _TRANSLATION))
     for old, new in _HEADINGS.items():
         texts = [t.replace(f'| {old} |', f'| {new} |').replace(f'>{old}<', f'>{new}<') for t in texts]
-    return texts
+    return [re.sub(r'<tr>(\s*<td>joint )', r'<tr class="mark">\1', t) for t in texts]
 
 # %% ../nbs/55_demo.ipynb #ef1d5b63
 def notes(
@@ -385,8 +388,9 @@ def _translation_block(methods, source: ReidSplit, target: ReidDataset):
 def _sections(results, methods, source, target, data, metrics, how) -> list:  # (heading, blocks)
     "What the report holds."
     bars = plot_results(results_table(results), runs=results), 'mAP and rank-1 of every row'
+    mark = 'The marked row is the method; the others are what it is compared with, each without a part of it.'
     tables = [Table(table) for table in make_tables(results, table_html)]
-    sections = [('Results', [*tables, notes(results, data), bars])]
+    sections = [('Results', [*tables, mark, notes(results, data), bars])]
     joint = next((method for row, method in methods.items() if row.startswith('joint')), None)
     if joint is None:
         return sections
@@ -413,6 +417,7 @@ def demo_report(
     data: str,  # what was tested on
     metrics,  # metrics.csv of the joint run
     how: str = 'umap',  # or 'pca'
+    **told,  # `banner` and `origin` of `write_report`
 ) -> Path:  # report.html
     "Table and pictures in one file; every picture also in figures/."
     sections = _sections(results, methods, source, target, data, metrics, how)
@@ -423,9 +428,9 @@ def demo_report(
                 with atomic_write(path) as tmp:
                     block[0].savefig(tmp, format='png', dpi=130, bbox_inches='tight', facecolor='white')
     title = 'synthreid: from rendered labels to unlabelled cameras'
-    return write_report(Path(out) / 'report.html', title, data, sections)
+    return write_report(Path(out) / 'report.html', title, data, sections, **told)
 
-# %% ../nbs/55_demo.ipynb #4e65b0e7
+# %% ../nbs/55_demo.ipynb #dce48dd2
 def _describe_data(source, target, size, draw, steps) -> str:
     "What is trained and tested on, in a sentence."
     cameras = len(np.unique(target.train.camids))
@@ -436,6 +441,39 @@ def _describe_data(source, target, size, draw, steps) -> str:
     )
 
 
+def _judged_row(runs, row, name, config, source, target, masks, specs, extractor, seed, device, progress) -> tuple:
+    "A row trained and judged, or found done: its method and its result."
+    run = runs / slug(row, seed)
+    method, seconds = train_row(runs, row, name, config, source, target, seed, device, progress)
+    result = _kept_result(run / 'result.json', extractor)
+    if result is None:
+        ranking, more = judge_row(method, target, source, masks, extractor, seed)
+        result = result_row(row, ranking, seed, seconds, config.steps, protocol=ranking.protocol, **more)
+        with atomic_write(run / 'result.json') as tmp:
+            tmp.write_text(json.dumps(result, indent=1))
+    record_data(run, source=specs[0], target=specs[1])
+    told = f'rank-1 {100 * result["rank1"]:.1f}, mAP {100 * result["mAP"]:.1f}'
+    print(f'  {row}, seed {seed}: {told}', flush=True)
+    return method, result
+
+
+_TOO_SHORT = (
+    'Made with --quick: too few people and steps to say anything about the method, and its row may well lose to the'
+    ' controls here. This page proves that everything runs; synthreid demo without --quick makes the comparison.'
+)
+
+
+def _told(out, quick, **options) -> dict:  # banner and origin of the report
+    known = signature(run_demo).parameters
+    given = {f'--{k.replace("_", "-")}': v for k, v in options.items() if v != known[k].default}
+    given = [k if v is True else f'{k} {quote(str(v))}' for k, v in given.items()]
+    command = ' '.join(['synthreid demo', '--out', quote(str(out)), *(['--quick'] if quick else []), *given])
+    return dict(
+        banner=_TOO_SHORT if quick else '',
+        origin=f'Made by: {command} (synthreid {__version__}, {time.strftime("%Y-%m-%d")})',
+    )
+
+# %% ../nbs/55_demo.ipynb #4e65b0e7
 def run_demo(
     out='runs/demo',  # folder for data, runs and report.html
     quick: bool = False,  # True: few people, few steps: proves the installation, not the method
@@ -450,12 +488,13 @@ def run_demo(
     progress: bool = True,  # show bars
 ) -> Path:  # report.html
     "The main job from nothing to a report; the same call goes on where it stopped."
-    people, steps = (dict(source_ids=40, target_ids=54) if quick else {}), steps or (60 if quick else STEPS)
+    people, asked = (dict(source_ids=40, target_ids=54) if quick else {}), steps
+    steps = steps or (60 if quick else STEPS)
     check_positive(seeds=seeds, steps=steps)
     pick_device(device)
     parse_size(size)
     out, began = Path(out), time.perf_counter()
-    if out.exists() and any(out.iterdir()) and not (out / 'data').is_dir():
+    if not is_new(out) and not (out / 'data').is_dir():
         raise UserError(f'expected a new folder or that of a demo, {out} holds other files: choose another --out')
     runs = out / 'runs' / f'{size}_draw{draw}_steps{steps}{"_quick" if quick else ""}'
     weights = find_fid_weights(fid_weights)
@@ -467,22 +506,14 @@ def run_demo(
     results, methods, report = [], {}, None
     for seed in range(seeds):
         for row, (name, config) in demo_rows(steps, oracle, systems).items():
-            run = runs / slug(row, seed)
             config = replace(config, size=size)
-            method, seconds = train_row(runs, row, name, config, source, target, seed, device, progress)
-            result = _kept_result(run / 'result.json', extractor)
-            if result is None:
-                ranking, more = judge_row(method, target, source, masks, extractor, seed)
-                result = result_row(row, ranking, seed, seconds, steps, protocol=ranking.protocol, **more)
-                with atomic_write(run / 'result.json') as tmp:
-                    tmp.write_text(json.dumps(result, indent=1))
-            record_data(run, source=specs[0], target=specs[1])
+            known = source, target, masks, specs, extractor
+            method, result = _judged_row(runs, row, name, config, *known, seed, device, progress)
             results.append(result)
             methods.setdefault(row, method)
-            told = f'rank-1 {100 * result["rank1"]:.1f}, mAP {100 * result["mAP"]:.1f}'
-            print(f'  {row}, seed {seed}: {told}', flush=True)
         metrics, how = runs / slug('joint', 0) / 'metrics.csv', 'pca' if quick else 'umap'
-        report = demo_report(out, results, methods, source, target, data, metrics, how)
+        told = _told(out, quick, seeds=seeds, oracle=oracle, systems=systems, size=size, steps=asked, draw=draw)
+        report = demo_report(out, results, methods, source, target, data, metrics, how, **told)
         with atomic_write(out / 'table.md') as tmp:
             tmp.write_text('\n\n'.join([*make_tables(results), notes(results, data)]) + '\n')
     print('', *make_tables(results), notes(results, data), sep='\n\n')

@@ -1,16 +1,23 @@
 "The dashboard: served through Voila to a real browser, opened in JupyterLab, and what is said where it cannot be."
 
 import importlib.util
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from browser import PATIENCE, browser_page, chromium_path
-from labserver import ROOT, await_server, jupyter_homes, note_outside, stop
+from labserver import ROOT, await_server, jupyter_homes, looks_dark, note_outside, stop
+from PIL import Image
 
 DOMAINS = {'source': 'game', 'target': 'camera'}
 
@@ -70,19 +77,84 @@ def other_addresses():
     return {a for a in found if not a.startswith('127.')}
 
 
+def hostile(folder):
+    "A run folder from elsewhere: a notebook with more in it than ours, and modules under names that servers import."
+    from synthreid.visual.dashboard import write_notebook
+
+    path, ran = write_notebook(folder, folder, device='cpu'), folder / 'ran'
+    book = json.loads(path.read_text())
+    more = dict(
+        id='x', cell_type='code', metadata={}, source=f'open({str(ran)!r}, "w")', outputs=[], execution_count=None
+    )
+    path.write_text(json.dumps(book | {'cells': [*book['cells'], more]}))
+    for name in ('voila', 'jupyterlab', 'ipykernel_launcher', 'anywidget', 'jupyter_config', 'jupyter_server_config'):
+        (folder / f'{name}.py').write_text(f'open({str(ran)!r}, "a").write("{name} ")\n')
+    return path, ran
+
+
+def console(*arguments):
+    "The command as a console script runs it: without the current folder among the places of modules."
+    code = "import sys; sys.path.remove(''); from synthreid.cli import main; sys.exit(main())"
+    return [sys.executable, '-c', code, *map(str, arguments)]
+
+
+def answer(port, path, host='127.0.0.1', method='GET', **headers):
+    connection = HTTPConnection('127.0.0.1', port, timeout=PATIENCE / 1000)
+    try:
+        connection.request(method, path, headers={'Host': host, **headers})
+        got = connection.getresponse()
+        return got.status, dict(got.getheaders()), got.read()
+    finally:
+        connection.close()
+
+
+def refuse_strangers(port, token):
+    "What a page from elsewhere, another user of the machine, or a name that was pointed here may ask for."
+    for host in ('evil.example', f'evil.example:{port}', '127.0.0.1.evil.example', '[::1]', ''):
+        for path in ('/', f'/?token={token}', '/login', '/voila/static/index.html', '/voila/files/x.png'):
+            assert answer(port, path, host)[0] in (400, 403), (host, path)
+    for path in ('runs/joint/look.png', 'look.png', '../look.png', 'explore.ipynb', 'voila.py'):
+        for asked in ('', f'?token={token}'):
+            assert answer(port, f'/voila/files/{path}{asked}')[0] in (403, 404), path
+    for path in ('/', '/?theme=dark', '/login', '/nothing/here', f'/?theme=light&token={token}x', '/voila/files/a.png'):
+        status, headers, text = answer(port, path)
+        assert "frame-ancestors 'none'" in headers['Content-Security-Policy'] and headers['X-Frame-Options'] == 'DENY'
+        assert headers['Referrer-Policy'] == 'same-origin' and headers['X-Content-Type-Options'] == 'nosniff'
+        assert b'kernel' not in text.lower()
+    status, headers, _ = answer(port, f'/login?token={token}')
+    cookies = [v for k, v in headers.items() if k.lower() == 'set-cookie']
+    assert cookies and all('SameSite=Strict' in c for c in cookies)
+    own = {
+        'Upgrade': 'websocket',
+        'Connection': 'Upgrade',
+        'Sec-WebSocket-Version': '13',
+        'Sec-WebSocket-Key': 'x' * 24,
+    }
+    somebody = '/api/kernels/00000000-0000-0000-0000-000000000000/channels'
+    for origin in ('http://evil.example', f'http://127.0.0.1:{port}'):
+        assert answer(port, somebody, Origin=origin, **own)[0] == 403
+
+
 @pytest.mark.long
 def test_app_serves_the_dashboard(runs, tmp_path):
     "`synthreid app`: loopback only, a token, no code, no other server; explorers have a kernel; it ends when told."
     chromium_path()
     pytest.importorskip('voila')
     said = open(tmp_path / 'said', 'w+')
+    foreign = shutil.copytree(runs, tmp_path / 'foreign')
+    book, ran = hostile(foreign)
+    for place in (foreign, foreign / 'runs' / 'joint'):
+        Image.new('RGB', (4, 4)).save(place / 'look.png')
+    before = sorted(p.relative_to(foreign).as_posix() for p in foreign.rglob('*') if p.is_file())
+    code = book.read_bytes()
     taken = socket.create_server(('127.0.0.1', 0))  # so the app must take the next free port
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}
-    command = [sys.executable, '-c', 'import sys; from synthreid.cli import main; sys.exit(main())', 'app', str(runs)]
-    options = ['--port', str(taken.getsockname()[1]), '--n', '20', '--device', 'cpu']
+    command = console('app', foreign, '--port', taken.getsockname()[1], '--n', '20', '--device', 'cpu')
     streams = dict(stdout=said, stderr=said)
-    process = subprocess.Popen(command + options, env=env | jupyter_homes(tmp_path), start_new_session=True, **streams)
-    told = lambda: re.search(r'http://127\.0\.0\.1:(\d+)/\?token=\w+', (tmp_path / 'said').read_text())
+    process = subprocess.Popen(
+        command, env=env | jupyter_homes(tmp_path), start_new_session=True, cwd=foreign, **streams
+    )
+    told = lambda: re.search(r'http://127\.0\.0\.1:(\d+)/\?token=(\w+)', (tmp_path / 'said').read_text())
     try:
         address = await_server(told, process, said)
         port = int(address[1])
@@ -90,15 +162,17 @@ def test_app_serves_the_dashboard(runs, tmp_path):
         for other in other_addresses():
             with socket.socket() as s:
                 assert s.connect_ex((other, port)), f'{other} answers, too'
-        with browser_page(width=1200, offline=False) as page:
+        refuse_strangers(port, address[2])
+        before_readers = len((tmp_path / 'said').read_text())
+        with browser_page(width=1200, offline=False, dark=True) as page:
             outside, refused = [], set()
             note_outside(page, port, outside)
             # Voila's own page asks for an icon font: its policy does not let it
             page.on('requestfailed', lambda r: refused.add(r.url) if r.failure == 'csp' else None)
             for asked in ('', '?token=no'):  # the login page, and no kernel
                 kernels = f'http://127.0.0.1:{port}/api/kernels{asked}'
-                answer = page.request.get(kernels, max_redirects=0)
-                assert answer.status == 302 and answer.headers['location'].startswith('/login?')
+                got = page.request.get(kernels, max_redirects=0)
+                assert got.status == 302 and got.headers['location'].startswith('/login?')
                 assert page.request.post(kernels).status == 403
                 page.goto(f'http://127.0.0.1:{port}/{asked}')
                 assert page.url.startswith(f'http://127.0.0.1:{port}/login?')
@@ -110,6 +184,8 @@ def test_app_serves_the_dashboard(runs, tmp_path):
             page.wait_for_function(f'{live}.every(e => Number(e.dataset.ready) > 0)')
             assert page.locator('[data-number="mAP"]').count() == 1
             assert page.locator('.jp-CodeMirrorEditor:visible').count() == 0
+            assert looks_dark(page), 'as the browser prefers it'
+            assert 'Run All Cells' not in page.locator('body').inner_text()
             lists = page.locator('.sr-explorer', has=page.locator('.rl-query'))
             plot = page.locator('[data-plot]')
             plot.scroll_into_view_if_needed()
@@ -124,19 +200,95 @@ def test_app_serves_the_dashboard(runs, tmp_path):
                 return now !== step && now === document.querySelector('.sr-explorer:has(.tr-grid)').dataset.step; }"""
             page.wait_for_function(follow, arg=step)
             assert not set(outside) - refused, 'nothing is asked of other servers'
+            kernel_of = "JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId"
+            kernels = [page.evaluate(kernel_of)]
+            page.goto(address[0])
+            page.locator('.sr-explorer').first.wait_for()  # the numbers are there, the rest is still computed
+            kernels.append(page.evaluate(kernel_of))
+            page.goto('about:blank')
+            end = time.monotonic() + PATIENCE / 1000
+            gone = lambda k: page.request.get(f'http://127.0.0.1:{port}/api/kernels/{k}').status == 404
+            while not all(map(gone, kernels)):
+                assert time.monotonic() < end, 'a closed page ends its kernel'
+                time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE / 1000) is not None
         with socket.socket() as s:
             assert s.connect_ex(('127.0.0.1', port)), 'nothing is left behind'
+        told = (tmp_path / 'said').read_text()[before_readers:]
+        assert not told.strip(), told
+        assert book.read_bytes() == code and not ran.exists(), 'nothing that lay there was run'
+        after = sorted(p.relative_to(foreign).as_posix() for p in foreign.rglob('*') if p.is_file())
+        assert after == before
     finally:
         stop(process)
         said.close()
         taken.close()
 
 
+@pytest.mark.long
+def test_explore_runs_nothing_that_lies_in_the_folder(runs, tmp_path):
+    "JupyterLab and its kernels start elsewhere; a notebook with other people's code is left alone, one of ours is not."
+    pytest.importorskip('jupyterlab')
+    foreign = shutil.copytree(runs, tmp_path / 'foreign')
+    book, ran = hostile(foreign)
+    code, token, said = book.read_bytes(), 'a' * 40, open(tmp_path / 'said', 'w+')
+    env = os.environ | {
+        'PYTHONPATH': str(ROOT),
+        'OMP_NUM_THREADS': '1',
+        'PYTHONUNBUFFERED': '1',
+        'JUPYTER_TOKEN': token,
+    }
+    streams = dict(stdout=said, stderr=said, env=env | jupyter_homes(tmp_path), cwd=foreign, start_new_session=True)
+    process = subprocess.Popen(console('explore', foreign, '--no-browser', '--device', 'cpu'), **streams)
+    try:
+        files = lambda: [f.read_text() for f in (tmp_path / 'jupyter_runtime_dir').glob('jpserver-*.json')]
+        port = await_server(lambda: [json.loads(f)['port'] for f in files() if f], process, said)[0]
+        told = (tmp_path / 'said').read_text()
+        opened = Path(re.search(r'^(.*explore.ipynb): choose Run', told, re.M)[1])
+        assert opened.parent != foreign and f'jupyter trust {book}' in told
+
+        def ask(method, path, body=None):
+            headers = {'Authorization': f'token {token}', 'Content-Type': 'application/json'}
+            request = Request(
+                f'http://127.0.0.1:{port}{path}', body and json.dumps(body).encode(), headers, method=method
+            )
+            with urlopen(request, timeout=PATIENCE / 1000) as got:
+                return json.loads(got.read())
+
+        told = ask('GET', '/api/contents/explore.ipynb')
+        assert 'ran' not in str([c['source'] for c in told['content']['cells']])
+        session = dict(path='explore.ipynb', name='', type='notebook', kernel={'name': 'python3'})
+        kernel = ask('POST', '/api/sessions', session)['kernel']['id']
+        idle = lambda: ask('GET', f'/api/kernels/{kernel}')['execution_state'] in ('idle', 'starting', 'busy')
+        await_server(idle, process, said)
+        connection = next((tmp_path / 'jupyter_runtime_dir').glob(f'kernel-{kernel}*.json'))
+        from jupyter_client import BlockingKernelClient
+
+        client = BlockingKernelClient(connection_file=str(connection))
+        client.load_connection_file()
+        client.start_channels()
+        try:
+            where = []
+            note = lambda message: where.append(message['content'].get('text', ''))
+            client.wait_for_ready(PATIENCE / 1000)
+            client.execute_interactive(
+                'import os, anywidget; print(os.getcwd())', output_hook=note, timeout=PATIENCE / 1000
+            )
+        finally:
+            client.stop_channels()
+        assert Path(''.join(where).strip()) not in (foreign, *foreign.parents), where
+        assert book.read_bytes() == code and not ran.exists()
+        told = (tmp_path / 'said').read_text()
+        assert not re.search('DeprecationWarning|without encryption|Traceback', told), told
+    finally:
+        stop(process)
+        said.close()
+
+
 def test_explore_says_what_is_missing(runs, monkeypatch, capsys):
     from synthreid.cli import main
-    from synthreid.visual import dashboard
+    from synthreid.visual import serve
 
     found = importlib.util.find_spec
     hidden = ('jupyterlab', 'voila')
@@ -147,7 +299,7 @@ def test_explore_says_what_is_missing(runs, monkeypatch, capsys):
         assert "pip install 'synthreid[notebook]'" in said and said.count('\n') == 1
     monkeypatch.undo()
     started = []
-    monkeypatch.setattr(dashboard, '_serve', lambda command, *a: started.append(command) or 0)
+    monkeypatch.setattr(serve, '_serve', lambda command, *a: started.append(command) or 0)
     assert main(['explore', str(runs), '--no-browser', '--device', 'cpu']) == 0
     assert '--no-browser' in started[0] and f'--ServerApp.root_dir={runs.resolve()}' in started[0]
     assert (runs / 'explore.ipynb').exists()

@@ -1,20 +1,27 @@
 """The command line: what is said when, and to whom."""
 
 import contextlib
+import inspect
 import io
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import synthreid.data.store
 from synthreid import cli, commands
 from synthreid.core import UserError
-from synthreid.data.datasets import Concern, load_dataset
+from synthreid.data.datasets import Concern, DatasetSpec, load_dataset
+from synthreid.data.doctor import examine
 from synthreid.render.folder import render_folder
+from synthreid.render.layouts import make_layout
 from synthreid.training.exchange import stage_run
 
 SMALL = '--size 64x32 --steps 2 --batch-size 4 --backbone resnet_small --device cpu'.split()
@@ -374,3 +381,236 @@ def test_who_was_trained_on_is_known_wherever_the_model_goes(data, tmp_path):
     assert 'is not known' in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
     np.savez(tmp_path / 'right' / 'trained_on.npz', other=1)
     assert 'remove the file' in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
+
+
+FLIP = (
+    '--size 32x16 --backbone resnet_small --weights null --steps 2 --batch-size 8 --epochs 2 --freeze-epochs 1'
+    ' --warmup-epochs 1 --decay-epochs 1 --device cpu'
+).split()
+DGNET = (
+    '--size 32x16 --backbone resnet_small --width 8 --embedding-dim 16 --structure-dim 4 --dilations [1,2,3] --n-blocks'
+    ' 2 --hidden 16 --discriminator-dim 4 --n-scales 1 --steps 2 --batch-size 4 --pad 2 --primary donor --device cpu'
+).split()
+
+
+@pytest.mark.parametrize(
+    'method,settings', [('direct', [*SMALL, '--margin', 'null']), ('joint', JOINT), ('flip', FLIP), ('dgnet', DGNET)]
+)
+def test_a_run_can_be_made_again_from_its_own_config(method, settings, data, tmp_path):
+    where = ['--source', data / 'game', '--target', data / 'camera', '--device', 'cpu']
+    run, other = tmp_path / 'run', tmp_path / 'other'
+    code, said, err = call('train', method, *where, '--out', run, *settings, '--seed', 3)
+    assert code == 0, err
+    again = 'train', method, '--config', run / 'config.yaml', *where
+    code, said, err = call(*again, '--out', run)
+    assert code == 0 and '2 of 2 steps were done before' in said, err
+    code, said, err = call(*again, '--out', other)
+    assert code == 0 and '2 of 2 steps done' in said, err
+    assert (other / 'config.yaml').read_text() == (run / 'config.yaml').read_text()
+    weights = [p / 'checkpoints' / 'step_00000002' / 'nets.safetensors' for p in (run, other)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    code, said, err = call('train', method, f'--config={run}/config.yaml', *where, '--out', tmp_path / 'x', '--seed', 4)
+    told, changed = (yaml.safe_load((f / 'config.yaml').read_text()) for f in (run, tmp_path / 'x'))
+    assert code == 0 and told.pop('seed') == 3 and changed.pop('seed') == 4 and told == changed, err
+    code, said, err = call(*again, '--out', run, '--lr', 0.5)
+    assert code == 2 and '0.5 here' in err
+    wrong = 'joint' if method != 'joint' else 'direct'
+    code, said, err = call('train', wrong, '--config', run / 'config.yaml', *where, '--out', tmp_path / 'y')
+    assert code == 2 and f"those of '{method}'" in err and not (tmp_path / 'y').exists()
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'\xff\xfes\x00',
+        b'steps: "\x00"',
+        b'steps: [',
+        b'- steps',
+        b'steps: 2026-13-45',
+        b'a: !!python/name:os.system',
+        b'[' * 5000,
+        b'config: {a: 1}',
+        b'? [a]\n: 1',
+        None,
+    ],
+)
+def test_a_damaged_config_file_is_named(content, data, tmp_path):
+    file = tmp_path / 'mine.yaml'
+    if content is not None:
+        file.write_bytes(content)
+    start = 'train', 'direct', *SMALL, '--source', data / 'game', '--out', tmp_path / 'x'
+    code, said, err = call(*start, '--config', file)
+    assert code == 2 and 'mine.yaml' in err and err.count('\n') == 1, err
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    code, said, err = call(*start, '--config', file)
+    assert code == 2 and 'mine.yaml' in err and err.count('\n') == 1, err
+
+
+@pytest.mark.parametrize('value', ['[', '*', '{cam}_{*}.jpg', '!!python/x', '2026-13-45', '"', '&a', '[' * 5000, '3'])
+def test_an_option_of_the_reader_that_is_no_yes_or_no(value, data, tmp_path):
+    start = 'evaluate', tmp_path, '--target', data / 'camera'
+    code, said, err = call('train', 'direct', *SMALL, '--source', data / 'game', '--out', tmp_path / 'x',
+                           '--source-options', f'junk={value}')  # fmt: skip
+    assert code == 2 and 'bool for the option junk' in err and err.count('\n') == 1, err
+    code, said, err = call('doctor', data / 'camera', '--options', f'junk={value}')
+    assert code == 2 and 'bool for the option junk' in said + err, said + err
+    code, said, err = call(*start, '--options', f'a={value}')
+    assert code == 2 and err.count('\n') == 1, err
+
+
+def _readers():  # (layout, option, value): every documented option of every reader that can be tried from a folder
+    from synthreid.data.datasets import READERS
+    from synthreid.render.layouts import LAYOUT_NAMES
+
+    values = dict(version=1, first_cam=0, query='query', gallery='gallery', train='train', pattern='{pid}-cam{cam}-{*}')
+    for name in {*LAYOUT_NAMES, 'unlabelled'} - {'cuhk03', 'msmt17_v2'}:
+        parameters = list(inspect.signature(READERS[name]).parameters.values())[1:]
+        for p in parameters:
+            if p.name not in ('layout', 'name') and p.kind is not p.VAR_KEYWORD:
+                yield name, p.name, values.get(p.name, p.default)
+
+
+@pytest.mark.parametrize('layout,option,value', sorted(_readers(), key=str))
+def test_every_option_of_a_reader_passes_through_every_way_in(layout, option, value, tmp_path):
+    root, given = tmp_path / 'data', {option: value}
+    make_layout(layout, root, ids=8, per_id=4)
+    if layout == 'pattern':
+        given = dict(pattern='{pid}-cam{cam}-{*}', train='train', query='query', gallery='gallery') | given
+    read = load_dataset(layout, root, **given)
+    paths = [sorted(map(str, s.paths)) for s in read.splits.values()]
+    spec = DatasetSpec(root, layout, given)
+    found = examine(root, layout, progress=False, **given)
+    for other in (spec.load(), load_dataset(spec), found.dataset, examine(spec, progress=False).dataset):
+        assert [sorted(map(str, s.paths)) for s in other.splits.values()] == paths
+    if layout == 'pattern':
+        given = {k: v for k, v in given.items() if k != 'pattern'}
+        layout, named = 'auto', ['--pattern', '{pid}-cam{cam}-{*}']
+    else:
+        named = []
+    told = ','.join(f'{k}={v}' for k, v in given.items())
+    code, said, err = call(
+        'doctor', root, '--layout', layout, '--options', told, *named, '--manifest', tmp_path / 'm.csv'
+    )
+    assert code < 2, said + err
+    again = load_dataset('manifest', tmp_path / 'm.csv')
+    assert [sorted(os.path.realpath(p) for p in s.paths) for s in again.splits.values()] == [
+        sorted(os.path.realpath(p) for p in p) for p in paths
+    ]
+
+
+def test_the_folder_names_are_the_people_and_the_files_tell_the_cameras(data, tmp_path):
+    for file in (data / 'camera' / 'bounding_box_train').glob('*.jpg'):
+        (tmp_path / file.name[:4]).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.name[:4] / f'{file.name[6]}_{file.name[9:]}')
+    truth = load_dataset('market1501', data / 'camera').train
+    cameras = np.unique(truth.camids, return_inverse=True)[1]
+    want = sorted(zip(truth.pids, cameras))
+    for split in (
+        load_dataset('folders', tmp_path, file='{cam}_{*}.jpg').train,
+        commands._dataset(tmp_path, 'folders', 'file={cam}_{*}.jpg').load().train,
+    ):
+        assert sorted(zip(split.pids, split.camids)) == want
+
+
+def test_interrupted_without_a_message(monkeypatch):
+    def stop():
+        "Stop."
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, 'fid', stop)
+    monkeypatch.setitem(cli.POSITIONAL, 'fid', [])
+    assert call('fid') == (130, '', 'synthreid: interrupted: run the same command to go on\n')
+
+
+@pytest.mark.parametrize('argv', [['--help'], ['train', 'joint', '--help'], ['--version'], ['doctor', 'DATA']])
+def test_a_reader_who_leaves_early_is_no_error(argv, data):
+    argv = [str(data / 'camera') if a == 'DATA' else a for a in argv]
+    code = 'import sys; from synthreid.cli import main; sys.exit(main())'
+    left, right = os.pipe()
+    os.close(left)  # nobody reads
+    done = subprocess.run([sys.executable, '-c', code, *argv], stdout=right, stderr=subprocess.PIPE, text=True)
+    os.close(right)
+    assert done.returncode == (0 if 'train' in argv else 141), done.stderr  # argparse prints its help without a word
+    assert not {'synthreid:', 'Broken', 'Traceback', 'ignored'} & set(done.stderr.split()), done.stderr
+
+
+def test_a_translation_goes_on(data, tmp_path, monkeypatch):
+    run, source = tmp_path / 'run', data / 'game' / 'query'
+    start = 'train', 'joint', '--source', data / 'game', '--target', data / 'camera', '--out', run, *JOINT
+    assert call(*start)[0] == 0
+    translate = 'translate', source, '--run', run, '--device', 'cpu', '--batch-size', 8
+    assert call(*translate, '--out', tmp_path / 'whole')[0] == 0
+    whole = {p.name: p.read_bytes() for p in (tmp_path / 'whole').glob('*.png')}
+    for stop in KeyboardInterrupt(), OSError(28, 'No space left on device'):
+        out, write, left = tmp_path / type(stop).__name__, commands._save_png, [11]
+
+        def save(pixels, path, write=write, left=left, stop=stop):
+            if not left[0]:
+                raise stop
+            left[0] -= 1
+            write(pixels, path)
+
+        with monkeypatch.context() as m:
+            m.setattr(commands, '_save_png', save)
+            assert call(*translate, '--out', out)[0] == (130 if isinstance(stop, KeyboardInterrupt) else 2)
+        made = sorted(out.glob('*.png'))
+        assert len(made) == 11
+        made[0].write_bytes(whole[made[0].name][:200])  # half-written
+        (out / f'.{made[1].name}.123.tmp').write_bytes(b'half')
+        kept = made[1].stat().st_mtime_ns
+        for wrong in (['--camera', 1], ['--run', tmp_path / 'whole']):
+            assert call(*translate, '--out', out, *wrong)[0] == 2
+        assert call('translate', data / 'camera' / 'query', *translate[2:], '--out', out)[0] == 2
+        code, said, err = call(*translate, '--out', out)
+        assert code == 0 and f'{len(whole)} images' in said, err
+        assert {p.name: p.read_bytes() for p in out.glob('*.png')} == whole and not list(out.glob('.*.tmp'))
+        assert made[1].stat().st_mtime_ns == kept, 'whole pictures are not written again'
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'notes.txt').touch()
+    code, said, err = call(*translate, '--out', tmp_path / 'mine')
+    assert code == 2 and 'has files in it' in err
+
+
+def test_too_many_people_are_refused_at_once(tmp_path):
+    code, said, err = call('render', '--domain', 'game', '--ids', 1_000_000, '--out', tmp_path / 'x')
+    assert code == 2 and '1,000,000 people' in err and not (tmp_path / 'x').exists()
+
+
+def test_a_picture_of_cameras_is_whole_or_not_there(data, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(self, file, **how):
+        Path(file).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    (tmp_path / 'old.png').write_bytes(b'earlier')
+    monkeypatch.setattr(Figure, 'savefig', full)
+    for name in 'new.png', 'old.png':
+        code, said, err = call('doctor', data / 'camera', '--picture', tmp_path / name)
+        assert code == 2 and 'No space left' in err
+    assert [p.name for p in tmp_path.iterdir()] == ['old.png'] and (tmp_path / 'old.png').read_bytes() == b'earlier'
+    monkeypatch.undo()
+    for name in 'new.png', 'new.SVG':
+        assert call('doctor', data / 'camera', '--picture', tmp_path / name)[0] < 2
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    'size,more,part',
+    [
+        ('12x12', [], 'at least 16x8'),
+        ('12x16', [], 'at least 16x8'),
+        ('16x4', [], 'at least 16x8'),
+        ('4x8', ['--translation', 'none'], 'at least 8x8'),
+        ('8x4', ['--translation', 'none'], 'at least 8x8'),
+    ],
+)
+def test_images_too_small_for_the_nets_are_refused_before_decoding(size, more, part, data, tmp_path, monkeypatch):
+    where = ['--source', data / 'game', '--target', data / 'camera']
+    start = 'train', 'joint', *where, *JOINT, *more
+    code, said, err = call(*start, '--size', part.split()[-1], '--steps', 1, '--out', tmp_path / 'smallest')
+    assert code == 0, err
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)  # would be a fault
+    code, said, err = call(*start, '--size', size, '--out', tmp_path / 'x')
+    assert code == 2 and part in err and not (tmp_path / 'x').exists(), err

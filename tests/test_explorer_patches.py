@@ -392,3 +392,19 @@ def test_errors_and_silence_end_the_waiting(made):
         page.select_option('[data-control=tap]', '2')
         head('needs a running kernel')
         assert 'Run the cell again' in page.get_by_role('alert').inner_text() and not page.errors
+
+
+@pytest.mark.parametrize('width', [390, 350])
+def test_all_columns_on_a_small_screen(made, width):
+    "Nothing of the table of numbers is cut off, and nothing in it overlaps."
+    with widget_page(state(made), **front_end('patches'), width=width) as page:
+        ready(page)
+        pin(page, 20, 14)
+        cells = """() => [...document.querySelectorAll('.pa-row')].map(row => [...row.children].map(cell => {
+            const words = document.createRange(); words.selectNodeContents(cell);
+            const {left, right} = words.getBoundingClientRect(); return [left, right]; }))"""
+        frame = page.locator('.pa-numbers').bounding_box()
+        for row in page.evaluate(cells):
+            edges = [edge for cell in row for edge in cell]
+            assert len(row) == 5 and frame['x'] <= edges[0] and edges[-1] <= frame['x'] + frame['width']
+            assert all(b >= a - 0.5 for a, b in zip(edges, edges[1:])), row

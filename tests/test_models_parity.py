@@ -1,16 +1,22 @@
 """Networks and losses against stored numbers (tests/fixtures): Synth-ReID's own code, and torchreid's backbones."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from reference import FIXTURES, backbone_input, by_formula, fill, load, stage_numbers
+from safetensors.torch import save_file
 
-from synthreid.models.backbones import backbone
+from synthreid.core import UserError
+from synthreid.models.backbones import backbone, load_weights
 from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss
 from synthreid.models.generator import Generator
 from synthreid.models.patchnce import PatchProjector, patch_nce
 from synthreid.models.reid import CentreLoss, Embedder, IdentityNet, RegionalEmbedder, encoder_backbone
+from synthreid.training.joint import JointConfig, make_nets, patch_contrast
 
 
 def sample(x, k=256):
@@ -96,6 +102,53 @@ def test_patch_nce(case, mode):
     assert np.allclose(sample(q.grad), want['grad_q_sample'], rtol=2e-5, atol=1e-6)
 
 
+def as_cut(query, key, groups):
+    "CUT's own arrangement: the positive in front, the diagonal of the products at -10, everything over 0.07."
+    q, k = (x.unflatten(0, (groups, -1)) for x in (query, key))
+    positive = (query * key).sum(1, keepdim=True)
+    products = (q @ k.mT).masked_fill(torch.eye(q.shape[1], dtype=torch.bool), -10.0).flatten(0, 1)
+    logits = torch.cat([positive, products], 1) / 0.07
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction='none')
+
+
+@pytest.mark.parametrize('length', [1, 4])
+@pytest.mark.parametrize('case', ['small_unit', 'small_raw'])
+@pytest.mark.parametrize('mode', ['per_image', 'all_negatives'])
+def test_patch_nce_has_the_digits_of_cut(case, mode, length):
+    z = np.load(FIXTURES / 'patchnce.npz')
+    q, k = (torch.tensor(z[f'{case}/feat_{n}']) * length for n in 'qk')
+    batch = int(z[f'{case}/batch'])
+    groups, exact = 1 if mode == 'all_negatives' else batch, (q.double(), k.double())
+    want = as_cut(*exact, groups)
+    assert torch.allclose(patch_nce(*exact, batch, all_negatives=groups == 1), want, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(patch_nce(*exact, batch, all_negatives=groups == 1, unit=True), want, rtol=1e-10, atol=1e-10)
+    ours, theirs = patch_nce(q, k, batch, all_negatives=groups == 1), as_cut(q, k, groups)
+    off = [((loss - want).abs() / want.clamp(min=1e-3)).max().item() for loss in (ours, theirs)]
+    assert off[0] < 3 * off[1] + 1e-6, off
+
+
+@pytest.mark.parametrize('layers', [None, (0, 2, 3, 4, 5), (1,), (5, 0, 3)])
+def test_the_contrast_compares_the_layers_it_is_given(layers):
+    "The loss of a step against one put together here from the encoder's layers."
+    small = dict(dim=4, n_blocks=2, discriminator_dim=4, head='basic', head_layers=(1,), head_widths=(8,), steps=5)
+    config = JointConfig(**small, size='32x16', n_patches=10**6, contrast_layers=layers)
+    torch.manual_seed(0)
+    nets = make_nets(config, 3)
+    generator, projector = nets['generator'], nets['projector']
+    chosen = layers or (0, 2, 3, 4, 5)  # the default of two blocks
+    x, y = torch.rand(2, 2, 3, 32, 16) * 2 - 1
+    taps = generator.encode(x, generator.nce_taps)[1]
+    assert tuple(taps) == chosen
+    everywhere = {t: torch.arange(taps[t][0, 0].numel()) for t in chosen}
+    got = patch_contrast(nets, config, taps, y, ids=everywhere)
+    flat = lambda v: v.flatten(2).movedim(1, 2).flatten(0, 1)
+    each = []
+    for head, t in zip(projector.heads, chosen, strict=True):
+        q, k = (F.normalize(head(flat(generator.encode(v, (t,))[1][t])), dim=1) for v in (y, x))
+        each.append(as_cut(q, k, 2).mean())
+    assert np.isclose(got.item(), torch.stack(each).mean().item(), rtol=1e-5)
+
+
 @pytest.mark.parametrize('case', [0, 1])
 @pytest.mark.parametrize('kind,key', [('feature', 'feat_match'), ('gram', 'gram_match')])
 def test_feature_matching(case, kind, key):
@@ -174,3 +227,57 @@ def test_no_class_attribute_hides_a_module():
             registered = {*m._modules, *m._parameters, *m._buffers}
             hidden = [n for n in registered if n in dir(type(m))]
             assert not hidden, f'{type(net).__name__}.{name}: {hidden}'
+
+
+PREFIXES = ['', 'module.', 'backbone.', 'base.', 'model.', 'module.base.', 'model.backbone.', 'module.model.backbone.']
+
+
+@pytest.mark.parametrize('name', ['resnet_small', 'osnet_x1_0', 'ibn_resnet50_b', 'resnet18'])
+@pytest.mark.parametrize('prefix', PREFIXES)
+def test_weights_of_other_trainers(tmp_path, name, prefix):
+    "Their wrapping comes off, their heads are left, and the report says both; the maps are those of the body itself."
+    if name != 'resnet_small' and prefix not in ('', 'base.', 'model.backbone.'):
+        pytest.skip('one small network for every prefix')
+    theirs, ours = by_formula(backbone(name).body), backbone(name)
+    state = {prefix + k: v for k, v in theirs.state_dict().items()}
+    around = prefix[: prefix.rstrip('.').rfind('.') + 1]  # heads lie beside the innermost wrapping
+    shown = prefix.removeprefix('module.')  # DataParallel's has always been taken off without a word
+    heads = {around + k: torch.zeros(4, 4) for k in ('classifier.weight', *(['heads.bnneck.weight'] if shown else []))}
+    torch.save({'state_dict': state | heads, 'epoch': 3}, tmp_path / 'theirs.pth')
+    report = load_weights(ours, tmp_path / 'theirs.pth')
+    assert report.complete and report.prefix == shown and len(report.left_out) == len(heads)
+    assert (f"{shown!r} taken off" in str(report)) == bool(shown)
+    x = backbone_input().float()
+    with torch.no_grad():
+        assert torch.equal(ours.body.eval().forward_features(x), theirs.eval().forward_features(x))
+
+
+def test_a_whole_backbone_of_ours_in_anybodys_wrapping(tmp_path):
+    theirs, ours = backbone('resnet_small'), backbone('resnet_small')
+    for prefix in ('', 'backbone.', 'model.backbone.'):
+        torch.save({prefix + k: v for k, v in theirs.state_dict().items()}, tmp_path / 'net.pth')
+        assert load_weights(ours, tmp_path / 'net.pth').complete
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
+        torch.nn.init.zeros_(ours.body.conv1.weight)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('file', ['net.pth', 'net.safetensors'])
+def test_spoilt_weights_are_refused(tmp_path, value, file):
+    net = backbone('resnet_small')
+    state = {k: v.clone() for k, v in net.body.state_dict().items()}
+    state['layer2.0.bn1.running_var'][3] = value
+    save_file(state, tmp_path / file) if 'safe' in file else torch.save(state, tmp_path / file)
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(UserError, match='NaN or infinity in 1 of .* layer2.0.bn1.running_var'):
+        load_weights(net, tmp_path / file, strict=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
+
+
+def test_what_begins_like_a_wrapping_may_be_a_name():
+    "A network whose own modules are called `base` and `model` keeps its names."
+    net = torch.nn.ModuleDict({'base': torch.nn.Linear(2, 2), 'model': torch.nn.Linear(2, 2)})
+    with tempfile.TemporaryDirectory() as d:
+        torch.save(net.state_dict(), f'{d}/net.pth')
+        report = load_weights(net, f'{d}/net.pth')
+    assert report.complete and report.prefix == '' and len(report.loaded) == 4

@@ -1,10 +1,14 @@
 "The saved explorer notebooks as pages of their own: drawn without a kernel and without a single request."
 
+import base64
+import io
 import json
 
+import numpy as np
 import pytest
 from browser import browser_page, chromium_path
 from labserver import EVERYTHING, NOTEBOOKS, ROOT, drag, looks_dark
+from PIL import Image
 
 from synthreid.visual.explorer import export_page, front_end
 
@@ -53,6 +57,21 @@ def test_page_works_offline(name, tmp_path):
             drag(page, page.locator('[data-plot]'), EVERYTHING)
             page.wait_for_function("Number(document.querySelector('.em').dataset.selected) > 100")
         assert not page.requests and not page.errors
+
+
+@pytest.mark.parametrize('name', sorted(f.stem for f in NOTEBOOKS.glob('*.ipynb')))
+def test_saved_widgets_can_be_seen_without_trust(name):
+    "Beside every saved widget lies a picture, and a sentence that no address in memory stands in."
+    book = json.loads((NOTEBOOKS / f'{name}.ipynb').read_text(encoding='utf-8'))
+    outputs = [o['data'] for c in book['cells'] for o in c.get('outputs', ()) if 'data' in o]
+    widgets = [data for data in outputs if 'application/vnd.jupyter.widget-view+json' in data]
+    assert widgets
+    for data in widgets:
+        picture = Image.open(io.BytesIO(base64.b64decode(data['image/png'])))
+        assert min(picture.size) > 60 and len(np.unique(np.asarray(picture.convert('L')))) > 10
+        text = ''.join(data['text/plain'])
+        assert 'Explorer: ' in text or 'Live' in text
+        assert ' at 0x' not in text and 'trusted notebook' in text
 
 
 def hover_offline(page):

@@ -156,3 +156,22 @@ def test_bad_input_writes_nothing(tmp_path, bad):
     with pytest.raises(UserError):
         render_folder(tmp_path / 'set', **args)
     assert not (tmp_path / 'set').exists() or not list((tmp_path / 'set').rglob('*.jpg'))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks the system for children')
+def test_workers_of_a_killed_parent_write_nothing_more(tmp_path):
+    code = (
+        'import sys; from synthreid.render.folder import render_folder;'
+        'render_folder(sys.argv[1], "game", ids=100, per_id=20, size="64x32", workers=2, progress=False)'
+    )
+    parent = subprocess.Popen([sys.executable, '-c', code, str(tmp_path / 'x')])
+    pictures = lambda: len(list((tmp_path / 'x').glob('*/*.jpg')))
+    deadline = time.monotonic() + 120
+    while pictures() < 20:
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    first = pictures()
+    time.sleep(3)
+    assert pictures() <= first + 4, 'each worker ends what it is at'

@@ -64,8 +64,9 @@ def test_kill_and_go_on(folders, tmp_path):
     assert (last[0] / 'nets.safetensors').read_bytes() == (last[1] / 'nets.safetensors').read_bytes()
     a, b = (torch.load(c / 'opts.pt', weights_only=True) for c in last)
     torch.testing.assert_close(a, b, rtol=0, atol=0)
-    steps = [sorted({r[0] for r in read_metrics(tmp_path / run / 'metrics.csv')}) for run in ('whole', 'cut')]
-    assert steps[0] == steps[1] == [20, 40, 60]
+    logs = [read_metrics(tmp_path / run / 'metrics.csv') for run in ('whole', 'cut')]
+    assert sorted({step for step, *_ in logs[0]}) == [20, 40, 60]
+    assert logs[0] == logs[1], 'means over the same steps: those since the last row are in the checkpoint'
 
 
 def test_interrupt_saves_and_says_so(folders, tmp_path):
@@ -81,5 +82,6 @@ def test_interrupt_saves_and_says_so(folders, tmp_path):
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
     said = run.communicate(timeout=480)[1]
+    assert 'stopping after this step' in said
     assert run.returncode == 130 and 'of 5000, saved in' in said and 'run the same command to go on' in said
     assert not list((tmp_path / 'run' / 'checkpoints').glob('.*')), 'nothing half-written is left'

@@ -7,10 +7,13 @@ __all__ = ['GEOMETRY', 'random_flip', 'random_shift', 'random_pad_crop', 'random
            'random_grayscale', 'random_erasing', 'random_grayscale_patch', 'augment']
 
 # %% ../../nbs/13_data.augment.ipynb #c0200063
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from ..core import UserError, constant
+from ..processes import drawn
 
 # %% ../../nbs/13_data.augment.ipynb #dc64945a
 def random_flip(
@@ -19,7 +22,7 @@ def random_flip(
     p: float = 0.5,  # probability of a mirror image
 ) -> torch.Tensor:  # same shape
     "Mirror some images left to right."
-    flip = torch.rand(len(x), generator=generator, device=x.device) < p
+    flip = drawn(torch.rand, len(x), generator=generator, device=x.device) < p
     return torch.where(flip[:, None, None, None], x.flip(3), x)
 
 
@@ -38,7 +41,7 @@ def random_shift(
     B, _, H, W = x.shape
 
     def index(n):
-        d = torch.rand(B, 1, generator=generator, device=x.device).mul(2).sub(1).mul(amount * n).round().long()
+        d = drawn(torch.rand, B, 1, generator=generator, device=x.device).mul(2).sub(1).mul(amount * n).round().long()
         return (torch.arange(n, device=x.device) + d).clamp(0, n - 1)
 
     return _crop(x, index(H), index(W))
@@ -49,7 +52,7 @@ def _windows(x, height, width, generator):  # (B, 3, height, width)
     B, _, H, W = x.shape
 
     def index(n, room):
-        start = torch.randint(room + 1, (B, 1), generator=generator, device=x.device)
+        start = drawn(partial(torch.randint, room + 1), B, 1, generator=generator, device=x.device)
         return start + torch.arange(n, device=x.device)
 
     return _crop(x, index(height, H - height), index(width, W - width))
@@ -76,7 +79,7 @@ def random_translation(
     "torchreid's Random2DTranslation: enlarge some images bilinearly and crop back at a random place."
     H, W = x.shape[2:]
     large = F.interpolate(x, (round(H * scale), round(W * scale)), mode='bilinear', align_corners=False)
-    chosen = torch.rand(len(x), generator=generator, device=x.device) < p
+    chosen = drawn(torch.rand, len(x), generator=generator, device=x.device) < p
     return torch.where(chosen[:, None, None, None], _windows(large, H, W, generator), x)
 
 # %% ../../nbs/13_data.augment.ipynb #e1c02f7d
@@ -88,11 +91,14 @@ def photometric(
 ) -> torch.Tensor:  # same shape, in [-1, 1]
     "A random camera for every image: tone curve, saturation, channel mixing, gain, haze, light field, blur, noise."
     B, _, H, W = x.shape
-    r = lambda *shape: torch.rand(B, *shape, generator=generator, device=x.device).mul(2).sub(1)  # uniform in [-1, 1]
+    r = lambda *shape: (
+        drawn(torch.rand, B, *shape, generator=generator, device=x.device).mul(2).sub(1)
+    )  # uniform in [-1, 1]
     u = x.add(1).mul(0.5).clamp(1e-3, 1) ** torch.exp(0.4 * strength * r(1, 1, 1))
     grey = u.mean(1, keepdim=True)
     u = grey + (u - grey) * (1 + 0.5 * strength * r(1, 1, 1))
-    u = torch.einsum('bij,bjhw->bihw', torch.eye(3, device=x.device) + 0.1 * strength * r(3, 3), u)
+    mix = torch.eye(3, device=x.device) + 0.1 * strength * r(3, 3)
+    u = torch.einsum('bij,bjhw->bihw', mix.to(u.dtype), u)
     u = u * torch.exp(0.35 * strength * r(1, 1, 1) + 0.15 * strength * r(3, 1, 1))
     if light:
         u = u * torch.exp(light * F.interpolate(r(1, 4, 2), (H, W), mode='bicubic', align_corners=False))
@@ -100,7 +106,7 @@ def photometric(
     u = u * (1 - haze) + 0.7 * haze
     blur = 0.5 * strength * r(1, 1, 1).clamp_min(0)
     u = u + blur * (F.avg_pool2d(F.pad(u, (1, 1, 1, 1), mode='replicate'), 3, 1) - u)
-    noise = torch.randn(u.shape, generator=generator, device=x.device)
+    noise = drawn(torch.randn, *u.shape, generator=generator, device=x.device)
     u = u + 0.03 * strength * r(1, 1, 1).abs() * noise
     return u.clamp(0, 1).mul(2).sub(1)
 
@@ -119,7 +125,8 @@ def colour_jitter(
     saturation: float = 0.0,  # likewise, around each pixel's grey (torchreid: none)
 ) -> torch.Tensor:  # same shape, in [-1, 1]
     "Random brightness, contrast and saturation, in this order."
-    factor = lambda amount: 1 + amount * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device).mul(2).sub(1)
+    r = lambda: drawn(torch.rand, len(x), 1, 1, 1, generator=generator, device=x.device).mul(2).sub(1)
+    factor = lambda amount: 1 + amount * r()
     u = (x.add(1).mul(0.5) * factor(brightness)).clamp(0, 1)
     grey = _luminance(u).mean((2, 3), keepdim=True)
     u = (grey + (u - grey) * factor(contrast)).clamp(0, 1)
@@ -133,7 +140,7 @@ def random_grayscale(
     p: float = 0.05,  # probability per image
 ) -> torch.Tensor:  # same shape
     "Take the colour out of some images."
-    chosen = torch.rand(len(x), generator=generator, device=x.device) < p
+    chosen = drawn(torch.rand, len(x), generator=generator, device=x.device) < p
     return torch.where(chosen[:, None, None, None], _luminance(x), x)
 
 # %% ../../nbs/13_data.augment.ipynb #8d35c53d
@@ -141,8 +148,8 @@ def _boxes(x, generator, p, area, ratio):
     """Masks (B, 1, H, W) of one random rectangle in some of the images: area and height / width are uniform, what does
     not fit is drawn again."""
     B, _, H, W = x.shape
-    u = torch.rand(3, B, generator=generator, device=x.device)
-    tries = torch.rand(2, 50, B, generator=generator, device=x.device)
+    u = drawn(torch.rand, 3, B, generator=generator, device=x.device, images=1)
+    tries = drawn(torch.rand, 2, 50, B, generator=generator, device=x.device, images=2)
     size = H * W * (area[0] + (area[1] - area[0]) * tries[0])
     tall = ratio + (1 / ratio - ratio) * tries[1]
     h, w = (size * tall).sqrt(), (size / tall).sqrt()
@@ -165,7 +172,7 @@ def random_erasing(
     "Erase one rectangle in some of the images."
     box = _boxes(x, generator, p, area, ratio)
     if value == 'noise':
-        return torch.where(box, torch.rand(x.shape, generator=generator, device=x.device).mul(2).sub(1), x)
+        return torch.where(box, drawn(torch.rand, *x.shape, generator=generator, device=x.device).mul(2).sub(1), x)
     colour = value if isinstance(value, tuple) else (value,)
     return torch.where(box, constant(colour, x.dtype, x.device).view(-1, 1, 1), x)
 

@@ -14,6 +14,7 @@ import torch
 from ..core import UserError, check_choice, send, to_signed
 from .datasets import ReidSplit
 from .samplers import DomainBatches, GroupBatches, IdentityBatches, shuffled_batch
+from ..processes import check_even, mine
 
 # %% ../../nbs/15_data.batches.ipynb #d5a94e0c
 class Pixels:
@@ -79,7 +80,7 @@ class LabelledBatches:
     def __init__(
         self,
         split: ReidSplit,  # with images in memory, identities 0..n_ids-1
-        batch_size: int,  # images per step
+        batch_size: int,  # images per step, of all processes together
         images_per_id: int = 0,  # 0: shuffled; K: identity batches
         seed: int = 0,  # every draw is a function of (seed, step)
         device='cpu',  # where the batch lives
@@ -89,6 +90,7 @@ class LabelledBatches:
         pixels: Pixels | None = None,  # of `split.images`, on `device`: shared by several streams; None: their own
     ):
         _check_batches(split, batch_size, images_per_id, across_cameras, sampling)
+        check_even(batch_size=batch_size)
         self.split, self.device, self.pixels = split, device, pixels or Pixels(split.images, device)
         own, camids = seed + 7919 * stream, split.camids if across_cameras else None
         if _several_sources(split):
@@ -98,14 +100,12 @@ class LabelledBatches:
         elif images_per_id:
             self.draw = IdentityBatches(split.pids, batch_size // images_per_id, images_per_id, own, camids)
         else:
-            self.draw = lambda i, rank=0, world=1: shuffled_batch(len(split), batch_size, i, own, rank, world)
+            self.draw = lambda i: shuffled_batch(len(split), batch_size, i, own)
 
     def __call__(
         self,
         i: int,  # step
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes
-    ) -> dict:  # images (B, 3, H, W) in [-1, 1], pids and camids (B,) int64
-        index = self.draw(i, rank, world)
+    ) -> dict:  # images (B, 3, H, W) in [-1, 1], pids and camids (B,) int64; of several processes its part of the batch
+        index = mine(self.draw(i))
         to = lambda labels: send(labels[index], self.device)
         return dict(images=self.pixels(index), pids=to(self.split.pids), camids=to(self.split.camids))

@@ -1330,12 +1330,20 @@ def detect_layout(
 # %% ../../nbs/11_data.datasets.ipynb #00ae30e2
 def _check_options(key: str, read, options: dict):
     "Raise a `UserError` where a reader is given what it does not know, or lacks what it needs."
-    known = [p for p in inspect.signature(read).parameters if p not in ('root', 'file', 'layout', 'name')]
+    parameters = inspect.signature(read).parameters
+    known = {k: p.annotation for k, p in [*parameters.items()][1:] if k not in ('layout', 'name')}  # not the place
     if unknown := sorted(set(options) - set(known)):
         raise UserError(
             f'expected options of the layout {key} ({", ".join(known) or "it has none"}), got {unknown[0]!r}: leave'
             ' it out'
         )
+    for name, value in options.items():
+        kind, value = known[name], value.item() if isinstance(value, np.generic) else value
+        kind = kind | os.PathLike if kind is str else object if kind is inspect.Parameter.empty else kind
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            told = known[name].__name__ if isinstance(known[name], type) else known[name]
+            remedy = f'write {name}="{value}"' if known[name] is str else 'mend or leave it out'
+            raise expected(f'{told} for the option {name} of the layout {key}', repr(value), remedy)
     if key == 'pattern' and 'pattern' not in options:
         raise UserError(
             'expected the option pattern, for instance {pid}_c{cam}_{*}.jpg: describe the file names, or write a'

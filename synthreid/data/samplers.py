@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..core import UserError, step_seed
+from ..core import UserError, expected, step_seed
 
 # %% ../../nbs/14_data.samplers.ipynb #b5b2b8f6
 @lru_cache(maxsize=16)
@@ -23,18 +23,12 @@ def shuffled_batch(
     batch_size: int,  # pictures per batch; at most `n`
     step: int,  # batch number, from 0
     seed: int = 0,  # the order is a function of (seed, epoch)
-    rank: int = 0,  # this process
-    world: int = 1,  # number of processes; together they see `world * batch_size` pictures a step
 ) -> np.ndarray:  # (batch_size,) int64 indices
     "The indices of batch `step` in an endless shuffled stream."
-    total = batch_size * world
-    if not 0 < total <= n:
-        raise UserError(
-            f'expected a batch of 1..{n} images, got {batch_size} x {world} processes: lower the batch size or bring'
-            ' more images'
-        )
-    epoch, place = divmod(step, n // total)
-    return _epoch(n, seed, epoch)[place * total : (place + 1) * total][rank::world]
+    if not 0 < batch_size <= n:
+        raise expected(f'a batch of 1..{n} images', batch_size, 'lower the batch size or bring more images')
+    epoch, place = divmod(step, n // batch_size)
+    return _epoch(n, seed, epoch)[place * batch_size : (place + 1) * batch_size]
 
 # %% ../../nbs/14_data.samplers.ipynb #54aa6c2d
 def _across_cameras(members, cameras, k, rng) -> np.ndarray:
@@ -75,11 +69,9 @@ class IdentityBatches:
     def __call__(
         self,
         step: int,  # batch number, from 0
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes
     ) -> np.ndarray:  # (n_ids * per_id,) int64 indices, an identity's pictures side by side
-        chosen = shuffled_batch(len(self.ids), self.n_ids, step, self.seed, rank, world)
-        rng = np.random.default_rng(step_seed(self.seed, step, rank, 1))
+        chosen = shuffled_batch(len(self.ids), self.n_ids, step, self.seed)
+        rng = np.random.default_rng(step_seed(self.seed, step, 0, 1))
 
         def draw(c):
             m = self.members[c]
@@ -127,21 +119,18 @@ class GroupBatches:
     def __call__(
         self,
         step: int,  # batch number, from 0
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes; they take the batches of the stream in turn
     ) -> np.ndarray:  # (n_ids * per_id,) int64 indices, an identity's pictures side by side
-        wanted = step * world + rank
-        while not self.ends or self.ends[-1] <= wanted:
+        while not self.ends or self.ends[-1] <= step:
             self.last = (len(self.ends), self.one_pass(len(self.ends)))
             self.ends.append((self.ends[-1] if self.ends else 0) + len(self.last[1]))
-        number = int(np.searchsorted(self.ends, wanted, side='right'))
+        number = int(np.searchsorted(self.ends, step, side='right'))
         if self.last[0] != number:
             self.last = (number, self.one_pass(number))
-        return self.last[1][wanted - self.ends[number]]
+        return self.last[1][step - self.ends[number]]
 
 # %% ../../nbs/14_data.samplers.ipynb #4f647e93
-def _shuffled(n, batch_size, seed):  # function of step, rank and world
-    return lambda step, rank=0, world=1: shuffled_batch(n, batch_size, step, seed, rank, world)
+def _shuffled(n, batch_size, seed):  # function of the step
+    return lambda step: shuffled_batch(n, batch_size, step, seed)
 
 
 class DomainBatches:
@@ -183,7 +172,5 @@ class DomainBatches:
     def __call__(
         self,
         step: int,  # batch number, from 0
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes
     ) -> np.ndarray:  # (batch_size,) int64 indices, domain after domain
-        return np.concatenate([m[stream(step, rank, world)] for m, stream in zip(self.members, self.streams)])
+        return np.concatenate([m[stream(step)] for m, stream in zip(self.members, self.streams)])

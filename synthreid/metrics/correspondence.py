@@ -98,7 +98,7 @@ def mean_contrast(
     temperature: float = 0.07,  # of InfoNCE (0.07, CUT)
 ) -> tuple:  # mean probability, 0..1; mean rank, from 1
     "How well sampled places are told from one another, on average."
-    probability = (-patch_nce(query, key, 1, temperature)).exp().mean().item()
+    probability = (-patch_nce(query, key, 1, temperature, unit=True)).exp().mean().item()
     cosines = query @ key.T
     return probability, (1.0 + (cosines > cosines.diagonal()[:, None]).sum(1)).mean().item()
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, check_choice, check_images
+from ..core import UserError, check_choice, check_images, expected
 
 # %% ../../nbs/23_models.backbones.ipynb #b0d53345
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue, in [0, 1]
@@ -304,7 +304,8 @@ class LoadReport(NamedTuple):
     missing: list  # the network has them, the checkpoint does not
     unexpected: list  # the checkpoint has them, the network does not
     mismatched: list  # 'name: shape in the checkpoint, shape in the network'
-    left_out: list  # the checkpoint's classifier
+    left_out: list  # the checkpoint's classifier and what else lies beside its network
+    prefix: str = ''  # what was taken off the checkpoint's names
 
     @property
     def complete(self) -> bool:
@@ -312,11 +313,11 @@ class LoadReport(NamedTuple):
 
     def __str__(self):  # one line
         parts = [f'{len(self.loaded)} tensors fit']
-        for label, names in list(self._asdict().items())[1:]:
+        for label, names in list(self._asdict().items())[1:-1]:
             if names:
                 some = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
                 parts.append(f'{len(names)} {label.replace("_", " ")} ({some})')
-        return '; '.join(parts)
+        return '; '.join([*parts, *([f'{self.prefix!r} taken off their names'] if self.prefix else [])])
 
 
 def compare_weights(
@@ -378,6 +379,10 @@ def named_tensors(
             saved = saved[key]
     if not isinstance(saved, dict) or not saved or not all(isinstance(v, torch.Tensor) for v in saved.values()):
         raise UserError(f'expected a table of named tensors in {path}, got something else: save net.state_dict()')
+    spoilt = [k for k, v in saved.items() if not torch.isfinite(v).all()]
+    if spoilt:
+        got = f'NaN or infinity in {len(spoilt)} of {len(saved)} tensors (first: {spoilt[0]})'
+        raise expected(f'finite weights in {path}', got, 'that training has diverged, take an earlier checkpoint')
     return {str(k).removeprefix('_orig_mod.').removeprefix('module.'): v for k, v in saved.items()}
 
 
@@ -442,6 +447,21 @@ def _ask_hub(repo: str | None):  # None: the weights lie elsewhere
         get_session().head(constants.ENDPOINT, timeout=5)
 
 # %% ../../nbs/23_models.backbones.ipynb #c0f06e99
+_WRAPPERS = ('module', '_orig_mod', 'model', 'backbone', 'base')  # of DataParallel, torch.compile, other trainers
+
+
+def _unwrapped(own, state: dict) -> tuple[dict, str, list]:
+    "A state under the names of `own`, the prefix that other trainers wrapped it in, and what lies outside of that."
+    prefixes = {''}
+    for name in state:
+        parts = name.split('.')
+        depth = next((i for i, part in enumerate(parts) if part not in _WRAPPERS), len(parts))
+        prefixes |= {'.'.join(parts[:i]) + '.' for i in range(1, depth + 1)}
+    prefix = max(sorted(prefixes, key=len), key=lambda p: sum(p + k in state for k in own))
+    inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return inside, prefix, [k for k in state if not k.startswith(prefix)]
+
+
 def load_weights(
     net: nn.Module,  # changed in place, all or nothing
     source,  # a file, see `read_weights`; 'imagenet' or 'hub': the published weights, downloaded once
@@ -449,9 +469,11 @@ def load_weights(
 ) -> LoadReport:  # what fitted and what did not
     "Load weights into a network. A checkpoint of which nothing fits is always an error."
     state = imagenet_weights(net) if str(source) in ('imagenet', 'hub') else read_weights(source)
-    if isinstance(net, Backbone) and not any(k.startswith('body.') for k in state):
+    if isinstance(net, Backbone) and not any('.body.' in f'.{k}' for k in state):
         net = net.body
+    state, prefix, beside = _unwrapped(net.state_dict(), state)
     report = compare_weights(net, state)
+    report = report._replace(left_out=[*report.left_out, *beside], prefix=prefix)
     if not report.loaded or (strict and not report.complete):
         remedy = 'load_weights(..., strict=False) takes what fits' if report.loaded else 'nothing fits'
         raise UserError(

@@ -331,6 +331,8 @@ class TappedEncoder(nn.Module):
     ):
         super().__init__()
         self.dim, self.n_blocks, self.encoder = dim, n_blocks, encoder_layers(dim, n_blocks)
+        # the layers that the contrastive loss compares: (0, 2, 3, 4, 8) for nine blocks, as CUT
+        self.nce_taps = tuple(sorted({0, 2, 3, min(4, self.last_tap), min(4 + n_blocks // 2, self.last_tap)}))
 
     @property
     def last_tap(self) -> int:
@@ -339,10 +341,6 @@ class TappedEncoder(nn.Module):
     @property
     def out_channels(self) -> int:
         return 4 * self.dim
-
-    @property
-    def nce_taps(self) -> tuple:  # the taps of the contrastive loss: (0, 2, 3, 4, 8) for nine blocks, as CUT
-        return tuple(sorted({0, 2, 3, min(4, self.last_tap), min(4 + self.n_blocks // 2, self.last_tap)}))
 
     def channels(
         self,

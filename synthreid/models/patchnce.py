@@ -9,6 +9,7 @@ __all__ = ['sample_patches', 'PatchProjector', 'unit_length', 'patch_nce']
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..core import expected, in_float32
@@ -69,6 +70,7 @@ def patch_nce(
     batch_size: int,  # B
     temperature: float = 0.07,  # 0.07, CUT
     all_negatives: bool = False,  # True: patches of the whole batch are negatives; False: of the same image only
+    unit: bool = False,  # True: all rows have length 1, which needs no second table of logits
 ) -> torch.Tensor:  # loss of each patch, `(B*P,)`
     "InfoNCE between the patches of translated and source images."
     if query.shape != key.shape or len(query) % batch_size:
@@ -77,5 +79,9 @@ def patch_nce(
     groups = 1 if all_negatives else batch_size
     q, k = (x.reshape(groups, -1, x.shape[1]) for x in (query, key.detach()))
     logits = q @ k.mT / temperature
-    no_pair = torch.full_like(logits[..., 0], -10 / temperature)
-    return (torch.logaddexp(logits.logsumexp(-1), no_pair) - logits.diagonal(dim1=1, dim2=2)).flatten()
+    nobody = logits.new_full((*logits.shape[:2], 1), -10 / temperature)  # one more negative, as in CUT
+    if unit:
+        every = torch.logaddexp(logits.logsumexp(-1), nobody[..., 0])
+        return (every - logits.diagonal(dim1=1, dim2=2)).flatten()
+    own = torch.arange(logits.shape[1], device=logits.device).repeat(groups)
+    return F.cross_entropy(torch.cat([logits, nobody], -1).flatten(0, 1), own, reduction='none')

@@ -17,6 +17,7 @@ from torch import nn
 from ..core import UserError, check_choice, in_float32
 from .backbones import Backbone, cut_last_stage, keep_last_resolution
 from .generator import encoder_layers, init_weights
+from ..processes import share
 
 # %% ../../nbs/24_models.reid.ipynb #721b992b
 class _Residual(nn.Module):
@@ -99,7 +100,7 @@ class ReidNeck(nn.Module):
         maps: torch.Tensor,  # `(B, C, H, W)`
     ) -> torch.Tensor:  # features `(B, C)`
         features = maps.mean((2, 3)) if self.pool is None else self.pool(maps)
-        if self.training and len(features) < 2:
+        if self.training and len(features) * share().world < 2:
             raise UserError(
                 'expected at least two images per training batch, got one: batch normalisation needs company'
             )

@@ -13,13 +13,23 @@ import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_write, check_choice, parse_size, usable_cores
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    expected,
+    is_new,
+    lock_folder,
+    parse_size,
+    usable_cores,
+)
 from .body import JOINTS
 from .camera import Domain, camera_domain, draw_image, game_domain
 
@@ -51,6 +61,13 @@ def _get_domain(
     return replace(domain, **effects)
 
 # %% ../../nbs/10_render.folder.ipynb #c25e1d8d
+def _with_parent(work, job):
+    "A worker whose parent is gone writes nothing more."
+    if os.getppid() != multiprocessing.parent_process().pid:
+        os._exit(1)
+    return work(job)
+
+
 def _run_jobs(
     work,  # function of one job, importable by name
     jobs: list,  # arguments, one per job
@@ -72,8 +89,9 @@ def _run_jobs(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)
             pool = ctx.Pool(workers)
+        chunk = max(1, min(32, len(jobs) // (workers * 4)))
         with pool:
-            for out in pool.imap(work, jobs, chunksize=max(1, min(32, len(jobs) // (workers * 4)))):
+            for out in pool.imap(partial(_with_parent, work), jobs, chunksize=chunk):
                 yield out
                 bar.update()
     bar.close()
@@ -115,11 +133,27 @@ def render_images(
 _RENDERER_VERSION = 1  # raised whenever the same settings give other pictures
 
 
+def _test_people(ids, test_fraction) -> int:
+    return min(ids, max(0, round(ids * test_fraction)))
+
+
+def _check_number(domain: Domain, ids: int, per_id: int, test_fraction: float, size, most=2**31) -> int:  # of pictures
+    "How many pictures there will be; what is remembered of all of them must fit into `most` bytes."
+    test = _test_people(ids, test_fraction)
+    n = ids * per_id + test * domain.n_cameras + round(test * per_id * 0.1) + round(test * per_id * 0.15)
+    each = size[0] * size[1] // 8 + 8 * len(JOINTS) + 600  # bytes: mask, joints, name and plan
+    if n * each > most:
+        what = f'at most {most // each:,} pictures of {size[0]}x{size[1]} in one folder'
+        remedy = 'render several folders with different seeds; training takes them together (--source A,B)'
+        raise expected(what, f'{n:,} ({ids:,} people)', remedy)
+    return n
+
+
 def _plan_folder(
     domain: Domain, ids: int, per_id: int, test_fraction: float
 ) -> list:  # (folder, label, identity to draw, index, camera or None, part)
     "Which picture becomes which file."
-    test = min(ids, max(0, round(ids * test_fraction)))
+    test = _test_people(ids, test_fraction)
     train = ids - test
     plan = []
 
@@ -168,7 +202,7 @@ def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
                 raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
             if f == done:
                 return True
-    if out.is_dir() and not started.exists() and any(out.iterdir()):
+    if not started.exists() and not is_new(out):
         raise UserError(f'expected an empty or new folder, got {out} with other files in it: choose another folder')
     return False
 
@@ -215,20 +249,24 @@ def render_folder(
         raise UserError(
             f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}'
         )
+    _check_number(domain, ids, per_id, test_fraction, size)
     settings = dict(renderer=_RENDERER_VERSION, domain=asdict(domain), ids=ids, per_id=per_id, size=list(size))
     settings |= dict(seed=seed, test_fraction=test_fraction)
     started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     if _is_finished(out, started, done, settings):
         return out
-    for d in ('bounding_box_train', 'query', 'bounding_box_test'):
-        (out / d).mkdir(parents=True, exist_ok=True)
-    with atomic_write(started) as tmp:
-        tmp.write_text(json.dumps(settings, indent=1))
-    jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
-    rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
-    _write_truth(out / 'truth.npz', rows, size)
-    for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
-        if left.stat().st_mtime < began:
-            left.unlink()
-    os.replace(started, done)
+    with lock_folder(out):
+        if _is_finished(out, started, done, settings):  # by another process, a moment ago
+            return out
+        for d in ('bounding_box_train', 'query', 'bounding_box_test'):
+            (out / d).mkdir(parents=True, exist_ok=True)
+        with atomic_write(started) as tmp:
+            tmp.write_text(json.dumps(settings, indent=1))
+        jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
+        rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
+        _write_truth(out / 'truth.npz', rows, size)
+        for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
+            if left.stat().st_mtime < began:
+                left.unlink()
+        os.replace(started, done)
     return out

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, save
 
 from .. import __version__
-from ..core import UserError, expected
+from ..core import UserError, expected, naming_file
 from .loop import Hook, LossMeans, Method, TrainingDiverged
 
 # %% ../../nbs/40a_training.checkpoint.ipynb #dc55c9de
@@ -36,14 +36,10 @@ def describe(
 # %% ../../nbs/40a_training.checkpoint.ipynb #8dee4b5c
 def _write(path, data: bytes) -> str:  # sum of the data, hexadecimal
     "Bytes in a file, on the disk when this returns; a full disk is an `OSError` that names the file."
-    try:
-        with open(path, 'wb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-    except OSError as e:
-        e.filename = e.filename or str(path)
-        raise
+    with naming_file(path), open(path, 'wb') as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
     return hashlib.sha256(data).hexdigest()
 
 
@@ -69,7 +65,7 @@ def save_checkpoint(
     "Write `folder/step_00000042` in one piece. Weights that are not finite are refused."
     weights, states = _finite_weights(method, step), io.BytesIO()
     torch.save({k: opt.state_dict() for k, opt in method.opts.items()}, states)
-    files = {'nets.safetensors': save(weights), 'opts.pt': states.getvalue()}
+    files = {'nets.safetensors': save(weights), 'opts.pt': states.getbuffer()}
     final = Path(folder) / f'step_{step:08d}'
     tmp, old = (final.with_name(f'.{final.name}.{os.getpid()}.{kind}') for kind in ('tmp', 'old'))
     shutil.rmtree(tmp, ignore_errors=True)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import check_positive, expected, parse_size, send, step_generator, step_seed
+from ..core import check_positive, expected, parse_size, send, step_generator, step_seed, widen
 from ..data.augment import random_erasing, random_flip, random_pad_crop
 from ..data.batches import Pixels
 from ..data.datasets import ReidSplit
@@ -31,6 +31,7 @@ from synthreid.models.dgnet import (
     image_distance,
     judging,
 )
+from ..processes import check_even, mine
 from .loop import Method, only_training, rate_at, update
 
 # %% ../../nbs/44_training.dgnet.ipynb #9ed570a0
@@ -219,6 +220,7 @@ class DGNetBatches:
         for split in (source, target):
             if split is not None and split.images is None:
                 raise expected('a split with images in memory', 'paths only', 'call load_images(split, size) first')
+        check_even(batch_size=batch_size)
         self.source, self.target, self.batch_size, self.seed, self.device = source, target, batch_size, seed, device
         self.of = [np.flatnonzero(source.pids == p) for p in range(source.n_ids)]
         pixels = [Pixels(s.images, device, data_on_device) for s in (source, target) if s is not None]
@@ -232,17 +234,15 @@ class DGNetBatches:
     def __call__(
         self,
         i: int,  # step
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes
     ) -> dict:  # a, b, a_positive, b_positive (B, 3, H, W) in [-1, 1]; a_pids, and b_pids if known, (B,) int64
-        rng, batch = np.random.default_rng(step_seed(self.seed, i, 5, rank)), {}
+        rng, batch = np.random.default_rng(step_seed(self.seed, i, 5, 0)), {}
         for k, split in {'a': self.source, 'b': self.source if self.target is None else self.target}.items():
             seed = self.seed + 7919 * 'ab'.index(k)
-            index = positives = shuffled_batch(len(split), self.batch_size, i, seed, rank, world)
+            index = positives = shuffled_batch(len(split), self.batch_size, i, seed)
             if split is self.source:
                 positives = np.array([self._positive(j, rng) for j in index])
-                batch[f'{k}_pids'] = send(split.pids[index], self.device)
-            batch[k], batch[f'{k}_positive'] = self.pixels[k](index), self.pixels[k](positives)
+                batch[f'{k}_pids'] = send(mine(split.pids[index]), self.device)
+            batch[k], batch[f'{k}_positive'] = self.pixels[k](mine(index)), self.pixels[k](mine(positives))
         return batch
 
 # %% ../../nbs/44_training.dgnet.ipynb #9d178657
@@ -377,11 +377,11 @@ def painting_losses(
 def soft_labels(
     net,  # an `Embedder` or a `RegionalEmbedder`, left as it is
     x: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-) -> torch.Tensor:  # (B, n_ids) float32, rows sum to 1
+) -> torch.Tensor:  # (B, n_ids) float32 at least, rows sum to 1
     "What a teacher believes: mean over its classifiers and both mirror images, with the batch's statistics."
 
     def believe(x):
-        beliefs = [neck.classify(part).float().softmax(1) for neck, part in zip(net.necks(), net.parts(x))]
+        beliefs = [widen(neck.classify(part)).softmax(1) for neck, part in zip(net.necks(), net.parts(x))]
         return torch.stack(beliefs).mean(0)
 
     with judging(net):
@@ -546,7 +546,7 @@ def set_swap_rates(
 class DGNet(Method):
     "Joint generation and recognition; `swap` dresses people in each other's clothes."
 
-    name = 'dgnet'
+    name, shares = 'dgnet', True
     Config = DGNetConfig
     reference = DGNetConfig.reference
     swaps = True
@@ -619,7 +619,7 @@ def step(self: DGNet, batch, i):
     painted = paint(nets['generator'], structures, codes)
 
     judged = judge_losses(nets['discriminator'], clean, painted, c.weight_penalty)
-    logged = update(judged, opts['discriminator'], fabric=self.fabric)
+    logged = update(judged, opts['discriminator'])
 
     with only_training(nets['generator'], nets['appearance'], among=nets):
         losses = painting_losses(
@@ -628,7 +628,7 @@ def step(self: DGNet, batch, i):
         losses |= real_losses(logits, pids, weights)
         losses |= generated_losses(nets['appearance'], painted, pids, weights, teacher)
         losses = {name: weight * losses[name] for name, weight in weights.items()}
-        return logged | update(losses, opts['generator'], opts['appearance'], fabric=self.fabric)
+        return logged | update(losses, opts['generator'], opts['appearance'])
 
 # %% ../../nbs/44_training.dgnet.ipynb #74f78349
 @patch

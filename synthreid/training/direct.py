@@ -18,6 +18,7 @@ from ..data.augment import GEOMETRY, augment
 from ..data.batches import LabelledBatches, Pixels
 from ..models.backbones import backbone
 from ..models.reid import CentreLoss, Embedder, batch_hard_triplet, circle_loss
+from ..processes import gathered
 from .loop import Method, rate_at, set_rate, update
 
 # %% ../../nbs/41_training.direct.ipynb #a10d7fa3
@@ -95,7 +96,9 @@ def reid_losses(
     if config.weight_id:
         losses['id'] = config.weight_id * F.cross_entropy(logits, pids, label_smoothing=config.label_smoothing)
     if config.weight_triplet:
-        losses['triplet'] = config.weight_triplet * batch_hard_triplet(features, pids, config.margin)
+        losses['triplet'] = config.weight_triplet * batch_hard_triplet(
+            gathered(features), gathered(pids), config.margin
+        )
     return losses
 
 # %% ../../nbs/41_training.direct.ipynb #a923e79f
@@ -111,7 +114,8 @@ def supervised_losses(
     for neck, part in zip(net.necks(), parts):
         own = reid_losses(neck.classify(part), part, pids, config)
         if config.weight_circle:
-            own['circle'] = config.weight_circle * circle_loss(part, pids, config.circle_margin, config.circle_scale)
+            pairs = gathered(part), gathered(pids)
+            own['circle'] = config.weight_circle * circle_loss(*pairs, config.circle_margin, config.circle_scale)
         for name, loss in own.items():
             losses[name] = losses[name] + loss if name in losses else loss
     if centres is not None:
@@ -155,7 +159,7 @@ def make_centres(
 class DirectTransfer(Method):
     "A re-ID network trained on labelled source images; `embed` is all it offers to the target."
 
-    name = 'direct'
+    name, shares = 'direct', True
     Config = DirectConfig
     forwards = {'embedder': ('parts',)}
 
@@ -192,7 +196,7 @@ class DirectTransfer(Method):
         random = self.draws(i)
         images = augment(batch['images'], random, cfg.augment, cfg.strength, erasing=cfg.erasing)
         losses = supervised_losses(net, net.parts(images), batch['pids'], cfg, self.nets.get('centres'))
-        return update(losses, *self.opts.values(), fabric=self.fabric)
+        return update(losses, *self.opts.values())
 
     @torch.no_grad()
     def embed(self, images):

@@ -213,7 +213,7 @@ def _check_flip(config: FlipConfig, encoder):
 class FlipReID(Method):
     "Two views of every image, judged by the mean of their features."
 
-    name = 'flip'
+    name, shares = 'flip', True
     Config = FlipConfig
     forwards = {'embedder': ('parts',)}
 
@@ -273,7 +273,7 @@ def step(self: FlipReID, batch, i):
         if c.weight_flip:
             losses['flip'] = c.weight_flip * flip_loss(one, two)
     losses |= supervised_losses(net, parts, batch['pids'], c, self.nets.get('centres'))
-    return update(losses, *self.opts.values(), fabric=self.fabric)
+    return update(losses, *self.opts.values())
 
 # %% ../../nbs/43_training.flip.ipynb #eefbfdc9
 def view_gap(

@@ -7,6 +7,7 @@ __all__ = ['ProgressBar', 'read_metrics', 'MetricsLog', 'draw_pairs', 'draw_swap
 
 # %% ../../nbs/40b_training.hooks.ipynb #a88bf2bc
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import atomic_write, to_uint8
+from ..core import atomic_write, naming_file, to_uint8
 from .loop import Hook
 
 # %% ../../nbs/40b_training.hooks.ipynb #4087746b
@@ -42,15 +43,17 @@ class ProgressBar(Hook):
 def read_metrics(
     path,  # metrics.csv
 ) -> list:  # [(step, name, value)]
-    "The rows of metrics.csv; a last line cut by a kill is ignored."
-    with open(path, newline='') as f:
-        rows = [r for r in csv.reader(f) if len(r) == 3][1:]
-    keep = []
-    for r in rows:
+    "The rows of metrics.csv; a last line cut by a kill is ignored, others that cannot be read are a warning."
+    lines = Path(path).read_text(encoding='utf-8', errors='replace').splitlines()
+    keep, lost = [], []
+    for number, line in enumerate(lines[1:], 2):
         try:
-            keep.append((int(r[0]), r[1], float(r[2])))
-        except ValueError:
-            continue
+            step, name, value = next(csv.reader([line.replace('\0', '\N{REPLACEMENT CHARACTER}')]))
+            keep.append((int(step), name, float(value)))
+        except (ValueError, StopIteration, csv.Error):
+            lost.append(number)
+    if lost and lost != [len(lines)]:
+        warnings.warn(f'{path}: {len(lost)} rows cannot be read, the first is row {lost[0]}: left out', stacklevel=2)
     return keep
 
 # %% ../../nbs/40b_training.hooks.ipynb #ab4aab23
@@ -77,7 +80,7 @@ class MetricsLog(Hook):
     def __call__(self, method, done, losses):
         if not losses:
             return
-        with open(self.path, 'a', newline='') as f:
+        with naming_file(self.path), open(self.path, 'a', newline='') as f:
             csv.writer(f).writerows((done, name, repr(loss)) for name, loss in losses.items())
         if self.board:
             for name, loss in losses.items():

@@ -10,12 +10,13 @@ __all__ = ['TranslationKind', 'TranslationConfig', 'JointConfig', 'JointBatches'
 
 # %% ../../nbs/42_training.joint.ipynb #95e047e1
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from fastcore.basics import patch
 
-from ..core import UserError, constant, expected, step_generator, to_signed
+from ..core import UserError, check_positive, constant, expected, parse_size, step_generator, to_signed
 from ..data.augment import augment
 from ..data.batches import LabelledBatches, Pixels
 from ..data.datasets import ReidSplit
@@ -23,6 +24,7 @@ from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_l
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
 from ..models.reid import IdentityNet
+from ..processes import check_even, drawn, gathered, place, share
 from .direct import AugmentKind, reid_losses
 from .loop import Method, only_training, rate_at, set_rate, update
 
@@ -60,6 +62,8 @@ class TranslationConfig:
     n_patches: int = 256  # per image and layer
     temperature: float = 0.07  # of InfoNCE
     all_negatives: bool = False  # True: negatives from the whole batch
+    # encoder layers that PatchNCE compares, by tap; None: (0, 2, 3, 4, 8) for nine blocks, as CUT, see `nce_taps`
+    contrast_layers: tuple[int, ...] | None = None
     lr: float = 2e-4  # Adam; generator, projector, identity net
     lr_identity: float | None = None  # of the identity net alone; None: lr
     lr_discriminator: float = 2e-4  # Adam
@@ -153,18 +157,19 @@ class JointBatches:
             self.streams['target'] = LabelledBatches(target, cfg.batch_size, 0, seed, device, 1, pixels=theirs)
         if cfg.reid_batch:
             K, across = cfg.reid_images_per_id, cfg.across_cameras
+            if place().world > 1 and cfg.translation != 'none':  # the first images of every person are translated
+                check_positive(reid_images_per_id=K)
+                check_even(people_in_reid_batch=cfg.reid_batch // K)
             self.streams['reid'] = LabelledBatches(source, cfg.reid_batch, K, seed, device, 2, across, pixels=pixels)
 
     def __call__(
         self,
         i: int,  # step
-        rank: int = 0,  # this process
-        world: int = 1,  # number of processes
     ) -> dict:  # source, source_pids; target, target_camids; reid, reid_pids
         batch = {}
         for name, stream in self.streams.items():
-            drawn, label = stream(i, rank, world), 'camids' if name == 'target' else 'pids'
-            batch[name], batch[f'{name}_{label}'] = drawn['images'], drawn[label]
+            images, label = stream(i), 'camids' if name == 'target' else 'pids'
+            batch[name], batch[f'{name}_{label}'] = images['images'], images[label]
         return batch
 
 # %% ../../nbs/42_training.joint.ipynb #33e96f5b
@@ -177,6 +182,7 @@ def make_nets(
     cfg = config
     cameras = n_cameras if cfg.cameras and cfg.translation in ('gan', 'closed_form') else 0
     generator = Generator(cfg.dim, cfg.n_blocks, cfg.decoder, cameras, cfg.field_stride)
+    generator.nce_taps = cfg.contrast_layers or generator.nce_taps
     identity = IdentityNet(n_ids, generator.out_channels, cfg.head_layers, cfg.head, cfg.head_widths, cfg.pooling)
     if cfg.classifier_std:
         torch.nn.init.normal_(identity.neck.classifier.weight, std=cfg.classifier_std)
@@ -265,7 +271,7 @@ def draw_cameras(
     random: torch.Generator,  # on the device of the images
 ) -> torch.Tensor | None:  # (n,) int64; None without cameras
     "A camera for every image."
-    return torch.randint(n_cameras, (n,), generator=random, device=random.device) if n_cameras else None
+    return drawn(partial(torch.randint, n_cameras), n, generator=random, device=random.device) if n_cameras else None
 
 # %% ../../nbs/42_training.joint.ipynb #e4a401e7
 def patch_contrast(
@@ -283,9 +289,11 @@ def patch_contrast(
     queries = [sample_patches(again[tap], ids=places)[0] for tap, (_, places) in zip(taps, sampled)]
     with torch.no_grad():
         keys = project([patches.detach() for patches, _ in sampled])
-    each = [
-        patch_nce(q, k, len(images), cfg.temperature, cfg.all_negatives).mean() for q, k in zip(project(queries), keys)
-    ]
+    pairs = zip(project(queries), keys)
+    if cfg.all_negatives:
+        pairs = ((gathered(q), gathered(k)) for q, k in pairs)
+    n = len(images) * (share().world if cfg.all_negatives else 1)
+    each = [patch_nce(q, k, n, cfg.temperature, cfg.all_negatives, unit=True).mean() for q, k in pairs]
     return sum(each) / len(each)
 
 # %% ../../nbs/42_training.joint.ipynb #8d5da5c9
@@ -440,15 +448,22 @@ def check_joint(
     if config.weight_triplet and not (config.reid_images_per_id if config.reid_batch else config.images_per_id):
         remedy = 'set images_per_id (or reid_images_per_id), e.g. to 4'
         raise expected('identity batches for the triplet loss', 'shuffled ones', remedy)
+    layers, last = config.contrast_layers, 3 + config.n_blocks
+    if layers is not None and not (layers and set(layers) <= set(range(last + 1)) and len({*layers}) == len(layers)):
+        what, remedy = f'different contrast_layers between 0 and {last}', 'leave them out for those of CUT'
+        raise expected(what, layers, remedy)
     if config.translation == 'closed_form' and config.decoder != 'field':
         what = "decoder 'field' for translation='closed_form'"
         raise expected(what, repr(config.decoder), 'the others have to be trained')
+    least = (16, 8) if config.translation == 'gan' else (8, 8)  # below, a map is smaller than a kernel or its padding
+    if any(side < one for side, one in zip(parse_size(config.size), least)):
+        raise expected(f'images of at least {least[0]}x{least[1]} (H x W)', config.size, 'choose another --size')
 
 # %% ../../nbs/42_training.joint.ipynb #c7ea109e
 class JointTransfer(Method):
     "Synth-ReID: one encoder for translation and recognition."
 
-    name, Config, translates = 'joint', JointConfig, True
+    name, Config, translates, shares = 'joint', JointConfig, True, True
     forwards = {'generator': ('encode', 'decode')}
     reference = JointConfig.reference
 
@@ -492,7 +507,7 @@ def step(self: JointTransfer, batch, i, patch_ids=None):
     warm-up and without a GAN: identities alone. `patch_ids`: see `generator_losses`; for comparisons."""
     cfg, nets, G = self.config, self.nets, self.nets['generator']
     _begin_step(nets, self.opts, cfg, i)
-    learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names), fabric=self.fabric)
+    learn = lambda losses, *names: update(losses, *(self.opts[name] for name in names))
     random, joint = self.draws(i), cfg.mode == 'joint'
     if cfg.translation != 'gan' or i < cfg.warmup_steps:
         translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None

@@ -11,6 +11,7 @@ __all__ = ['update', 'only_training', 'rate_at', 'set_rate', 'TrainingDiverged',
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -22,12 +23,12 @@ from torch import nn
 from ..core import UserError, check_choice, expected, outside_autocast, pick_device, seed_everything, step_seed
 from ..data.batches import LabelledBatches, Pixels
 from ..data.datasets import ReidSplit
+from ..processes import any_process, average_gradients, averaged, is_first, place, together, told_to_all
 
 # %% ../../nbs/40_training.loop.ipynb #eff653b0
 def update(
     losses: dict,  # {name: scalar with graph}; already weighted
     *opts: torch.optim.Optimizer,  # each takes one step
-    fabric=None,  # `method.fabric`: averages gradients over the processes; None: there is one process
 ) -> dict:  # {name: detached scalar}
     "One backward through the sum of the losses, one step of every optimiser."
     for opt in opts:
@@ -35,10 +36,7 @@ def update(
     total = sum(losses.values())
     with outside_autocast(total.device):
         total.backward()
-        if fabric is not None and fabric.world_size > 1:
-            for p in (p for opt in opts for group in opt.param_groups for p in group['params']):
-                if p.grad is not None:
-                    p.grad = fabric.all_reduce(p.grad, reduce_op='mean')
+        average_gradients(p for opt in opts for group in opt.param_groups for p in group['params'])
         for opt in opts:
             opt.step()
     torch.clear_autocast_cache()  # it holds the weights of before, shortened
@@ -153,7 +151,9 @@ class FiniteWatch:
 
 # %% ../../nbs/40_training.loop.ipynb #9b26d25e
 @contextmanager
-def deferred_interrupt():
+def deferred_interrupt(
+    patience: float = 0.0,  # seconds after the first one, in which another is taken for the same
+):
     "Yield a function that tells whether Ctrl-C or a termination signal came; a second one acts at once."
     came = []
     if threading.current_thread() is not threading.main_thread():
@@ -161,9 +161,11 @@ def deferred_interrupt():
         return
 
     def note(number, frame):
-        if came:
+        if came and time.monotonic() - came[0] >= patience:
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(time.monotonic())
+        if len(came) > 1 or not is_first():
+            return
         with suppress(RuntimeError, OSError):  # it may have interrupted a print, or nobody listens any more
             said = 'stopping after this step; once more stops at once and loses what was not saved'
             print(f'\nsynthreid: {said}', file=sys.stderr, flush=True)
@@ -194,10 +196,10 @@ class Method:
     reference = None  # function that gives the published settings, where they are not the defaults
     own_test = None  # protocol under which it is tested with `embed_flipped`: mirror images are averaged inside
     translates = False  # True: `translate(images, camera=None)` gives images the look of the target
+    shares = False  # True: `step` takes a part of a batch, and gives what the whole would give, see `processes`
     swaps = False  # True: `swap_grid(appearance, structure)` dresses people in each other's clothes
     n_cameras = 0  # cameras of the target that it translates to, one by one; 0: it does not tell them apart
     forwards = {}  # {name of a net: names of what `step` calls of it}; of the others `forward`; see `compile_nets`
-    _random = None  # see `draws`
     data_on_device = 'auto'  # stored images are kept on the device: True, False, or where they fit, see `Pixels`
 
     def __init__(
@@ -213,7 +215,7 @@ class Method:
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
         # written down with the settings; methods whose nets depend on `n_cameras` add it
         self.extra = dict(n_ids=n_ids, seed=seed)
-        self.nets, self.opts = {}, {}  # by name: modules, and the optimisers that train them
+        self.nets, self.opts, self._random = {}, {}, None  # by name: modules, and the optimisers that train them
 
     @classmethod
     def uses_target(cls, config) -> bool:  # True: unlabelled target images are needed in training
@@ -329,8 +331,8 @@ class RecordedSteps:
 
     def _play(self, phase, batch, i):
         graph, places, losses = self.graphs[phase]
-        for k, place in places.items():
-            place.copy_(batch[k], non_blocking=True)
+        for k, kept in places.items():
+            kept.copy_(batch[k], non_blocking=True)
         self.method.draws(i)
         graph.replay()
         return losses
@@ -417,36 +419,41 @@ def fit(
     steps: int,  # run until this step; rates follow `config.steps`
     start: int = 0,  # first step to run (the number of steps already done)
     hooks=(),  # `Hook`s, or functions (method, steps done, losses)
-    fabric=None,  # lightning_fabric.Fabric: precision, number of this process; the same as `method.fabric`
+    fabric=None,  # lightning_fabric.Fabric: precision of the forward pass
     log_every: int = 20,  # steps whose mean losses the hooks are told at once
     recorded: bool = False,  # on a GPU: steps are played as CUDA graphs, see `RecordedSteps`
     means: LossMeans | None = None,  # losses that wait for the next row of the log, of a run that goes on
 ) -> int:  # steps done: `steps`, or fewer after an interrupt
-    "Train. Every step is seeded from (seed, step, rank); hooks look, and change nothing."
+    "Train. Every step is seeded from (seed, step); hooks look, and change nothing."
     hooks = [hook if isinstance(hook, Hook) else Call(hook) for hook in hooks]
-    done, rank, failed = start, fabric.global_rank if fabric else 0, True
+    done, failed, patience = start, True, 0.0 if place().world == 1 else 2.0  # torchrun passes Ctrl-C on a second time
     means, watch = means or LossMeans(), FiniteWatch()
     step = RecordedSteps(method) if recorded else method.step
     try:
-        with deferred_interrupt() as interrupted:
+        with deferred_interrupt(patience) as interrupted:
             for i in range(start, steps):
-                seed_everything(method.seed, i, rank)
-                with fabric.autocast() if fabric else nullcontext():
-                    losses = step(batches(i), i)
+                seed_everything(method.seed, i, 0)
+                with together():
+                    with fabric.autocast() if fabric else nullcontext():
+                        losses = step(batches(i), i)
+                    losses = averaged(losses)
                 means.add(losses)
-                watch(losses, i, next((hook.last_good for hook in hooks if hook.last_good), 'none yet'))
-                done, told = i + 1, {}
-                if done % log_every == 0:
-                    watch.finish()
-                    told = means.take()
-                for hook in hooks:
-                    hook(method, done, told)
-                if interrupted() or any(hook.stopping for hook in hooks):
+                with told_to_all():
+                    watch(losses, i, next((hook.last_good for hook in hooks if hook.last_good), 'none yet'))
+                    done, told = i + 1, {}
+                    if done % log_every == 0:
+                        watch.finish()
+                        told = means.take()
+                    for hook in hooks:
+                        hook(method, done, told)
+                if any_process(interrupted() or any(hook.stopping for hook in hooks)):
                     break
-            watch.finish()
+            with told_to_all():
+                watch.finish()
         failed = False
     finally:
         rest = means.tell()
         for hook in hooks:
             hook.close(method, done, failed, rest)
+    any_process(False)  # the first has saved
     return done

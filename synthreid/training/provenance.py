@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import UserError, atomic_write
+from ..core import UserError, atomic_write, expected
 from ..data.datasets import DatasetSpec, ReidDataset, ReidSplit
 from ..data.store import content_digests
 from ..metrics.ranking import RankingResult
@@ -48,6 +48,19 @@ def run_file(
     return next((p / name for p in (run, *run.resolve().parents[:2]) if (p / name).exists()), run / name)
 
 
+def _read_record(path) -> dict:  # 'labelled', 'unlabelled': (N,) uint64
+    "What `record_training` wrote; a `UserError` names a file that is damaged."
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            seen = {k: f[k] for k in ('labelled', 'unlabelled')}
+        if all(v.dtype == np.uint64 and v.ndim == 1 for v in seen.values()):
+            return seen
+        got = 'other arrays'
+    except Exception as e:  # a damaged archive can raise nearly anything
+        got = f'something else ({type(e).__name__})'
+    raise expected(f'a record of training images in {path}', got, 'remove it to go on without')
+
+# %% ../../nbs/47_training.provenance.ipynb #15d8023e
 def record_training(
     folder,  # run folder
     labelled: ReidSplit,  # with paths; images in memory cannot be recognised later
@@ -65,14 +78,14 @@ def record_training(
     for run in builds_on:
         if not (more := run_file(run, path.name)).exists():
             continue
-        with np.load(more) as old:
-            if run == teacher and len(own) and len(old['labelled']) and not np.isin(own, old['labelled']).any():
-                warnings.warn(
-                    f'the teacher {run} was trained on none of these pictures: its labels mean nothing unless it'
-                    ' knows the same people under the same numbers',
-                    stacklevel=2,
-                )
-            seen = {k: np.union1d(v, old[k]) for k, v in seen.items()}
+        old = _read_record(more)
+        if run == teacher and len(own) and len(old['labelled']) and not np.isin(own, old['labelled']).any():
+            warnings.warn(
+                f'the teacher {run} was trained on none of these pictures: its labels mean nothing unless it'
+                ' knows the same people under the same numbers',
+                stacklevel=2,
+            )
+        seen = {k: np.union1d(v, old[k]) for k, v in seen.items()}
     with atomic_write(path) as tmp, open(tmp, 'wb') as f:
         np.savez_compressed(f, **{k: np.setdiff1d(v, [0]) for k, v in seen.items()})
     return path
@@ -87,14 +100,7 @@ def seen_in_training(
     test = test[test.pids > 0]
     if not path.exists() or test.paths is None:
         return None
-    try:
-        with np.load(path) as f:
-            seen = {k: f[k] for k in ('labelled', 'unlabelled')}
-    except (OSError, ValueError, KeyError):
-        raise UserError(
-            f'expected a record of training images in {path}, got something else: remove the file to go on without'
-        ) from None
-    digests, said = _digests(test), []
+    seen, digests, said = _read_record(path), _digests(test), []
     for kind, what in (('labelled', ''), ('unlabelled', ' without labels')):
         hit = np.isin(digests, seen[kind])
         if hit.any():
@@ -119,19 +125,27 @@ def record_data(
     return run / 'data.json'
 
 
+def _read_noted(file) -> dict:  # {name: 'from_here', 'folder', 'layout', ...}
+    "What `record_data` wrote; a `UserError` where there is nothing, or something else."
+    remedy = 'name the folders (--source, --target)'
+    try:
+        told = json.loads(file.read_text())
+        for noted in told.values():
+            Path(noted['from_here']), Path(noted['folder']), dict(noted.get('options', {}))
+        return told
+    except OSError:
+        raise expected(f'{file}, which says where the images of the run are', 'none', remedy) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        got = f'something else ({type(e).__name__}: {e})'
+        raise expected(f'folders of data sets in {file}', got, f'remove it, and {remedy}') from None
+
+# %% ../../nbs/47_training.provenance.ipynb #6b5a7579
 def find_data(
     run,  # run folder, or a checkpoint in it
 ) -> dict[str, DatasetSpec]:  # name: how it is read, as `record_data` noted it; `root` is where it lies now
     "The data sets of a run; a `UserError` where they were not noted or are gone."
     run, found = run_file(run, 'data.json').parent, {}
-    try:
-        told = json.loads((run / 'data.json').read_text())
-    except (OSError, ValueError):
-        raise UserError(
-            f'expected {run}/data.json, which says where the images of the run are, found none: name the folders'
-            ' (--source, --target)'
-        ) from None
-    for name, noted in told.items():
+    for name, noted in _read_noted(run / 'data.json').items():
         places = (run / noted['from_here'], Path(noted['folder']))
         root = next((str(p.resolve()) for p in places if p.exists()), None)
         if root is None:

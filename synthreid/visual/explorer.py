@@ -16,6 +16,7 @@ from typing import Literal
 import anywidget
 import numpy as np
 import traitlets
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ..core import UserError, atomic_write, check_choice
@@ -37,6 +38,14 @@ def error_text(
     return str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
 
 # %% ../../nbs/51_visual.explorer.ipynb #fb5ed0cb
+def _png(picture) -> bytes:  # of a matplotlib figure, or of (H, W, 3) uint8
+    if not isinstance(picture, Figure):
+        return encode_image(picture, 'PNG')
+    out = io.BytesIO()
+    picture.savefig(out, format='png', dpi=80)
+    return out.getvalue()
+
+
 class Explorer(anywidget.AnyWidget):
     "Base of the explorers. Subclasses take `front_end(...)` and answer messages in `answer`."
 
@@ -66,6 +75,20 @@ class Explorer(anywidget.AnyWidget):
     def set_state(self, sync_data):
         "Traits that the browser has changed; whoever observes them may fail."
         self._attempt(('traits', *sorted(sync_data)), lambda: super(Explorer, self).set_state(sync_data))
+
+    def still(self):  # a matplotlib figure, or (H, W, 3) uint8; None: nothing to be seen yet
+        "What is shown, as a picture."
+
+    def __repr__(self):
+        told = (type(self).__doc__ or '').strip().split('\n')[0].rstrip('.')
+        return f'{type(self).__name__}: {told[:1].lower()}{told[1:]} (interactive in a running or trusted notebook)'
+
+    def _repr_mimebundle_(self, **options):
+        data, metadata = super()._repr_mimebundle_(**options)
+        data['text/plain'] = repr(self)
+        if (picture := self.still()) is not None:
+            data['image/png'] = base64.b64encode(_png(picture)).decode()
+        return data, metadata
 
     def answer(
         self,

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import traitlets
 
@@ -20,6 +21,7 @@ from ..training.checkpoint import Checkpointer, list_checkpoints, load_checkpoin
 from ..training.hooks import MetricsLog
 from ..training.loop import Hook, Method, fit
 from .explorer import Explorer, error_text, front_end, sprite_sheet
+from .plots import plot_losses
 
 # %% ../../nbs/51_visual.live.ipynb #d97dcd0b
 class _Thinned:
@@ -138,6 +140,16 @@ class LiveView(Explorer, Hook):
         self._refresh()
         with self._lock:
             self.state = 'failed' if failed else 'finished' if done >= self.steps else 'stopped'
+
+# %% ../../nbs/51_visual.live.ipynb #6bdc8f79
+def _still(view):  # the losses so far; before there are any the pictures, if it has some
+    rows = [(step, name, value) for name, curve in view.curves.items() for step, value in curve]
+    if rows:
+        return plot_losses(pd.DataFrame(rows, columns=['step', 'name', 'value']))
+    return None if view.images is None else np.concatenate(to_uint8(view.images), 1)
+
+
+LiveView.still = _still  # beside the widget in a saved notebook
 
 # %% ../../nbs/51_visual.live.ipynb #c0032795
 class LiveTraining(LiveView):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'MARKERS', 'LINES', 'styled', 'new_figure', 'as_pixels', 'show_picture', 'image_grid',
-           'plot_translations', 'plot_ranked_lists', 'plot_cmc', 'read_losses', 'plot_losses', 'embed_2d',
-           'plot_embedding', 'plot_results', 'plot_distances', 'plot_cameras', 'plot_reliability']
+           'plot_translations', 'plot_ranked_lists', 'plot_cmc', 'plot_losses', 'embed_2d', 'plot_embedding',
+           'plot_results', 'plot_distances', 'plot_cameras', 'plot_reliability']
 
 # %% ../../nbs/50_visual.plots.ipynb #926191cd
 from functools import wraps
@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..core import UserError, check_choice, to_uint8
 from ..data.datasets import ReidDataset
+from ..metrics.projection import principal_plane
 from ..metrics.ranking import RankingResult
 
 # %% ../../nbs/50_visual.plots.ipynb #6e3206bc
@@ -283,7 +284,7 @@ def plot_cmc(
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #3d345a40
-def read_losses(
+def _read_losses(
     metrics,  # path of metrics.csv, or a DataFrame: long (step, name, value) or wide (step and a column per loss)
 ) -> pd.DataFrame:  # columns step, name, value
     "Losses in long format; a last line cut off by a killed run is dropped."
@@ -303,13 +304,13 @@ def read_losses(
 # %% ../../nbs/50_visual.plots.ipynb #64ef2e80
 @styled
 def plot_losses(
-    metrics,  # as in `read_losses`
+    metrics,  # as in `_read_losses`
     names=None,  # losses to show; None: all, in order of appearance
-    smooth: int = 9,  # rows in the running mean
+    smooth: int = 9,  # rows in the running mean; of a short run fewer, at most a quarter of its rows
     n_columns: int = 4,  # panels side by side
 ) -> Figure:
     "Loss curves, one panel each."
-    table = read_losses(metrics)
+    table = _read_losses(metrics)
     names = list(names or table.name.unique())
     if missing := set(names) - set(table.name):
         raise UserError(f'no loss named {", ".join(sorted(missing))}: there are {", ".join(table.name.unique())}')
@@ -323,8 +324,9 @@ def plot_losses(
             ax.axis('off')
             continue
         one = table[table.name == names[i]].sort_values('step')
+        window = max(1, min(smooth, len(one) // 4))
         ax.plot(one.step, one.value, color=OKABE_ITO[5], lw=0.8, alpha=0.7)
-        ax.plot(one.step, one.value.rolling(smooth, min_periods=1, center=True).mean(), color=OKABE_ITO[0], lw=1.8)
+        ax.plot(one.step, one.value.rolling(window, min_periods=1, center=True).mean(), color=OKABE_ITO[0], lw=1.8)
         ax.set_title(names[i], pad=3)
         ax.tick_params(labelsize=7.5)
         ax.locator_params(nbins=4)
@@ -342,25 +344,21 @@ def embed_2d(
     min_dist: float = 0.1,  # UMAP: how tightly points may be packed (0.1, its default)
 ) -> np.ndarray:  # (N, 2) float32
     "Two coordinates per image."
+    check_choice(('umap', 'pca'), method=method)
+    if method == 'pca':
+        return principal_plane(features)[0]
     x = np.asarray(features.detach().float().cpu() if isinstance(features, torch.Tensor) else features, np.float32)
     if x.ndim != 2 or len(x) < 4 or not np.isfinite(x).all():
-        raise UserError(f'expected at least 4 finite features (N, D), got shape {x.shape}')
-    check_choice(('umap', 'pca'), method=method)
-    if method == 'umap':
-        import warnings
+        raise UserError(f'expected at least 4 finite features (N, D), got shape {x.shape}: give one row per image')
+    import warnings
 
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # it warns that a fixed seed means one thread
-            from umap import UMAP
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # it warns that a fixed seed means one thread
+        from umap import UMAP
 
-            n_neighbors = min(n_neighbors, len(x) - 1)
-            umap = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, metric='cosine', random_state=seed)
-            return umap.fit_transform(x).astype(np.float32)
-    x = x - x.mean(0)
-    _, _, axes = np.linalg.svd(x, full_matrices=False)
-    axes = axes[:2]
-    axes = axes * np.sign(axes[:, np.abs(axes).argmax(1)].diagonal())[:, None]  # the same picture everywhere
-    return np.pad(x @ axes.T, ((0, 0), (0, 2 - len(axes)))).astype(np.float32)
+        n_neighbors = min(n_neighbors, len(x) - 1)
+        umap = UMAP(n_neighbors=n_neighbors, min_dist=min_dist, metric='cosine', random_state=seed)
+        return umap.fit_transform(x).astype(np.float32)
 
 # %% ../../nbs/50_visual.plots.ipynb #44b5ab24
 def _group_faces(n) -> tuple:  # inside and edge of the markers of n groups
@@ -435,7 +433,7 @@ def plot_embedding(
 def plot_results(
     table: pd.DataFrame,  # from `results_table`
     metrics=('mAP', 'rank1'),  # columns to show, a panel each
-    runs=None,  # the rows that went into the table, to draw the single seeds; None: only mean and spread
+    runs=None,  # the rows that went into the table: single seeds as hollow marks; None: only mean and spread
     labels=None,  # {column: text on the axis}; None: the column names
 ) -> Figure:
     "Methods below each other, numbers with their spread over the seeds."
@@ -454,18 +452,27 @@ def plot_results(
         for i, name in enumerate(methods):
             c = OKABE_ITO[i % 8]
             own = [r[m] * scale for r in runs or () if r['method'] == name and m in r]
-            ax.plot(own, np.full(len(own), i + 0.2), MARKERS[i % 8], mfc='none', mec=c, ms=3.5, mew=0.8)
+            if len(own) > 1:
+                ax.plot(own, np.full(len(own), i + 0.2), MARKERS[i % 8], mfc='none', mec=c, ms=3.5, mew=0.8)
             sd = table[m + '_sd'].iloc[i]
             bar, look = None if np.isnan(sd) else sd, dict(color=c, ms=6.5, capsize=3, lw=1.5)
             ax.errorbar(table[m].iloc[i], i, xerr=bar, fmt=MARKERS[i % 8], **look)
         ax.set(xlabel=labels.get(m, m))
         ax.grid(axis='x', alpha=0.3)
         ax.margins(x=0.12)
+        ax.set_xlim(left=min(0, ax.get_xlim()[0] if (table[m] < 0).any() else 0))
     axes[0, 0].set(
         yticks=range(len(methods)),
         yticklabels=[f'{k} ({n} seed{"s" if n > 1 else ""})' for k, n in zip(methods, table.seeds)],
         ylim=(len(methods) - 0.5, -0.5),
     )
+    if runs and (table.seeds > 1).any():
+        look = dict(ls='', marker=MARKERS[0], color='0.35')
+        keys = (
+            Line2D([], [], label='mean, and its spread over seeds', ms=6.5, **look),
+            Line2D([], [], label='one seed', mfc='none', ms=3.5, **look),
+        )
+        fig.legend(handles=keys, loc='outside lower center', ncols=2, fontsize=8)
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #f56fb7d4

@@ -111,6 +111,10 @@ class SwapExplorer(Explorer):
         info['appearances'] = [str(v) for v in appearances] or [f'person {chr(65 + i)}' for i in range(rows)]
         info['structures'] = [str(v) for v in structures] or [f'person {i + 1}' for i in range(columns)]
         super().__init__(info=info, sheet=sprite_sheet(images, 32), other=min(1, rows - 1))
+        self._grid = *ends, swaps
+
+    def still(self):
+        return plot_swaps(*self._grid)
 
 # %% ../../nbs/51_visual.swaps.ipynb #7952095e
 def explore_swaps(
