@@ -404,7 +404,7 @@ def _names(paths, folder) -> list:  # of Path
     return names
 
 # %% ../nbs/57_commands.ipynb #0ed959d9
-_RECORD = 'made_from.json'  # in a folder of many pictures: what they were made from
+_RECORD = '.made_from.json'  # in a folder of many pictures: what they were made from
 
 
 def _check_new(out):
