@@ -216,8 +216,8 @@ def train(
     from synthreid.training.runs import Run
 
     join(device)
-    check_alone(compile=compile, recorded=recorded)
     with told_to_all():
+        check_alone(compile=compile, recorded=recorded)
         specs = _sources(source, source_layout, source_options, source_pattern)
         told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
         told['target'] = _dataset(target, layout, options, pattern) if target else None

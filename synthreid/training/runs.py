@@ -417,10 +417,10 @@ def train(
 ) -> tuple[Method, int]:  # as trained, and the steps done: fewer than config.steps after an interrupt
     "Train, or go on where the run stopped; one command at a time, of which the first process writes."
     join(self.device)
-    check_alone(compile=compile, recorded=recorded)
     folder, first = Path(self.folder), is_first()
     with ExitStack() as held:
         with told_to_all():
+            check_alone(compile=compile, recorded=recorded)
             method, target, settings, named = _begin(self, source, target, checkpoint_every=checkpoint_every)
             self._built = {}
             if first:
