@@ -25,10 +25,10 @@ import torch
 
 from synthreid.core import atomic_write, pick_device, step_generator, to_signed
 from synthreid.data.datasets import ReidSplit
+from synthreid.data.store import render_people
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.metrics.features import random_features
 from synthreid.metrics.swaps import evaluate_swaps
-from synthreid.render.folder import render_images
 from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
 from synthreid.training.dgnet import (
     DGNet,
@@ -75,16 +75,8 @@ def keep(name, value):
         tmp.write_text(json.dumps(told, indent=1))
 
 
-def people(first, n, per_id, size, **effects):
-    r = render_images(
-        'game',
-        np.repeat(np.arange(first, first + n), per_id),
-        np.tile(np.arange(per_id), n),
-        size=size,
-        seed=1,
-        **effects,
-    )
-    return ReidSplit(None, r.pids, r.camids, r.images)
+def render_more(first, n, per_id, size, **effects):
+    return render_people('game', np.arange(first, first + n), per_id, size, seed=1, **effects)
 
 
 def ask(split, per_id, first=2):
@@ -145,7 +137,7 @@ def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fin
     fine-grained head that nobody taught is not tested."""
     size, settings = '48x24', dict(WORLDS[world])
     (per_id, per_test), effects, at = (settings.pop(k) for k in ('per_id', 'effects', 'at'))
-    train, test = people(0, 60, per_id, size, **effects).relabel(), people(60, 60, per_test, size, **effects)
+    train, test = render_more(0, 60, per_id, size, **effects).relabel(), render_more(60, 60, per_test, size, **effects)
     query, gallery = ask(test, per_test)
     settings = {
         **SMALL,
@@ -202,7 +194,7 @@ def ablation(seeds=(0, 1, 2), world='streets', rows=('baseline', 'primary', 'fin
 
 def swaps(steps=1000, seed=0):
     size = '64x32'
-    train, test = people(0, 60, 12, size, **STUDIO).relabel(), people(60, 60, 8, size, **STUDIO)
+    train, test = render_more(0, 60, 12, size, **STUDIO).relabel(), render_more(60, 60, 8, size, **STUDIO)
     query, gallery = ask(test, 8)
     began = time.process_time()
     teacher = train_direct(train, size, seed, 200)
@@ -260,7 +252,7 @@ def report(method, judge, test, history, more):
 def judged_again():
     "The swaps of the checkpoint that lies with the tests, measured once more (its training is not repeated)."
     size = '64x32'
-    train, test = people(0, 60, 12, size, **STUDIO).relabel(), people(60, 60, 8, size, **STUDIO)
+    train, test = render_more(0, 60, 12, size, **STUDIO).relabel(), render_more(60, 60, 8, size, **STUDIO)
     method = load_method(HERE.parent / 'nbs/examples/dgnet_run', 'cpu')
     told = json.loads((HERE / 'dgnet.json').read_text())['swaps']
     report(

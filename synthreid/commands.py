@@ -408,7 +408,7 @@ def _names(paths, folder) -> list:  # of Path
     return names
 
 # %% ../nbs/57_commands.ipynb #0ed959d9
-_RECORD = 'made_from.json'  # in a folder of many pictures: what they were made from
+_RECORD = '.made_from.json'  # in a folder of many pictures: what they were made from
 
 
 def _check_new(out):
@@ -656,7 +656,7 @@ def import_reference(
     size: str = '256x128',  # H x W of the images it was trained on
 ):
     "Turn checkpoints of the original Synth-ReID code into a run of this package."
-    from synthreid.training.exchange import import_reference as convert
+    from synthreid.training.exchange import convert_reference as convert
 
     print(f'run in {convert(generator, id_net, out, discriminator, mlp, size)}')
 

@@ -18,8 +18,8 @@ from synthreid.models.dgnet import (
     MultiScaleDiscriminator,
     SwapGenerator,
     adversarial_loss,
-    discriminator_losses,
     judging,
+    multi_scale_losses,
 )
 from synthreid.render.folder import render_folder
 from synthreid.training.contract import check_method
@@ -169,7 +169,7 @@ def test_networks_and_losses(name):
         check('cross_ab_scaledcode', normalise(fake))
         for i, verdicts in enumerate(D(a)):
             check(f'D_out{i}', verdicts)
-    losses = discriminator_losses(D, a, fake)
+    losses = multi_scale_losses(D, a, fake)
     sum(losses.values()).backward()
     number = lambda key: float(ARRAYS[key + suffix])
     assert sum(losses.values()).item() == pytest.approx(number('loss/dis_total'), rel=tolerance)

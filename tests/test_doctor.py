@@ -17,9 +17,10 @@ from PIL import Image
 
 from synthreid.cli import main
 from synthreid.core import UserError
-from synthreid.data.datasets import READERS, write_manifest
+from synthreid.data.datasets import READERS, ReidDataset, ReidSplit, write_manifest
 from synthreid.data.doctor import (
     check_outputs,
+    count_images,
     examine,
     find_duplicates,
     list_everything,
@@ -710,3 +711,44 @@ def test_no_manifest_makes_it_fail(content, suffix):
         assert not [f for f in d.findings if 'the reader fails' in f.message], d.report()
         if d.dataset is not None:
             plot_cameras(d.dataset)
+
+
+def test_what_was_not_read_is_not_tabulated(tmp_path):
+    "A folder per person without cameras; a test in which all are on two cameras; a manifest."
+    make_layout('folders', tmp_path / 'people')
+    d = examine(tmp_path / 'people', progress=False)
+    assert d.dataset.rule == 'no_cameras' and ' camera' not in str(d.dataset).replace('no_cameras', '')
+    assert count_images(d.dataset).index.tolist() == ['not read'] and 'not read' in d.report()
+    for ax in plot_cameras(d.dataset).axes:
+        assert [t.get_text() for t in ax.get_xticklabels()] == ['not read']
+    assert 'no_cameras' in named(d)
+    two = ReidSplit([f'{i}.jpg' for i in range(8)], np.repeat([1, 2, 3, 4], 2), [0, 1] * 4)
+    fig = plot_cameras(ReidDataset('two', two, two[:0], two[:0]))
+    for ax, wanted in zip(fig.axes, ([0, 1], [2])):
+        ticks = [t for t in ax.get_xticks() if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]]
+        assert ticks == wanted
+    table = write_manifest(d.dataset, tmp_path / 'people' / 'table.csv')
+    assert examine(table, progress=False).report().splitlines()[0] == f'{table}: a manifest'
+
+
+def test_cameras_of_pictures_without_labels_are_counted(tmp_path):
+    for camera in ('door', 'yard'):
+        make_layout('folders', tmp_path / camera)
+    d = examine(tmp_path, 'unlabelled', progress=False)
+    assert count_images(d.dataset).index.tolist() == [0, 1] and '2 cameras' in str(d.dataset)
+    assert 'no_cameras' not in named(d)
+
+
+def test_turned_and_oversized_pictures_are_told(tmp_path):
+    make_layout('market1501', tmp_path)
+    lying, huge, *_ = sorted((tmp_path / 'query').iterdir())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(lying) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(lying, exif=exif)
+    Image.new('1', (9000, 9000)).save(huge, format='PNG')
+    d = examine(tmp_path, progress=False, sample=0)
+    found = {f.name: f for f in d.findings}
+    assert found['turned'].severity == 'note' and found['turned'].files == [str(lying)]
+    assert 'landscape' not in found, 'it stands when it is read'
+    assert len(found['broken'].files) == 1 and '9000x9000, more than 34 million pixels' in found['broken'].files[0]

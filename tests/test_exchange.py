@@ -18,7 +18,14 @@ from synthreid.models.backbones import backbone, load_weights
 from synthreid.render.folder import render_images
 from synthreid.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
 from synthreid.training.direct import DirectConfig
-from synthreid.training.exchange import export_onnx, import_reference, model_card, pull_from_hub, push_to_hub, stage_run
+from synthreid.training.exchange import (
+    convert_reference,
+    export_onnx,
+    model_card,
+    pull_from_hub,
+    push_to_hub,
+    stage_run,
+)
 from synthreid.training.joint import JointConfig
 from synthreid.training.methods import make_method
 from synthreid.training.runs import Run, find_checkpoint, load_method
@@ -82,7 +89,7 @@ def theirs(tmp_path_factory):
 
 def test_imported_run_has_the_numbers_of_the_reference(theirs, tmp_path):
     info, z = load('synthreid_nets')
-    run = import_reference(**theirs, out=tmp_path / 'run', size='64x32')
+    run = convert_reference(**theirs, out=tmp_path / 'run', size='64x32')
     meta = read_meta(find_checkpoint(run))
     assert (
         meta['n_ids'] == 17
@@ -116,7 +123,7 @@ def test_statistics_travel_too(theirs, tmp_path):
         'generator': theirs['generator'],
         'id_net': their_file(tmp_path / 'id', info['specs']['id_net'], 63, 0.03, statistics=True),
     }
-    method = load_method(import_reference(**files, out=tmp_path / 'run'), 'cpu')
+    method = load_method(convert_reference(**files, out=tmp_path / 'run'), 'cpu')
     means, variances = (
         [v for k, v in method.nets['identity'].state_dict().items() if k.endswith(s)]
         for s in ('running_mean', 'running_var')
@@ -131,12 +138,12 @@ def test_statistics_travel_too(theirs, tmp_path):
 
 def test_what_does_not_fit_is_a_table(theirs, tmp_path):
     with pytest.raises(UserError, match='our_shape') as e:
-        import_reference(theirs['generator'], theirs['id_net'], tmp_path / 'run', dim=32)
+        convert_reference(theirs['generator'], theirs['id_net'], tmp_path / 'run', dim=32)
     assert 'encoder.1.0.weight (64, 3, 7, 7)' in ' '.join(str(e.value).split()) and '(32, 3, 7, 7)' in str(e.value)
     with pytest.raises(UserError, match='do not fit'):
-        import_reference(theirs['generator'], theirs['id_net'], tmp_path / 'run', discriminator=theirs['mlp'])
+        convert_reference(theirs['generator'], theirs['id_net'], tmp_path / 'run', discriminator=theirs['mlp'])
     with pytest.raises(UserError, match="got 'blocks'"):
-        import_reference(theirs['generator'], theirs['id_net'], tmp_path / 'run', blocks=3)
+        convert_reference(theirs['generator'], theirs['id_net'], tmp_path / 'run', blocks=3)
     assert not (tmp_path / 'run').exists()
 
 
@@ -167,7 +174,7 @@ def test_hostile_and_broken_files(theirs, tmp_path, make):
     else:
         bad.write_text('not a checkpoint')
     with pytest.raises(UserError, match='bad.pth.tar'):
-        import_reference(bad, bad, tmp_path / 'run')
+        convert_reference(bad, bad, tmp_path / 'run')
     with pytest.raises(UserError, match='bad.pth.tar'):
         load_weights(backbone('resnet_small'), bad)
     assert not mark.exists() and not (tmp_path / 'run').exists()
@@ -190,7 +197,7 @@ def test_evaluate_an_imported_run(tmp_path):
             },
             files[theirs_name],
         )
-    run = import_reference(**files, out=tmp_path / 'run', size='32x16', **SMALL)
+    run = convert_reference(**files, out=tmp_path / 'run', size='32x16', **SMALL)
     r = render_images('camera', np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4), size=(32, 16))
     split = ReidSplit(None, r.pids, r.camids, r.images)
     results = [

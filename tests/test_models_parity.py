@@ -11,11 +11,15 @@ from reference import FIXTURES, backbone_input, by_formula, fill, load, stage_nu
 from safetensors.torch import save_file
 
 from synthreid.core import UserError
+from synthreid.metrics import translation
+from synthreid.metrics.translation import EdgeHistograms
+from synthreid.models import backbones, dgnet, discriminator, generator, patchnce, reid
 from synthreid.models.backbones import backbone, load_weights
 from synthreid.models.discriminator import PatchDiscriminator, feature_match_loss
 from synthreid.models.generator import Generator
 from synthreid.models.patchnce import PatchProjector, patch_nce
-from synthreid.models.reid import CentreLoss, Embedder, IdentityNet, RegionalEmbedder, encoder_backbone
+from synthreid.models.reid import CentreLoss, Embedder, IdentityNet, RegionalEmbedder, encoder_backbone, encoder_weights
+from synthreid.training.dgnet import DGNetConfig, make_swap_nets
 from synthreid.training.joint import JointConfig, make_nets, patch_contrast
 
 
@@ -215,18 +219,73 @@ def test_small_resnet_equals_torchvision():
     assert all(np.allclose(got[key], want[key], rtol=1e-9, atol=1e-9) for key in want)
 
 
-def test_no_class_attribute_hides_a_module():
-    "`nn.Module` looks at its own registers last: an attribute of the class of the same name would be found before."
+def every_net() -> list:
+    "Nets in which every class of the package occurs."
     nets = [backbone(name) for name in ('resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0')]
     nets += [Generator(8, 1, kind, n_cameras=2) for kind in ('transposed', 'resize', 'field')]
     small = dict(layers=(1, 1), block='basic', widths=(8, 8))
     nets += [PatchDiscriminator(8), PatchProjector([8]), IdentityNet(3, 8, **small), encoder_backbone(dim=8, **small)]
     nets += [Embedder(nets[0], 3, 'gem'), RegionalEmbedder(backbone('resnet_small'), 4), CentreLoss(3, 4)]
-    for net in nets:
+    swap = DGNetConfig(backbone='resnet_small', width=8, structure_dim=8, n_blocks=1, discriminator_dim=8, hidden=8)
+    return [*nets, *make_swap_nets(swap, 3).values(), EdgeHistograms()]
+
+
+def test_no_class_attribute_hides_a_module():
+    "`nn.Module` looks at its own registers last: an attribute of the class of the same name would be found before."
+    seen = set()
+    for net in every_net():
         for name, m in net.named_modules():
+            seen.add(type(m))
             registered = {*m._modules, *m._parameters, *m._buffers}
             hidden = [n for n in registered if n in dir(type(m))]
             assert not hidden, f'{type(net).__name__}.{name}: {hidden}'
+    floors = (backbones, dgnet, discriminator, generator, patchnce, reid, translation)
+    classes = {c for module in floors for c in vars(module).values() if isinstance(c, type)}
+    ours = {c for c in classes if issubclass(c, torch.nn.Module) and c.__module__.startswith('synthreid')}
+    assert ours - seen <= {generator.TappedEncoder}, 'a class that no net here has'
+
+
+def test_encoder_backbone_computes_what_the_reference_does():
+    "Encoder and identity net as one backbone: the embedding of Synth-ReID's own code, stored."
+    info, z = load('synthreid_nets')
+    made, _, id_net = nets_of(info)
+    state = {f'generator.{k}': v for k, v in made.state_dict().items()}
+    state |= {f'identity.{k}': v for k, v in id_net.state_dict().items()}
+    net = encoder_backbone()
+    net.load_state_dict(encoder_weights(state))
+    x = torch.tensor(np.random.RandomState(info['seed'] + 100).uniform(-1, 1, info['in0']).astype(np.float32)).double()
+    with torch.no_grad():
+        code = id_net.double().eval().neck(net.double().eval()(x))
+    want, got = z['in0/I.eval_embedding_f64'], sample(code, 512)
+    assert got.shape == want.shape and abs(got - want).max() <= 1e-11 * abs(want).max()
+
+
+def test_regional_embedder_equals_its_parts_of_torchvision():
+    "FlipReID's two branches, written out with torchvision's ResNet-18: names and counts alone would not show a slip."
+    net = by_formula(RegionalEmbedder(backbone('resnet18'), 5).double()).eval()
+    for head, power in zip(net.heads, (1.0, 1.5, 3.0)):
+        head.pool.p.data.fill_(power)
+    trunk, whole, regional = (torchvision.models.resnet18(weights=None).double().eval() for _ in range(3))
+    trunk.layer4, trunk.avgpool, trunk.fc = (torch.nn.Identity() for _ in range(3))
+    trunk.load_state_dict(net.backbone.body.state_dict())
+    whole.layer4.load_state_dict(net.whole.state_dict())
+    regional.layer4.load_state_dict(net.regional.state_dict())
+    assert not torch.equal(whole.layer4[0].conv1.weight, regional.layer4[0].conv1.weight)
+
+    def pooled(maps, power):
+        return maps.clamp(min=1e-6).pow(power).mean((2, 3)).pow(1 / power).clamp(0, 1)
+
+    x = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        maps = ((x + 1) / 2 - mean) / std
+        for part in ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3'):
+            maps = getattr(trunk, part)(maps)
+        parts, high = [pooled(whole.layer4(maps), 1.0)], regional.layer4(maps)
+        for conv, power, rows in zip(net.convolutions, (1.5, 3.0), (slice(0, 1), slice(1, 3))):
+            parts.append(pooled(F.relu(F.conv2d(high[:, :, rows], conv.weight, conv.bias, padding=1)), power))
+        got, want = net(x), torch.cat(parts, 1)
+    assert got.shape == (2, 1024) and want.std() > 1e-3 and (got - want).abs().max() < 1e-9
 
 
 PREFIXES = ['', 'module.', 'backbone.', 'base.', 'model.', 'module.base.', 'model.backbone.', 'module.model.backbone.']

@@ -1,5 +1,6 @@
 """The package as an installed library: what importing it may need, and what settings.ini promises."""
 
+import ast
 import json
 import os
 import shlex
@@ -112,3 +113,21 @@ def test_extras(tmp_path):
     for extra, lines in extras.items():
         assert read(sections[extra].splitlines()) == read(lines), extra
     assert read(sections['all'].splitlines()) == set().union(*(read(lines) for lines in extras.values()))
+
+
+COMMANDS = {'app', 'explore', 'reproduce'}  # functions, and the commands that call them
+
+
+def test_one_name_has_one_meaning():
+    "What a module exports no other exports, too; a command may be called like the function that it runs."
+    homes = {}
+    for file in sorted((root / 'synthreid').rglob('*.py')):
+        for node in ast.parse(file.read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ['__all__']:
+                for name in ast.literal_eval(node.value):
+                    homes.setdefault(name, []).append(file.relative_to(root / 'synthreid').as_posix())
+    twice = {name: where for name, where in homes.items() if len(where) > 1}
+    assert len(homes) > 300
+    assert twice.keys() <= COMMANDS and all('commands.py' in where and len(where) == 2 for where in twice.values()), (
+        twice
+    )

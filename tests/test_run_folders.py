@@ -102,7 +102,7 @@ def test_a_quota_in_the_middle_of_a_file(home, tmp_path, capfd):
 
 def test_full_disk_of_a_table(home, tmp_path, capfd):
     "Other commands that write: one line, and no half a file."
-    with largest_file(300):
+    with largest_file(4000):  # the output of this test goes into a file, too
         code = main(['embed', str(home / 'game'), '--run', str(home / 'whole'), '--out', str(tmp_path / 'f.npz')])
     assert code == 2 and not list(tmp_path.iterdir())
     one_line(capfd, 'f.npz')

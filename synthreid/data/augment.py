@@ -91,14 +91,14 @@ def photometric(
 ) -> torch.Tensor:  # same shape, in [-1, 1]
     "A random camera for every image: tone curve, saturation, channel mixing, gain, haze, light field, blur, noise."
     B, _, H, W = x.shape
-    r = lambda *shape: (
-        drawn(torch.rand, B, *shape, generator=generator, device=x.device).mul(2).sub(1)
-    )  # uniform in [-1, 1]
+    wide = torch.promote_types(x.dtype, torch.float32)  # float64 images are changed in float64
+    uniform = lambda *shape: drawn(torch.rand, B, *shape, generator=generator, device=x.device)
+    r = lambda *shape: uniform(*shape).to(wide).mul(2).sub(1)  # in [-1, 1]
     u = x.add(1).mul(0.5).clamp(1e-3, 1) ** torch.exp(0.4 * strength * r(1, 1, 1))
     grey = u.mean(1, keepdim=True)
     u = grey + (u - grey) * (1 + 0.5 * strength * r(1, 1, 1))
-    mix = torch.eye(3, device=x.device) + 0.1 * strength * r(3, 3)
-    u = torch.einsum('bij,bjhw->bihw', mix.to(u.dtype), u)
+    mix = torch.eye(3, device=x.device, dtype=wide) + 0.1 * strength * r(3, 3)
+    u = torch.einsum('bij,bjhw->bihw', mix, u)
     u = u * torch.exp(0.35 * strength * r(1, 1, 1) + 0.15 * strength * r(3, 1, 1))
     if light:
         u = u * torch.exp(light * F.interpolate(r(1, 4, 2), (H, W), mode='bicubic', align_corners=False))
@@ -125,8 +125,9 @@ def colour_jitter(
     saturation: float = 0.0,  # likewise, around each pixel's grey (torchreid: none)
 ) -> torch.Tensor:  # same shape, in [-1, 1]
     "Random brightness, contrast and saturation, in this order."
-    r = lambda: drawn(torch.rand, len(x), 1, 1, 1, generator=generator, device=x.device).mul(2).sub(1)
-    factor = lambda amount: 1 + amount * r()
+    wide = torch.promote_types(x.dtype, torch.float32)
+    draw = lambda: drawn(torch.rand, len(x), 1, 1, 1, generator=generator, device=x.device).to(wide)
+    factor = lambda amount: 1 + amount * draw().mul(2).sub(1)
     u = (x.add(1).mul(0.5) * factor(brightness)).clamp(0, 1)
     grey = _luminance(u).mean((2, 3), keepdim=True)
     u = (grey + (u - grey) * factor(contrast)).clamp(0, 1)

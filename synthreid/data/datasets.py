@@ -87,6 +87,14 @@ def _unseen(split, other) -> ReidSplit:
     return split[np.array([p not in seen for p in split.paths], bool)]
 
 
+def _tell_shared(name, train, more):
+    "People of training and test under one number become one person when both are trained on: right, or a mishap."
+    if n := len(np.intersect1d(train.pids[train.pids > 0], more.pids[more.pids > 0])):
+        message = f'{n} identities of {name} have the same number in train and gallery and count as one person each'
+        remedy = 'if they are different people, train on the training pictures alone (--train-only)'
+        warnings.warn(Concern('train_test_identities', message, remedy), stacklevel=3)
+
+
 @dataclass
 class ReidDataset:
     "Three splits and the protocol that their query and gallery are meant for."
@@ -96,6 +104,7 @@ class ReidDataset:
     query: ReidSplit
     gallery: ReidSplit
     protocol: str = 'market1501'  # a rule of `synthreid.metrics.ranking`, then the split and its seed
+    names: dict = field(default_factory=dict, repr=False, compare=False)  # 'pid', 'camid': {number: word it stands for}
 
     @property
     def rule(self) -> str:  # the part that `evaluate_reid(protocol=...)` takes
@@ -105,19 +114,28 @@ class ReidDataset:
     def splits(self) -> dict[str, ReidSplit]:
         return dict(train=self.train, query=self.query, gallery=self.gallery)
 
+    @property
+    def has_cameras(self) -> bool:  # whether any camera was read
+        return self.rule != 'no_cameras' or any(s.camids.any() for s in self.splits.values())
+
     def labelled(
         self,
         junk: bool = False,  # True: with junk and distractors (pid < 1)
     ) -> ReidSplit:  # identities renumbered
         "Train and gallery merged (Synth-ReID's 'combineall')."
-        both = self.train + _unseen(self.gallery, self.train)
+        more = _unseen(self.gallery, self.train)
+        _tell_shared(self.name, self.train, more)
+        both = self.train + more
         return (both if junk else both[both.pids > 0]).relabel()
 
     def __str__(self):
         rows = [f'{self.name} (protocol {self.protocol})']
         for k, s in self.splits.items():
             people, cameras = s[s.pids > 0].n_ids, len(np.unique(s.camids))
-            rows.append(f'  {k:8}{len(s):7d} images {people:5d} identities {cameras:3d} cameras')
+            row = f'  {k:8}{len(s):7d} {"image" if len(s) == 1 else "images":6} {people:5d} '
+            row += f'{"identity" if people == 1 else "identities":10}'
+            row += f' {cameras:3d} camera{"s" * (cameras != 1)}' * self.has_cameras
+            rows.append(row.rstrip())
         return '\n'.join(rows)
 
 # %% ../../nbs/11_data.datasets.ipynb #2bd17be5
@@ -214,8 +232,8 @@ def _is_missing(
 def _odd_words(keys: set) -> list:  # words
     "Keys that are words where most are numbers."
     single = [str(*k) for k in keys if len(k) == 1]
-    words = sorted(k for k in single if not _whole.fullmatch(k))
-    return words if len(words) < sum(int(k) > 0 for k in set(single) - set(words)) else []
+    words = sorted(k for k in single if not re.fullmatch(r'-?\d+', k))
+    return words if len(words) < len([k for k in single if k.strip('0').isdecimal()]) else []
 
 
 def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are numbers, texts that are one
@@ -235,6 +253,11 @@ def _numbers(keys: set, first: int) -> tuple:  # {key: number}, whether all are 
     return {k: number[p] for k, p in plain.items()}, written, alike
 
 # %% ../../nbs/11_data.datasets.ipynb #d02919a5
+def _words(number_of: dict) -> dict:  # {number: text}
+    "What people or cameras are called, where that is one word each."
+    return {n: str(*key) for key, n in sorted(number_of.items(), reverse=True) if len(key) == 1}
+
+
 class Concern(UserWarning):
     "What a reader noticed although it could read; the doctor lists it under `name`."
 
@@ -328,9 +351,11 @@ def build_dataset(
                 f' are words; got it for {paths[person][0]}: give this person a name'
             )
         pids[pids >= 0] += 1
+    names = {} if pids_written else {'pid': _words(pid_of)}
+    names |= {} if cams_written else {'camid': _words(cam_of)}
     pids = np.maximum(pids, -1)
     keep = {s: (splits == s) & ((pids > -1) | (junk & (s != 'train'))) for s in ('train', 'query', 'gallery')}
-    return ReidDataset(name, *(ReidSplit(paths[k], pids[k], camids[k] - first) for k in keep.values()), protocol)
+    return ReidDataset(name, *(ReidSplit(paths[k], pids[k], camids[k] - first) for k in keep.values()), protocol, names)
 
 # %% ../../nbs/11_data.datasets.ipynb #dfe2ccdc
 def compile_pattern(
@@ -468,6 +493,7 @@ def write_manifest(
     root = os.path.abspath(file.parent if folder is None else folder)
     splits = dataset.splits
     domains = any(s.domains is not None for s in splits.values())
+    words = {c: dataset.names.get(c, {}) for c in ('pid', 'camid')}
     if any(s.paths is None for s in splits.values()):
         raise UserError(f'expected paths in {dataset.name}, got images in memory: read the dataset from its folder')
     with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
@@ -478,7 +504,8 @@ def write_manifest(
             numbers = itertools.repeat(0) if s.domains is None else s.domains
             for path, pid, cam, domain in zip(s.paths, s.pids, s.camids, numbers):
                 place = Path(relative(os.path.dirname(path)), os.path.basename(path)).as_posix()
-                table.writerow([place, pid, cam, k, dataset.protocol] + [domain] * domains)
+                row = [words[c].get(n, n) for c, n in (('pid', int(pid)), ('camid', int(cam)))]
+                table.writerow([place, *row, k, dataset.protocol] + [domain] * domains)
     return file
 
 # %% ../../nbs/11_data.datasets.ipynb #37d815e9
@@ -1377,6 +1404,7 @@ def load_dataset(
     d = read(root, **options)
     if combineall:
         more = _unseen(d.gallery + d.query if combineall == 'query' else d.gallery, d.train)
+        _tell_shared(d.name, d.train, more)
         d = replace(d, train=d.train + more[more.pids > 0])
     if per_id is None and ids is None:
         return d

@@ -17,7 +17,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -554,7 +554,7 @@ def _check_cameras(d: ReidDataset) -> Iterator[Finding]:
         return
     cams, total = np.unique(np.concatenate([s.camids for s in splits])), sum(map(len, splits))
     files = splits[0].paths[:3].tolist()
-    if d.rule == 'no_cameras':
+    if not d.has_cameras:
         yield Finding(
             'note',
             'no_cameras',
@@ -587,7 +587,8 @@ def count_images(
 ) -> pd.DataFrame:  # index: camera; columns: train, query, gallery; images
     "Pictures per camera and split."
     counts = {k: pd.Series(s.camids).value_counts() for k, s in dataset.splits.items()}
-    return pd.DataFrame(counts).fillna(0).astype(int).sort_index().rename_axis('camera')
+    counts = pd.DataFrame(counts).fillna(0).astype(int).sort_index().rename_axis('camera')
+    return counts if dataset.has_cameras else counts.rename({0: 'not read'})
 
 # %% ../../nbs/16_data.doctor.ipynb #24dfb9af
 _CAMERA_WORDS = {'c', 'cam', 'camera', 'view'}
@@ -987,7 +988,8 @@ def check_outputs(
 # %% ../../nbs/16_data.doctor.ipynb #6c03949a
 def _as_text(d: 'Diagnosis', examples: int) -> str:
     "A diagnosis for people, with so many files per finding."
-    lines = [f'{_shown(d.folder)}: {_shown(d.recognised)}']
+    place = d.path if Path(d.path).is_file() else d.folder  # a manifest is not the folder that it lies in
+    lines = [f'{_shown(place)}: {_shown(d.recognised)}']
     if d.dataset is not None:
         lines += [_shown(s) for s in str(d.dataset).splitlines()]
         lines += ['', 'images', count_images(d.dataset).to_string(max_rows=16)]
@@ -1068,7 +1070,7 @@ class Diagnosis:
                 ' --pattern'
             )
         if share:
-            d = hold_out(d.train, share, seed, d.name)
+            d = replace(hold_out(d.train, share, seed, d.name), names=d.names)
         write_manifest(d, file)
         return _next_commands(d, file, share)
 

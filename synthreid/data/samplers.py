@@ -6,6 +6,7 @@
 __all__ = ['shuffled_batch', 'IdentityBatches', 'GroupBatches', 'DomainBatches']
 
 # %% ../../nbs/14_data.samplers.ipynb #056dba65
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -99,6 +100,12 @@ class GroupBatches:
             raise UserError(
                 f'expected at least {n_ids} identities with {per_id} pictures or more, got {len(self.members)} of'
                 f' {len(ids)}: lower the identities per batch or the pictures of each'
+            )
+        if few := len(ids) - len(self.members):
+            warnings.warn(
+                f'{few} of {len(ids)} people have fewer than {per_id} pictures and are never shown (sampling groups):'
+                " take fewer pictures of each (images_per_id), or sampling='identities'",
+                stacklevel=2,
             )
         self.n_ids, self.per_id, self.seed, self.ends, self.last = n_ids, per_id, seed, [], (-1, [])
 

@@ -534,9 +534,10 @@ def render_people(
     per_id: int = 6,  # pictures of each
     size=(64, 32),  # H x W
     seed: int = 0,  # draw of people and cameras
+    **effects,  # of the domain, as in `render_images`
 ) -> ReidSplit:  # with images in memory
     "Rendered people as a labelled split."
     ids = np.arange(ids) if isinstance(ids, int) else np.asarray(ids)
     index = np.tile(np.arange(per_id), len(ids))
-    made = render_images(domain, np.repeat(ids, per_id), index, size=parse_size(size), seed=seed)
+    made = render_images(domain, np.repeat(ids, per_id), index, size=parse_size(size), seed=seed, **effects)
     return ReidSplit(None, made.pids, made.camids, made.images)

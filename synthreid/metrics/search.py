@@ -130,7 +130,7 @@ def _filled(features, kind: str, metric: str, nlist, m, seed: int, progress: boo
         index.add(_vectors(features, slice(s, s + 65536), metric, f'gallery features from row {s} on'))
     return index
 
-
+# %% ../../nbs/35_metrics.search.ipynb #2cee7833
 def _candidates(index, x: np.ndarray, k: int, nprobe: int | None, metric: str) -> tuple[np.ndarray, np.ndarray]:
     "Distances and indices of what faiss finds; `nprobe` is for indices with cells."
     if isinstance(index, _faiss().IndexFlat):
@@ -258,10 +258,9 @@ class SearchIndex:
         return self.index.ntotal
 
     def __repr__(self):
-        told = f'{self.kind}, {len(self):,} images, width {self.index.d}, {self.metric}'
-        if self.kind == 'ivfpq':
-            told += f', {self.index.nlist} cells, {self.index.nprobe} looked into, {self.index.pq.M} bytes per image'
-        return f'SearchIndex({told})'
+        index, told = self.index, f'{self.kind}, {len(self):,} images, width {self.index.d}, {self.metric}'
+        cells = lambda: f', {index.nlist} cells, {index.nprobe} looked into, {index.pq.M} bytes per image'
+        return f'SearchIndex({told + cells() if self.kind == "ivfpq" else told})'
 
     @classmethod
     def build(
@@ -289,9 +288,9 @@ class SearchIndex:
     ) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) gallery indices, nearest first, and distances
         "The nearest images the index finds, -1 and infinity where fewer; 'ivfpq' without `features` is approximate."
         queries, features = _check_search(self, queries, k, nprobe, features)
-        x, k = _vectors(queries, slice(None), self.metric), min(k, len(self))
-        most = k if features is None else min(10 * k, len(self))
-        distance, order = _candidates(self.index, x, most, nprobe, self.metric)
+        x, k = _vectors(queries, slice(None), self.metric, 'queries'), min(k, len(self))
+        k_first = k if features is None else min(10 * k, len(self))
+        distance, order = _candidates(self.index, x, k_first, nprobe, self.metric)
         if features is not None:
             distance, order = _refined(x, order, features, self.metric, k)
         return order, np.where(order < 0, np.inf, distance).astype(np.float32)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GeneralisedMean', 'ReidNeck', 'IdentityNet', 'Embedder', 'RegionalEmbedder', 'encoder_backbone', 'encoder_weights',
-           'pairwise_distances', 'batch_hard_triplet', 'circle_loss', 'CentreLoss']
+           'batch_hard_triplet', 'circle_loss', 'CentreLoss']
 
 # %% ../../nbs/24_models.reid.ipynb #f0404360
 import copy
@@ -303,7 +303,7 @@ def encoder_weights(
 
 # %% ../../nbs/24_models.reid.ipynb #f5fb09f9
 @in_float32
-def pairwise_distances(
+def _pairwise_distances(
     x: torch.Tensor,  # `(N, D)`
 ) -> torch.Tensor:  # `(N, N)`, Euclidean, at least 1e-6
     "Distances between all rows; the small floor keeps the square root's slope finite."
@@ -317,7 +317,7 @@ def batch_hard_triplet(
     margin: float | None = 0.3,  # 0.3, Synth-ReID; None: soft margin log(1 + exp(.)) instead of a hinge
 ) -> torch.Tensor:  # scalar
     "Mean over the batch of hinge(farthest positive - nearest negative + margin); without a negative an image counts 0."
-    distances, same = pairwise_distances(features), pids[:, None] == pids[None]
+    distances, same = _pairwise_distances(features), pids[:, None] == pids[None]
     positive = distances.masked_fill(~same, -torch.inf).amax(1)
     negative = distances.masked_fill(same, torch.inf).amin(1)
     difference = positive - negative

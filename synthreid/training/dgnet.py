@@ -27,9 +27,9 @@ from synthreid.models.dgnet import (
     MultiScaleDiscriminator,
     SwapGenerator,
     adversarial_loss,
-    discriminator_losses,
     image_distance,
     judging,
+    multi_scale_losses,
 )
 from ..processes import check_even, mine
 from .loop import Method, only_training, rate_at, update
@@ -308,8 +308,8 @@ def judge_losses(
     penalty: float = 0.01,  # weight of the gradient penalty (released code)
 ) -> dict:  # d_real, d_fake, d_penalty
     "The discriminator's losses, of both streams together."
-    first = discriminator_losses(discriminator, clean['a'], painted['ba'].detach(), penalty)
-    second = discriminator_losses(discriminator, clean['b'], painted['ab'].detach(), penalty)
+    first = multi_scale_losses(discriminator, clean['a'], painted['ba'].detach(), penalty)
+    second = multi_scale_losses(discriminator, clean['b'], painted['ab'].detach(), penalty)
     return {name: first[name] + second[name] for name in first}
 
 # %% ../../nbs/44_training.dgnet.ipynb #88bea677

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..core import expected
 from ..data.augment import GEOMETRY, augment
-from ..data.batches import LabelledBatches, Pixels
+from ..data.batches import LabelledBatches, Pixels, check_pairs
 from ..models.backbones import backbone
 from ..models.reid import CentreLoss, Embedder, batch_hard_triplet, circle_loss
 from ..processes import gathered
@@ -129,10 +129,13 @@ def check_supervision(
     "Something must be learned, and losses on pairs need several images of a person in a batch."
     if not (config.weight_id or config.weight_triplet or config.weight_circle):
         raise expected('weight_id, weight_triplet or weight_circle above 0', 'none', 'nothing would be learned')
-    if (config.weight_triplet or config.weight_circle) and not config.images_per_id:
+    if not (config.weight_triplet or config.weight_circle):
+        return
+    if not config.images_per_id:
         raise expected(
             'identity batches for the triplet and the circle loss', 'shuffled ones', 'set images_per_id, e.g. to 4'
         )
+    check_pairs(config.batch_size, config.images_per_id)
 
 # %% ../../nbs/41_training.direct.ipynb #c9739d86
 def embedder_optimiser(

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..core import UserError, check_positive, constant, expected, parse_size, step_generator, to_signed
 from ..data.augment import augment
-from ..data.batches import LabelledBatches, Pixels
+from ..data.batches import LabelledBatches, Pixels, check_pairs
 from ..data.datasets import ReidSplit
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
@@ -223,8 +223,7 @@ def start_translation(
     "Let the generator begin with closed forms: 'field' is trained further, with the others the colour map stays fixed."
     if config.translation == 'none' or (config.translation == 'gan' and not config.colour_map):
         return
-    device = next(generator.parameters()).device
-    matrix, bias, gains = (form.to(device) for form in closed_forms(source, target, generator.n_cameras))
+    matrix, bias, gains = closed_forms(source, target, generator.n_cameras)  # on the CPU: a GPU would round differently
     if config.translation == 'colour_map':
         generator.set_colour_map(matrix, bias)
         return
@@ -448,6 +447,10 @@ def check_joint(
     if config.weight_triplet and not (config.reid_images_per_id if config.reid_batch else config.images_per_id):
         remedy = 'set images_per_id (or reid_images_per_id), e.g. to 4'
         raise expected('identity batches for the triplet loss', 'shuffled ones', remedy)
+    if config.weight_triplet and config.reid_batch:
+        check_pairs(config.reid_batch, config.reid_images_per_id)
+    elif config.weight_triplet:
+        check_pairs(config.batch_size, config.images_per_id)
     layers, last = config.contrast_layers, 3 + config.n_blocks
     if layers is not None and not (layers and set(layers) <= set(range(last + 1)) and len({*layers}) == len(layers)):
         what, remedy = f'different contrast_layers between 0 and {last}', 'leave them out for those of CUT'

@@ -58,7 +58,7 @@ def _read_record(path) -> dict:  # 'labelled', 'unlabelled': (N,) uint64
         got = 'other arrays'
     except Exception as e:  # a damaged archive can raise nearly anything
         got = f'something else ({type(e).__name__})'
-    raise expected(f'a record of training images in {path}', got, 'remove it to go on without')
+    raise expected(f'a record of training images in {path}', got, 'remove the file to go on without')
 
 # %% ../../nbs/47_training.provenance.ipynb #15d8023e
 def record_training(

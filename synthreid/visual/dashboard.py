@@ -27,16 +27,11 @@ from ..training.checkpoint import list_checkpoints, read_meta
 from ..training.loop import Method
 from ..training.methods import find_method
 from ..training.provenance import find_data
-from ..training.runs import find_checkpoint, load_method
+from ..training.runs import find_checkpoint, list_runs, load_method
 from . import embedding, patches, ranked, translations
 from .swaps import SwapExplorer, explore_swaps
 
 # %% ../../nbs/53_visual.dashboard.ipynb #148e6347
-def _list_runs(folder) -> list:  # folders that have a checkpoint, up to three levels down
-    found = {p.parent for depth in range(4) for p in Path(folder).glob('*/' * depth + 'config.yaml')}
-    return sorted(r for r in found if list_checkpoints(r / 'checkpoints'))
-
-
 def _run_folder(run) -> Path:  # of a run or of its checkpoint; the checkpoint itself where it lies alone
     run = Path(run).resolve()
     return run.parent.parent if (run / 'meta.json').exists() and run.parent.name == 'checkpoints' else run
@@ -56,7 +51,7 @@ def _named(path, what='a run, its folder or a folder with runs') -> Path:
 def _choose_run(path) -> Path:  # run folder or checkpoint
     path = _named(path)
     is_run = not path.is_dir() or (path / 'meta.json').exists() or list_checkpoints(path / 'checkpoints')
-    found = [] if is_run else _list_runs(path)
+    found = [] if is_run else list_runs(path)
     if not found:
         find_checkpoint(path)  # says what is missing
         return path
@@ -83,7 +78,7 @@ def _choose_opponent(run) -> Path | None:  # run folder
     home, data, (method, how) = _run_folder(run), _data_of(run), _settings(run)
     if method == 'direct' or data[1] is None:
         return None
-    beside = [r for r in _list_runs(home.parent) if r.parent == home.parent and r != home and _data_of(r) == data]
+    beside = [r for r in list_runs(home.parent) if r.parent == home.parent and r != home and _data_of(r) == data]
     honest = [r for r in beside if not r.name.startswith('oracle')]  # that one knows the target's labels
     same = [r for r in honest if how != 'none' and _settings(r) == (method, 'none')]
     direct = [r for r in honest if _settings(r)[0] == 'direct']
@@ -276,10 +271,10 @@ def _find_masks(split, root, size) -> np.ndarray | None:  # (N, H, W) bool; None
 
 def _make_translations(
     data, **options
-) -> translations.TranslationExplorer:  # options of `visual.translations.from_run`
+) -> translations.TranslationExplorer:  # options of `visual.translations.from_checkpoints`
     some, real = data.load(_translated_source(data), data.n), data.load(data.target.train, 1500)
     device = data.method.device
-    return translations.from_run(
+    return translations.from_checkpoints(
         data.run,
         some.images,
         real.images,
@@ -390,7 +385,7 @@ class Dashboard:
         return _count(self.data, self.lists(), self.translations())
 
     def translations(self, **options):
-        "Source and translation at every checkpoint; `options` of `visual.translations.from_run`."
+        "Source and translation at every checkpoint; `options` of `visual.translations.from_checkpoints`."
         return self._part('translations', _make_translations, options)
 
     def patches(self, **options):

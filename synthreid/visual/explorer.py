@@ -10,6 +10,7 @@ import base64
 import io
 import re
 from importlib.resources import files
+from inspect import getdoc
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,7 @@ class Explorer(anywidget.AnyWidget):
         "What is shown, as a picture."
 
     def __repr__(self):
-        told = (type(self).__doc__ or '').strip().split('\n')[0].rstrip('.')
+        told = (getdoc(type(self)) or '').split('\n')[0].rstrip('.')  # traitlets derive a class without one
         return f'{type(self).__name__}: {told[:1].lower()}{told[1:]} (interactive in a running or trusted notebook)'
 
     def _repr_mimebundle_(self, **options):

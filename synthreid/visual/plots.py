@@ -527,7 +527,11 @@ def _draw_counts(ax, table, colours):  # bars side by side; lines where bars wou
             ax.vlines(table.index, 0, table[c], colours[c], label=c)
         else:
             ax.bar(table.index + (i - (len(used) - 1) / 2) * width, table[c], width, label=c, color=colours[c])
-    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    first, last = table.index.min(), table.index.max()
+    if last - first < 12:  # a locator finds no whole numbers around a single bar
+        ax.set(xticks=range(first, last + 1), xlim=(first - 0.75, last + 0.75))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     if used:
         ax.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3)
@@ -552,6 +556,8 @@ def plot_cameras(
     ):
         _draw_counts(ax, table.fillna(0).astype(int).sort_index(), colours)
         ax.set(xlabel=x, ylabel=y)
+        if not dataset.has_cameras:
+            ax.set_xticks(ax.get_xticks(), ['not read'] * len(ax.get_xticks()))
     return fig
 
 # %% ../../nbs/50_visual.plots.ipynb #f72f0c94

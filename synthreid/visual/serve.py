@@ -76,6 +76,7 @@ def _lab_command(path, folder, browser) -> list:
         f'--MappingKernelManager.root_dir={folder}',
         f'--LabApp.default_url=/lab/tree/{path.name}',
         '--ServerApp.ip=127.0.0.1',
+        '--ServerApp.jpserver_extensions=voila.server_extension=False',  # it serves files, and brings warnings back
         '--LabApp.news_url=None',
         '--log-level=WARN',
         *(f'--KernelManager.{name}={value}' for name, value in private.items()),
@@ -140,7 +141,9 @@ def _page_handlers() -> dict:  # {Voila's: ours}
     from voila.tornado.execution_request_handler import ExecutionRequestHandler
     from voila.tornado.handler import TornadoVoilaHandler
 
-    running = {}  # kernel: the task that runs its cells, as long as somebody looks
+    readers = {}  # kernel: the handler of the page that runs its cells
+    nobody = logging.getLogger('synthreid.nobody')
+    nobody.setLevel(logging.CRITICAL + 1)
 
     class Page(TornadoVoilaHandler):
         async def get(self, path=None):
@@ -154,24 +157,31 @@ def _page_handlers() -> dict:  # {Voila's: ours}
 
         @authenticated
         async def post(self, kernel_id):
-            if kernel_id in running:
-                running.pop(kernel_id).cancel()
+            if kernel_id in readers:
+                readers[kernel_id].leave()
             await super().post(kernel_id)
 
     class Execution(ExecutionRequestHandler):
-        _executor = None
+        _executor, _kernel_id, _task, _left = None, None, None, False
+        log = property(lambda self: nobody if self._left else super().log)
 
         async def on_message(self, message):
-            running[self._kernel_id] = task = asyncio.ensure_future(super().on_message(message))
+            readers[self._kernel_id] = self
+            self._task = asyncio.ensure_future(super().on_message(message))
             try:
-                await task
+                await self._task
             except (Exception, asyncio.CancelledError) as error:
-                if self._kernel_id in running and not isinstance(error, WebSocketClosedError):
+                if not self._left and not isinstance(error, WebSocketClosedError):
                     raise
 
+        def leave(self):
+            self._left = True
+            readers.pop(self._kernel_id, None)
+            if self._task:
+                self._task.cancel()
+
         def on_close(self):
-            if self._kernel_id in running:
-                running.pop(self._kernel_id).cancel()
+            self.leave()
             super().on_close()
 
     return {TornadoVoilaHandler: Page, VoilaShutdownKernelHandler: Shutdown, ExecutionRequestHandler: Execution}
