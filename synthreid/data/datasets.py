@@ -1319,7 +1319,7 @@ def _layout_of(d: Path) -> str | None:  # a key of `READERS`
             return 'dukemtmcreid' if name == 'occluded_duke' and 'occluded' not in str(d).lower() else name
     return None
 
-
+# %% ../../nbs/11_data.datasets.ipynb #0c928cef
 def detect_layout(
     root,  # folder of a dataset (or around it), or a manifest file
 ) -> str:  # a key of `READERS`
