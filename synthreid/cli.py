@@ -205,7 +205,7 @@ def _read_options(path) -> dict:
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
         why = ' '.join(str(e).split()) or type(e).__name__
         raise expected('a YAML file with options', f'{path} ({why})', 'check the path, or save it as UTF-8') from None
-    if not isinstance(told or {}, dict):
+    if told is not None and not isinstance(told, dict):
         raise expected(f'options such as "steps: 100" in {path}', type(told).__name__, 'write one in each line')
     return told or {}
 
@@ -214,8 +214,11 @@ def _settings_of_run(told, path, method) -> dict:
     "What the config.yaml of a run says that are options; those of a plain file stay as they are."
     from synthreid.training.methods import method_address
 
-    if not isinstance(told.get('config'), dict):
+    if 'config' not in told:
         return told
+    if not isinstance(told['config'], dict):
+        got = repr(told['config'])
+        raise expected(f'the settings of a run as config in {path}', got, 'give the config.yaml of a run')
     if told.get('method') != method_address(method):
         remedy = f'name that method (synthreid train {told.get("method", "METHOD")})'
         raise expected(f'settings of the method {method.name} in {path}', f'those of {told.get("method")!r}', remedy)
@@ -252,6 +255,8 @@ def _train(argv: list):
             ' --reference starts from the published settings.'
         )
         return
+    if argv[0] == '--config' and argv[1:]:
+        argv = [str(_read_options(argv[1]).get('method', argv[0])), *argv]
     name, argv = argv[0], argv[1:]
     method = find_method(name)
     parser = _parser(f'train {name}', commands.train, config=method.Config)

@@ -90,6 +90,9 @@ def _reader_options(text: str) -> dict:
     return given
 
 
+_WALKED = ('unlabelled', 'folders', 'pattern')  # layouts that take every picture in the folder
+
+
 def _dataset(folder, layout='auto', options='', pattern=None) -> DatasetSpec:
     "What the command line says of a data set, as one value."
     return DatasetSpec(str(folder), layout, _reader_options(options), pattern)
@@ -231,6 +234,7 @@ def train(
         specs = _sources(source, source_layout, source_options, source_pattern)
         told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
         told['target'] = _dataset(target, layout, options, pattern) if target else None
+        _check_outside(out, *(d.root for d in [*specs, told['target']] if d and d.layout in _WALKED))
         real = told['target'] and told['target'].load()
         names, labelled = _source_split(specs, train_only, per_id, ids, subset_seed)
         unlabelled = _unlabelled(real, method, config)
@@ -411,6 +415,13 @@ def _names(paths, folder) -> list:  # of Path
 _RECORD = '.made_from.json'  # in a folder of many pictures: what they were made from
 
 
+def _check_outside(out, *folders):
+    "What is written does not lie among the pictures that are read."
+    for folder in folders:
+        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+            raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
+
+
 def _check_new(out):
     "A folder that takes many pictures is new, or was begun by such a command."
     if not is_new(out) and not (Path(out) / _RECORD).is_file():
@@ -477,6 +488,7 @@ def translate(
     if not -1 <= camera < method.n_cameras:
         got, last = camera, method.n_cameras - 1
         raise expected(f'a camera from 0 to {last}', got, 'use -1 for all in turn')
+    _check_outside(out, folder)
     _check_new(out)
     split = _plain_folder(folder, method.config.size, on_broken=on_broken)
     names = _names(split.paths, folder)
@@ -539,6 +551,7 @@ def swap(
     from synthreid.training.hooks import draw_swaps
 
     check_positive(most=most)
+    _check_outside(out, appearance, structure)
     _check_new(out)
     method = _able_method(run, device, 'swaps', 'give a dgnet run')
     rows = _plain_folder(appearance, method.config.size, most, on_broken)

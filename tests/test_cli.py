@@ -409,6 +409,8 @@ def test_a_run_can_be_made_again_from_its_own_config(method, settings, data, tmp
     again = 'train', method, '--config', run / 'config.yaml', *where
     code, said, err = call(*again, '--out', run)
     assert code == 0 and '2 of 2 steps were done before' in said, err
+    code, said, err = call('train', '--config', run / 'config.yaml', *where, '--out', run)
+    assert code == 0 and '2 of 2 steps were done before' in said, err
     code, said, err = call(*again, '--out', other)
     assert code == 0 and '2 of 2 steps done' in said, err
     assert (other / 'config.yaml').read_text() == (run / 'config.yaml').read_text()
@@ -424,6 +426,14 @@ def test_a_run_can_be_made_again_from_its_own_config(method, settings, data, tmp
     assert code == 2 and f"those of '{method}'" in err and not (tmp_path / 'y').exists()
 
 
+def test_what_is_written_does_not_lie_among_what_is_read(data, tmp_path):
+    target = shutil.copytree(data / 'camera' / 'bounding_box_train', tmp_path / 'target')
+    start = 'train', 'joint', '--source', data / 'game', '--target', target, '--layout', 'unlabelled', *JOINT
+    code, said, err = call(*start, '--device', 'cpu', '--out', target / 'run')
+    assert code == 2 and 'outside of the pictures' in err and err.count('\n') == 1, err
+    assert not (target / 'run').exists()
+
+
 @pytest.mark.parametrize(
     'content',
     [
@@ -435,6 +445,8 @@ def test_a_run_can_be_made_again_from_its_own_config(method, settings, data, tmp
         b'a: !!python/name:os.system',
         b'[' * 1500,
         b'config: {a: 1}',
+        b'config: 7',
+        b'[]',
         b'? [a]\n: 1',
         None,
     ],

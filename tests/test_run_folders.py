@@ -136,6 +136,27 @@ def test_checkpoints_without_sums_load(home, tmp_path):
     assert train(home, run) == 0 and weights(run) == weights(home / 'whole')
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'step': '45'},
+        {'step': None},
+        {'step': -1},
+        {'step': 10**9},
+        {'config': []},
+        {'method': 7},
+        {'running': 7},
+        {'running': {'a': 'b'}},
+    ],
+)
+def test_senseless_values_of_a_checkpoint_are_damage(home, tmp_path, capsys, change):
+    run = shutil.copytree(home / 'part', tmp_path / 'run')
+    last = list_checkpoints(run / 'checkpoints')[-1] / 'meta.json'
+    last.write_text(json.dumps(json.loads(last.read_text()) | change))
+    assert train(home, run) == 2
+    one_line(capsys, 'meta.json', last.parent.name)
+
+
 DAMAGE = {'empty': lambda b: b'', 'cut': lambda b: b[: len(b) // 2], 'other': lambda b: bytes(range(256)) * 4}
 
 

@@ -219,7 +219,7 @@ def list_images(
 
 # %% ../../nbs/11_data.datasets.ipynb #6dc23ea3
 _whole = re.compile(r'-?\d{1,18}')  # a number that fits into int64
-_MISSING = ('', 'nan', '-nan', 'na', 'n/a', '#n/a', '<na>', 'none', 'null', 'missing', 'unknown', '-', '--', '?')
+_MISSING = set('nan -nan na n/a #n/a <na> none null nil missing undefined unknown - -- . ?'.split()) | {''}
 
 
 def _is_missing(

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -91,14 +92,25 @@ def list_checkpoints(
     return sorted(p for p in Path(folder).glob('step_*') if p.is_dir())
 
 
+def _sound(meta, checkpoint) -> dict:
+    "The same; a ValueError where its values cannot be those of this checkpoint."
+    step, name = meta['step'], Path(checkpoint).name
+    of_step = type(step) is int and step >= 0 and (not re.fullmatch(r'step_\d{8}', name) or name == f'step_{step:08d}')
+    running = meta.get('running', {}).values()
+    means = all(type(total) is float and type(count) is int and count > 0 for total, count in running)
+    if not (of_step and means and isinstance(meta['config'], dict) and isinstance(meta['method'], str)):
+        raise ValueError
+    return meta
+
+
 def read_meta(
     checkpoint,  # a checkpoint folder
 ) -> dict:  # step, method, config, ...
     "The readable part of a checkpoint."
     try:
         meta = json.loads((Path(checkpoint) / 'meta.json').read_text())
-        return {'step': meta['step'], 'method': meta['method'], 'config': meta['config'], **meta}
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        return {'step': meta['step'], 'method': meta['method'], 'config': meta['config'], **_sound(meta, checkpoint)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(
             f'expected a checkpoint in {checkpoint}, could not read its meta.json ({type(e).__name__}): remove this'
             ' folder to go on from the checkpoint before it, or give a folder checkpoints/step_... of a run'

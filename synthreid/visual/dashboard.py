@@ -465,7 +465,7 @@ def _read_book(path) -> tuple[dict, dict]:  # the notebook that is there, its ce
     try:
         book = json.loads(path.read_text(encoding='utf-8'))
         cells = [c for c in book['cells'] if 'parameters' in c['metadata'].get('tags', [])]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f'expected a notebook in {path}, could not read it: move it away') from None
     if not cells:
         raise UserError(f"expected a cell with the tag 'parameters' in {path}, found none: move the notebook away")
