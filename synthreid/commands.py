@@ -97,6 +97,13 @@ def _dataset(folder, layout='auto', options='', pattern=None) -> DatasetSpec:
     "What the command line says of a data set, as one value."
     return DatasetSpec(str(folder), layout, _reader_options(options), pattern)
 
+
+def _check_outside(out, *folders):
+    "What is written does not lie among the pictures that are read."
+    for folder in folders:
+        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+            raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
+
 # %% ../nbs/57_commands.ipynb #1158c969
 def doctor(
     path: str,  # folder of a dataset, or a manifest file
@@ -413,13 +420,6 @@ def _names(paths, folder) -> list:  # of Path
 
 # %% ../nbs/57_commands.ipynb #0ed959d9
 _RECORD = '.made_from.json'  # in a folder of many pictures: what they were made from
-
-
-def _check_outside(out, *folders):
-    "What is written does not lie among the pictures that are read."
-    for folder in folders:
-        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
-            raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
 
 
 def _check_new(out):

@@ -383,7 +383,7 @@ def test_who_was_trained_on_is_known_wherever_the_model_goes(data, tmp_path):
     assert 'is not known' in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
     np.savez(tmp_path / 'right' / 'trained_on.npz', other=1)
     assert (
-        'trained_on.npz, got something else (KeyError): remove it'
+        'trained_on.npz, got something else (KeyError): remove the file'
         in call('evaluate', tmp_path / 'right', '--target', data / 'camera', '--device', 'cpu')[2]
     )
 
