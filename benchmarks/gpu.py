@@ -947,7 +947,7 @@ def main() -> int:
         if left < 5:
             print(f'== {name}: left out, the time is over', flush=True)
             continue
-        limit = min(left, 120 if args.tiny else SECTIONS[names[name]])
+        limit = left if args.tiny else min(left, SECTIONS[names[name]])
         good = section(names[name], limit, setting, results, args.out) and good
         if args.markdown:
             args.markdown.write_text(markdown(results))
