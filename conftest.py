@@ -109,7 +109,7 @@ class Notebook(pytest.Item):
         return str(excinfo.value) if excinfo.errisinstance(NotebookFailed) else super().repr_failure(excinfo, style)
 
     def reportinfo(self):
-        return self.path, None, self.path.name
+        return self.path, 0, self.path.name  # a line, which skipping asks for
 
 
 # ---- which items, in which order
@@ -121,6 +121,11 @@ def pytest_collection_modifyitems(config, items):
         for flag in test_flags:
             if item.get_closest_marker(flag) and flag not in wanted:
                 item.add_marker(pytest.mark.skip(reason=f'runs with --flags {flag}'))
+    # Where a browser is certain, tests/test_jupyterlab.py runs every cell of the explorers' notebooks, and drives them.
+    if os.environ.get('SYNTHREID_BROWSER') == 'required' and 'slow' not in wanted:
+        for item in items:
+            if isinstance(item, Notebook) and item.path.parent.name == 'explorers':
+                item.add_marker(pytest.mark.skip(reason='run in JupyterLab; by itself with --flags slow'))
     # What takes longest starts first, so that no worker is left alone with it: tests marked `long`, then notebooks.
     items.sort(key=lambda item: 0 if item.get_closest_marker('long') else 1 if isinstance(item, Notebook) else 2)
 
