@@ -196,9 +196,8 @@ class RankedExplorer(Explorer):
         self.lists = _rank_models(features, query, gallery, rerank=rerank, **options)  # {'joint/flip': `RankedLists`}
         self._query, self._gallery = query, gallery
         self.entry = partial(_query_entry, self.lists, gallery)
-        self._picture = lru_cache(4096)(
-            lambda name: _picture_bytes(query if name[0] == 'q' else gallery, int(name[1:]))
-        )
+        picture = lambda name: _picture_bytes(query if name[0] == 'q' else gallery, int(name[1:]))
+        self._picture = lru_cache(4096)(picture)
         info = _describe_lists(self.lists, query, gallery, note=note, **options)
         ap = np.stack([one.result.ap for one in self.lists.values()])
         super().__init__(info=info, ap=ap.astype(np.float32).tobytes(), models=info['models'][:2])

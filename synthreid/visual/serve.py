@@ -124,14 +124,14 @@ def _page_settings(port) -> dict:  # of Voila; its token comes through the envir
         **_private_kernels(),
     }
 
-# %% ../../nbs/54_visual.serve.ipynb #73d0deb2
+# %% ../../nbs/54_visual.serve.ipynb #7dbc86a3
 _CHOOSE_THEME = """<!doctype html><meta name="color-scheme" content="light dark"><title>synthreid</title><script>
 const here = new URL(location.href);
 here.searchParams.set('theme', matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light');
 location.replace(here);
 </script>"""
 
-
+# %% ../../nbs/54_visual.serve.ipynb #73d0deb2
 def _page_handlers() -> dict:  # {Voila's: ours}
     import asyncio
 
