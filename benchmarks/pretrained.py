@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from synthreid.core import to_signed, to_uint8
 from synthreid.demo import demo_data
 from synthreid.metrics.cameras import camera_embeds, camera_maps, move_features
+from synthreid.metrics.chance import chance_level
 from synthreid.metrics.evaluate import evaluate_reid, extract_features
 from synthreid.metrics.features import pretrained_features, random_features
-from synthreid.metrics.floors import chance_level, pixel_embed, pretrained_embed
+from synthreid.metrics.floors import pixel_embed, pretrained_embed
 from synthreid.metrics.frechet import frechet_between
 from synthreid.metrics.ranking import evaluate_ranking
 from synthreid.training.direct import DirectConfig, DirectTransfer
@@ -137,8 +138,8 @@ def main():
         if row in done:
             continue
         if row == 'floors':
-            chance = chance_level(target.query, target.gallery)
-            done['chance'] = {'none': {'mAP': round(100 * chance.mAP, 2), 'rank1': round(100 * chance.rank(1), 2)}}
+            chance = chance_level(target.query.pids, target.gallery.pids, target.query.camids, target.gallery.camids)
+            done['chance'] = {'none': {name: round(100 * chance[name], 2) for name in ('mAP', 'rank1')}}
             done['raw 8x16 pixels'] = measure(pixel_embed, (), target, ('none', 'centre', 'scale', 'whiten'))
             extractor = pretrained_features(size=(128, 64))
             done['floors'] = measure(pretrained_embed(extractor), [extractor.net], target, PER_CAMERA)
