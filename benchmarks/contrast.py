@@ -2,8 +2,8 @@
 
 python benchmarks/contrast.py [--out runs/contrast] [--draws 7] [--seeds 0,1,2] [--steps 600]
 
-Every training is a run folder: the same command goes on where it stopped. Results in benchmarks/contrast.json; printed as a
-table, mean and standard deviation of the seeds that are there.
+Every training is a run folder: the same command goes on where it stopped. Results in
+benchmarks/contrast.json; printed as a table, mean and standard deviation of the seeds that are there.
 """
 
 import argparse
