@@ -306,6 +306,7 @@ def draw_scene(
     scale: float,  # pixels per metre at the person
     feet: float,  # row where people stand
     pitch: float,  # camera looks down by this, radians
+    kind: str = 'mixed',  # one of the walls instead, whatever the place had; 'open' is far away
 ) -> np.ndarray:  # (H, W, 3) float32, linear light
     "Paint a place as seen by a camera that looks down by `pitch`."
     h, w = shape
@@ -319,6 +320,8 @@ def draw_scene(
     ground = pick(rng, slabs=2, asphalt=1.3, pavers=1.2, concrete=1, grass=0.6, tiles=0.5, crossing=0.4)
     if rng.random() < 0.3:
         wall, gap = 'open', rng.uniform(14, 30)
+    if kind != 'mixed':  # drawn in any case: nothing else of the place moves
+        wall, gap = kind, gap + 12 if kind == 'open' else min(gap, 9)
     depth = np.where(drop > 0.02, eye / np.maximum(drop, 0.02), 1e3)
     far = dist + gap
     on_ground = depth < far
