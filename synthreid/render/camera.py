@@ -7,16 +7,17 @@ __all__ = ['Domain', 'game_domain', 'camera_domain', 'draw_image']
 
 # %% ../../nbs/09_render.camera.ipynb #c05e89dd
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import cos, pi, sin
+from math import cos, pi, radians, sin
 
 import numpy as np
 from PIL import Image
 
-from .body import JOINTS, draw_person, draw_pose, person_shapes
+from .body import JOINTS, draw_pose, person_shapes
 from .raster import Light, box_blur, noise_tile, shade, trace, view_matrix
 from .scene import draw_scene, occluder_shapes
+from .world import USUAL, World, draw_inhabitant, turned
 
 # %% ../../nbs/09_render.camera.ipynb #04050df4
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Domain:
     occlusion: float = 1.0  # something in front, about one picture in seven
     crowd: float = 1.0  # other people near by, about one picture in seven
     jitter: float = 1.0  # inexact bounding boxes
+    worlds: tuple = (USUAL,)  # who is seen and how they are cropped: one world, or one per camera in turn
 
 
 _SENSOR = 'light exposure dark colour haze tone blur resolution noise jpeg'.split()  # what a camera does to a picture
@@ -267,18 +269,20 @@ def _halve(x: np.ndarray) -> np.ndarray:  # mean of 2 x 2 pixels
 
 
 @lru_cache(maxsize=64)
-def _place(seed: int, name: str, number: int, shape, scale: float, feet: float, pitch: float) -> np.ndarray:
+def _place(
+    seed: int, name: str, number: int, shape, scale: float, feet: float, pitch: float, wall: str = 'mixed'
+) -> np.ndarray:
     "A painted background, kept for the next picture; small ones are painted at twice the size and averaged."
     fine = 2 if shape[0] < 200 else 1
     rng, size = _stream(seed, name, 'place', number), (shape[0] * fine, shape[1] * fine)
-    img = draw_scene(rng, size, scale * fine, feet * fine, pitch)
+    img = draw_scene(rng, size, scale * fine, feet * fine, pitch, wall)
     return _halve(img) if fine == 2 else img
 
 
 @lru_cache(maxsize=256)
-def _identity(seed: int, name: str, pid: int, muted: float):  # a Person
+def _identity(seed: int, name: str, pid: int, muted: float, world: World = USUAL):  # a Person
     "Who identity `pid` of a domain is."
-    return draw_person(_stream(seed, name, 'person', pid), muted)
+    return draw_inhabitant(_stream(seed, name, 'person', pid), world, muted)
 
 
 @lru_cache(maxsize=64)
@@ -347,25 +351,31 @@ def _draw_view(
     seed: int,  # of cameras and places
     camid: int,  # 0-based
     part: bool,  # True: a badly placed box
+    world: World = USUAL,  # how people are turned and cropped
 ) -> _View:  # of one picture
     "Choose viewpoint, place and light of one picture."
     H, W = size
     cam = _fixed_camera(seed, camid, domain) if domain.fixed else _draw_camera(rng, domain, int(rng.integers(8)))
     about = bool(rng.random() < 0.5)
     yaw = cam.yaw + rng.normal(0, 0.25) + pi * (cam.two_way and about) if domain.fixed else rng.uniform(0, 2 * pi)
+    yaw = turned(yaw, world)
     number = camid if domain.fixed else int(rng.integers(domain.places))
     pitch = cam.pitch if domain.fixed else 0.03 + 0.27 * (number % 9) / 8
-    j = domain.jitter
+    pitch = pitch if world.pitch == 0 else max(0.0, pitch + radians(world.pitch))
+    j = domain.jitter * world.jitter
     fill = np.clip(0.895 + rng.normal(0, 0.022) * j, 0.8, 0.96)
     shift = rng.normal(0, 0.035, 2) * j
     wander = rng.uniform(-1, 1)
-    scale = H * fill / (person.height * cos(pitch) + 0.3 * sin(pitch))
+    scale = H * fill / (person.height * cos(pitch) + 0.3 * sin(pitch)) * world.zoom
     if part:
         scale *= rng.uniform(1.5, 2.3)
         shift = shift + np.array([rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 1.0)])
-    origin = (W / 2 + shift[0] * W, H * (0.955 - 0.1 * sin(pitch)) + shift[1] * H * 0.35)
+    feet = 0.955 - 0.1 * sin(pitch)
+    if world.zoom != 1 or world.lift:
+        feet = 0.5 + (feet - 0.5) * world.zoom - world.lift
+    origin = (W / 2 + shift[0] * W, H * feet + shift[1] * H * 0.35)
     room = (round(H * 1.12), round(W * (1.35 if domain.fixed else 2.4)))
-    canvas = _place(seed, domain.name, number, room, H * 0.88 / 1.72, H * 0.955, pitch)
+    canvas = _place(seed, domain.name, number, room, H * 0.88 / 1.72, H * 0.955, pitch, world.background)
     row = round(np.clip(H * 0.06 - min(shift[1], 0.1) * H * 0.35, 0, room[0] - H))
     column = round(np.clip((room[1] - W) / 2 * (1 + wander) - shift[0] * W, 0, room[1] - W))
     k = cam.ambient * (1 if domain.fixed else rng.uniform(0.8, 1.2))
@@ -374,12 +384,12 @@ def _draw_view(
     return _View(cam, yaw, pitch, scale, origin, canvas, (row, column), light)
 
 # %% ../../nbs/09_render.camera.ipynb #ac2ea277
-def _company(domain: Domain, rng: np.random.Generator, alone: bool) -> list:  # things for `trace`
+def _company(domain: Domain, rng: np.random.Generator, alone: bool, world: World = USUAL) -> list:  # things for `trace`
     "Passers-by and what stands in front; `alone`: there is no main person to hide."
-    near = not alone and rng.random() < 0.13 * domain.occlusion
+    near = not alone and rng.random() < 0.13 * domain.occlusion * world.occluders
     things = []
-    if rng.random() < (0.5 if alone else 0.14 * domain.crowd):
-        q = draw_person(rng, domain.muted)
+    if rng.random() < (0.5 if alone else 0.14 * domain.crowd * world.crowd):
+        q = draw_inhabitant(rng, world, domain.muted)
         front = not alone and rng.random() < 0.3
         side = rng.choice([-1, 1]) * rng.uniform(0.3, 0.5) * (1.15 if front else 1)
         body, _ = person_shapes(q, draw_pose(rng, q))
@@ -404,6 +414,17 @@ def _paint(img, things, v: _View, size, fold: int) -> tuple:  # (H, W, 3) linear
     return img, _halve(own.reshape(fine)) >= 0.5
 
 
+def _widened(img, mask, xy, width: int) -> tuple:  # the same three at another width
+    "A picture in linear light, its mask and its joints (x, y), resized along the rows."
+    h, w = mask.shape
+    if w == width:
+        return img, mask, xy
+    resized = lambda x: np.asarray(Image.fromarray(x).resize((width, h), Image.Resampling.BILINEAR))
+    channels = np.moveaxis(img.astype(np.float32), 2, 0)
+    img = np.stack([resized(np.ascontiguousarray(channel)) for channel in channels], 2)
+    return img, resized(mask.astype(np.float32)) >= 0.5, xy * np.array([width / w, 1], np.float32)
+
+
 def draw_image(
     domain: Domain,  # where it comes from
     pid: int,  # identity; below 0: no person, only the place and perhaps passers-by
@@ -414,13 +435,18 @@ def draw_image(
     part: bool = False,  # True: a badly placed box that shows only part of the person
 ) -> tuple:  # image (H, W, 3) uint8, visible person (H, W) bool, joints (len(JOINTS), 2) in pixels (x, y), camid
     "Render one picture."
-    h, w = size
     rng = _stream(seed, domain.name, 'image', pid, index)
-    camid = _camera_of(domain, seed, pid, index) if camid is None else camid
-    person = _identity(seed, domain.name, pid, domain.muted)
+    camid, wide = _camera_of(domain, seed, pid, index) if camid is None else camid, size[1]
+    world, cameras = (
+        domain.worlds[camid % len(domain.worlds)],
+        seed if domain.camera_seed is None else domain.camera_seed,
+    )
+    h, w = size = size[0], round(size[1] / world.stretch)  # as seen, before the box is resized to `wide` columns
+    person = _identity(seed, domain.name, pid, domain.muted, domain.worlds[0])
     pose = draw_pose(rng, person)
-    v = _draw_view(domain, person, rng, size, seed if domain.camera_seed is None else domain.camera_seed, camid, part)
-    things, joints = _company(domain, rng, pid < 0), np.zeros((len(JOINTS), 3), np.float32)
+    pose = replace(pose, stride=pose.stride * world.gait)
+    v = _draw_view(domain, person, rng, size, cameras, camid, part, world)
+    things, joints = _company(domain, rng, pid < 0, world), np.zeros((len(JOINTS), 3), np.float32)
     if pid >= 0:
         body, joints = person_shapes(person, pose)
         things.insert(0, (body, v.yaw, (0.0, 0.0)))
@@ -435,4 +461,6 @@ def draw_image(
         img = img * _fixed_field(v.cam.field, v.canvas.shape[:2], domain.light)[y0 : y0 + h, x0 : x0 + w]
     xy = (view_matrix(v.yaw, v.pitch)[None] * joints[:, None]).sum(2)
     xy = np.stack([xy[:, 0] * v.scale + v.origin[0], v.origin[1] - xy[:, 1] * v.scale], 1).astype(np.float32)
-    return _respond(img * np.float32(0.82), v.cam, rng), mask, xy, camid
+    img, mask, xy = _widened(img, mask, xy, wide)
+    cam = replace(v.cam, native=v.cam.native * world.resolution)
+    return _respond(img * np.float32(0.82 * world.light), cam, rng), mask, xy, camid

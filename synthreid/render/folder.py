@@ -32,6 +32,7 @@ from synthreid.core import (
 )
 from .body import JOINTS
 from .camera import Domain, camera_domain, draw_image, game_domain
+from .world import World, describe_worlds, write_world
 
 # %% ../../nbs/10_render.folder.ipynb #6af77106
 @dataclass
@@ -194,6 +195,15 @@ def _file(job):
     return rel, np.packbits(mask), joints
 
 # %% ../../nbs/10_render.folder.ipynb #80a2c521
+def _settings(domain: Domain, ids: int, per_id: int, size, seed: int, test_fraction: float) -> dict:
+    "All that decides the pictures of a folder; the usual world is not named, as before there were others."
+    told = asdict(domain)
+    del told['worlds']
+    settings = dict(renderer=_RENDERER_VERSION, domain=told, ids=ids, per_id=per_id, size=list(size))
+    worlds = describe_worlds(domain.worlds)
+    return settings | dict(seed=seed, test_fraction=test_fraction) | (dict(world=worlds) if worlds else {})
+
+
 def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
     "Whether the folder holds all pictures of these settings; those of others are not touched."
     for f in (done, started):
@@ -250,8 +260,7 @@ def render_folder(
             f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}'
         )
     _check_number(domain, ids, per_id, test_fraction, size)
-    settings = dict(renderer=_RENDERER_VERSION, domain=asdict(domain), ids=ids, per_id=per_id, size=list(size))
-    settings |= dict(seed=seed, test_fraction=test_fraction)
+    settings = _settings(domain, ids, per_id, size, seed, test_fraction)
     started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     if _is_finished(out, started, done, settings):
         return out
@@ -262,6 +271,8 @@ def render_folder(
             (out / d).mkdir(parents=True, exist_ok=True)
         with atomic_write(started) as tmp:
             tmp.write_text(json.dumps(settings, indent=1))
+        if 'world' in settings:
+            write_world(domain.worlds, out / 'world.yaml')
         jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
         rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
         _write_truth(out / 'truth.npz', rows, size)
