@@ -384,9 +384,7 @@ def _draw_view(
     return _View(cam, yaw, pitch, scale, origin, canvas, (row, column), light)
 
 # %% ../../nbs/09_render.camera.ipynb #ac2ea277
-def _company(
-    domain: Domain, rng: np.random.Generator, alone: bool, world: World = USUAL
-) -> list:  # things for `trace`
+def _company(domain: Domain, rng: np.random.Generator, alone: bool, world: World = USUAL) -> list:  # things for `trace`
     "Passers-by and what stands in front; `alone`: there is no main person to hide."
     near = not alone and rng.random() < 0.13 * domain.occlusion * world.occluders
     things = []

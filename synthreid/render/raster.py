@@ -377,7 +377,7 @@ def _tube_candidates(items, things, pitch, base) -> _Candidates:
     return _Candidates(3, lo, hi, g, material, hit)
 
 # %% ../../nbs/06_render.raster.ipynb #3c3e098e
-def _hits_of(found: _Candidates, scale, origin, shape) -> tuple:  # columns as in `Hits`, not yet sorted by depth
+def _hits_of(found: _Candidates, scale, origin, shape, bend=None) -> tuple:  # columns as in `Hits`, not yet sorted by depth
     "Evaluate the formula of one kind for every pixel that it may touch."
     k, row, col = _box_pixels(
         found.lo[:, 0] * scale + origin[0],
@@ -388,6 +388,9 @@ def _hits_of(found: _Candidates, scale, origin, shape) -> tuple:  # columns as i
     )
     x = ((col + 0.5 - origin[0]) / scale).astype(np.float32)
     y = ((origin[1] - row - 0.5) / scale).astype(np.float32)
+    if bend is not None:
+        first = found.group[k] == 0
+        x, y = x + bend[0, row, col] * first, y + bend[1, row, col] * first
     ok, z, normal, texture = found.hit(x, y, k)
     i = np.flatnonzero(ok)
     k = k[i]
@@ -402,6 +405,7 @@ def trace(
     scale: float,  # pixels per metre
     origin,  # (column, row) where the world origin appears
     shape,  # (H, W) pixels
+    bend=None,  # (2, H, W) float32: shift of the rays that meet the first thing, metres; None: straight
 ) -> Hits:  # one row per visible pixel
     "Find the nearest surface at every pixel."
     mats = np.concatenate([np.array(t[0].materials, np.float32) for t in things])
@@ -420,7 +424,7 @@ def trace(
         found.append(_ball_candidates(boxes, views, moves, base, boxes=True))
     if tubes := all_of('tubes'):
         found.append(_tube_candidates(tubes, things, pitch, base))
-    parts = [_hits_of(kind, scale, origin, shape) for kind in found]
+    parts = [_hits_of(kind, scale, origin, shape, bend) for kind in found]
     pixel, z, normal, tex, material, kind, group = (np.concatenate(v, -1) for v in zip(*parts))
     order = np.argsort(z, kind='stable')
     owner = np.full(shape[0] * shape[1], -1, np.int64)
