@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SelfTrainConfig', 'check_selftrain', 'take_net', 'make_learner', 'NormInGroups', 'unit_codes', 'embed_all',
            'cluster_contrast', 'refresh', 'proxy_contrast', 'without_camera', 'cluster_at', 'same_groups', 'judge_eps',
-           'check_clusters', 'HeldOut', 'SelfTrainBatches', 'cluster_batch', 'SelfTrain', 'ClusterLog']
+           'check_clusters', 'divide_people', 'HeldOut', 'SelfTrainBatches', 'cluster_batch', 'SelfTrain', 'ClusterLog']
 
-# %% ../../nbs/45_training.selftrain.ipynb #d67a0479
+# %% ../../nbs/45_training.selftrain.ipynb #662b63d2
 import copy
 import inspect
 import warnings
@@ -342,7 +342,19 @@ def check_clusters(
         tell(f'epoch {epoch}: the features fall together (mean cosine {first:.2f} at the start, {last:.2f} now): use a'
              ' lower learning rate, fewer epochs, or train the source along')  # fmt: skip
 
-# %% ../../nbs/45_training.selftrain.ipynb #06a09264
+# %% ../../nbs/45_training.selftrain.ipynb #5ffb9d20
+def divide_people(
+    source: ReidSplit,  # labelled
+    share: float,  # of its people, held back; always the same ones
+) -> tuple:  # two splits: people to train on, people held back; pids from 1
+    "People to train on and people to choose by."
+    source = replace(source, pids=source.relabel().pids + 1)
+    if not share:
+        return source, None
+    parts = hold_out(source, share, 0)
+    return parts.train, parts.query + parts.gallery
+
+# %% ../../nbs/45_training.selftrain.ipynb #8529b251
 class HeldOut:
     "People of the source who are not trained on, as the target's cameras would show them; made when first asked for."
 
@@ -379,7 +391,7 @@ class HeldOut:
             )
         return np.concatenate(made)
 
-# %% ../../nbs/45_training.selftrain.ipynb #66ca402b
+# %% ../../nbs/45_training.selftrain.ipynb #ceb535b6
 class SelfTrainBatches:
     "What a step may look at: the pictures of the target, people of the source, people held back."
 
@@ -391,14 +403,9 @@ class SelfTrainBatches:
     ):
         c, place = method.config, (method.device, method.data_on_device)
         check_even(**{'batch_size / norm_group': c.batch_size // c.norm_group})
-        source, self.held, self.stream = replace(source, pids=source.relabel().pids + 1), None, None
-        self.target, self.camids, self.people = Pixels(target.images, *place), target.camids, None
-        if c.hold_out:
-            parts = hold_out(source, c.hold_out, 0)
-            source, self.held = (
-                parts.train,
-                HeldOut(parts.query + parts.gallery, method.start, c, target.camids.max() + 1),
-            )
+        source, back = divide_people(source, c.hold_out)
+        self.held = HeldOut(back, method.start, c, target.camids.max() + 1) if c.hold_out else None
+        self.target, self.camids, self.people, self.stream = Pixels(target.images, *place), target.camids, None, None
         if c.source != 'none':
             check_even(**{'source_batch / norm_group': c.source_batch // c.norm_group})
             source = source.relabel()
