@@ -148,6 +148,7 @@ def _parser(
 # %% ../nbs/60_cli.ipynb #5b677dc0
 COMMANDS = {
     'demo': commands.demo,
+    'adapt': commands.adapt,
     'explore': commands.explore,
     'app': commands.app,
     'doctor': commands.doctor,
@@ -309,8 +310,8 @@ def _as_python(argument: str) -> str:
 
 
 def _start(argv: list) -> int:  # exit code
-    "Find the command and call it; of several processes all but the first leave, except in a training."
-    if argv[:1] != ['train'] and not leave_to_first(argv[0] if argv else 'this'):
+    "Find the command and call it; of several processes all but the first leave, except in trainings."
+    if argv[:1] not in (['train'], ['adapt']) and not leave_to_first(argv[0] if argv else 'this'):
         return 0
     if not argv or argv[0] in ('-h', '--help', 'help'):
         return print(_overview())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap', 'fid', 'reproduce', 'import_reference',
-           'export', 'push', 'pull', 'demo', 'explore', 'app']
+           'export', 'push', 'pull', 'demo', 'adapt', 'explore', 'app']
 
 # %% ../nbs/57_commands.ipynb #26510785
 import hashlib
@@ -742,6 +742,52 @@ def demo(
             fid_weights=fid_weights,
             device=device,
         )
+
+# %% ../nbs/57_commands.ipynb #5cbe3920
+def adapt(
+    source: str,  # folder of the labelled synthetic dataset; several, separated by commas
+    target: str,  # folder of pictures of the cameras; labels are not used
+    out: str,  # folder for the runs, threshold.json and report.html; the same command goes on where it stopped
+    layout: str = 'auto',  # layout of the target, see synthreid doctor; 'unlabelled': a folder per camera
+    options: str = '',  # options of the target's reader: protocol=old,split_id=3
+    pattern: str | None = None,  # template of the target's file names, for instance {pid}_c{cam}_{*}.jpg
+    source_layout: str = 'auto',  # layout of the source
+    start: str | None = None,  # finished run of joint, direct or flip to begin with, instead of learning to translate
+    scale: Literal['small', 'full'] = 'small',  # nets for a CPU, or for a GPU
+    size: str = '',  # H x W of the images; none: 64x32, of the scale full 256x128
+    steps: int = 0,  # of the translation; 0: the scale's own
+    adapt_steps: int = 0,  # of the self-training; 0: the scale's own
+    control: bool = False,  # also train without any source, for the table
+    false_match: float = 1e-3,  # wanted share of pairs of different people that are taken for the same
+    seed: int = 0,  # of all trainings
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    cache: str | None = None,  # folder for decoded images, reused by later runs
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+):
+    "From labelled renders and unlabelled pictures of your cameras to a model for them and a threshold."
+    from synthreid.adapt import adapt_settings, run_adapt
+    from synthreid.data.store import load_images
+    from synthreid.processes import is_first, join, told_to_all
+
+    join(device)
+    with told_to_all():
+        check_choice(('small', 'full'), scale=scale)
+        if not 0 < false_match < 1:
+            raise expected('a false-match rate between 0 and 1', false_match, 'use for instance 0.001')
+        settings = adapt_settings(scale, size, steps, adapt_steps, control)
+        size = settings['adapted'].size
+        parse_size(size)
+        specs, spec = _sources(source, source_layout, '', None), _dataset(target, layout, options, pattern)
+        _check_outside(out, *(d.root for d in [*specs, spec] if d.layout in _WALKED))
+        real, labelled = spec.load(), _source_split(specs, False, None, '', 0)[1]
+    pictures, seen = _decoded(labelled, real.train, size, None, cache, device, on_broken)
+    query, gallery = (load_images(s, size, cache, on_broken=on_broken) for s in (real.query, real.gallery))
+    real = replace(real, train=seen, query=query, gallery=gallery)
+    told = dict(seed=seed, device=device, source=specs[0] if len(specs) == 1 else None, target=spec)
+    run_adapt(pictures, real, out, settings, start, false_match, **told)
+    if is_first():
+        print((Path(out) / 'table.md').read_text())
+        print(f'Model: {out}/adapted. Threshold: {out}/threshold.json. Report: {out}/report.html')
 
 # %% ../nbs/57_commands.ipynb #54d31e65
 def explore(

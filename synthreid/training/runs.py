@@ -84,7 +84,7 @@ def load_method(
     home = checkpoint.parents[1] if checkpoint.parent.name == 'checkpoints' else checkpoint
     meta = read_meta(checkpoint)
     kind = find_method(meta['method'], run=home)
-    start = [k for k in ('weights', 'teacher') if isinstance(meta['config'].get(k), str)]
+    start = [k for k in ('weights', 'teacher', 'start') if isinstance(meta['config'].get(k), str)]
     config = make_config(kind, meta['config'] | dict.fromkeys(start))
     method = make_method(kind, config, meta['n_ids'], meta.get('n_cameras', 1), meta['seed'], pick_device(device))
     load_checkpoint(method, checkpoint, optimisers=False)
@@ -154,6 +154,7 @@ def _hand_in(named, n_ids, size, device) -> dict:
     known = {
         'teacher': lambda run: load_teacher(run, n_ids, device, size),
         'encoder': lambda run: load_encoder(run, device),
+        'start': lambda run: load_method(_finished_checkpoint(run), device),
     }
     return {name: known.get(name, lambda run: load_method(run, device))(run) for name, run in named.items()}
 
@@ -227,7 +228,7 @@ def _training_hooks(folder, method, source, done, means, checkpoint_every, sampl
         hooks.append(SampleGrid(folder / 'samples', draw, sample_every))
     if sample_every and learns_to_translate:
         hooks.append(SampleGrid(folder / 'samples', lambda m: draw_pairs(some, m.translate(some)), sample_every))
-    return [*hooks, Checkpointer(folder / 'checkpoints', checkpoint_every, steps, means)]
+    return [*hooks, *method.hooks(folder), Checkpointer(folder / 'checkpoints', checkpoint_every, steps, means)]
 
 # %% ../../nbs/48_training.runs.ipynb #b109b30d
 def _without_pixels(split, size):
