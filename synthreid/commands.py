@@ -324,9 +324,19 @@ def _able_method(run, device, able='', remedy=''):  # -> Method
         raise UserError(f'expected a method that {able}, the run {run} holds {method.name!r}: {remedy}')
     return method
 
+# %% ../nbs/57_commands.ipynb #62b46380
+def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pixels, what it is
+    "Pictures of every camera of a test, without labels: those for training, or, where these are too few, the test's."
+    test = dataset.query + dataset.gallery
+    if test.camids is None:
+        raise expected('cameras for --per-camera', f'none in {dataset.name}', 'leave it out')
+    enough = all((dataset.train.camids == c).sum() >= least for c in {*test.camids.tolist()})
+    return (load(dataset.train), 'training') if enough else (test, 'test')
 
-def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingResult
+
+def _ranked(method, dataset, seen, alpha, per_camera, pictures, flip, protocol, **how):  # -> RankingResult
     "Test on decoded images; the protocol of the result says all that was done."
+    from synthreid.metrics.cameras import camera_embeds
     from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.training.provenance import name_protocol
 
@@ -336,8 +346,36 @@ def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingR
         note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
     how |= dict(flip=flip and not own, protocol=rule, device=method.device)
+    if per_camera != 'none':
+        split, which = pictures
+        nets, more = method.nets.values(), (how['flip'], how['batch_size'], method.device)
+        embed = camera_embeds(embed, split, per_camera, nets, *more)
+        note += f', {per_camera} per camera on unlabelled {which} images'
     found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
+
+# %% ../nbs/57_commands.ipynb #6538109e
+def _print_floors(row, found, dataset, protocol, **how):
+    "A table with the run and what it has to beat."
+    from synthreid.metrics.floors import floors
+    from synthreid.metrics.tables import result_row, results_table, table_markdown
+
+    rule = dataset.rule if protocol == 'auto' else protocol
+    rows = {row: found, **floors(dataset.query, dataset.gallery, rule, **how)}
+    told = [result_row(name, r) if r else {'method': name, 'seed': 0} for name, r in rows.items()]
+    print(table_markdown(results_table(told), ['rank1', 'rank5', 'rank10', 'mAP', 'mINP']))
+
+
+def _judge(method, rendered, real, weights):
+    "What a translation does to pictures, printed."
+    from synthreid.metrics.features import inception_features
+    from synthreid.metrics.translation import evaluate_translation
+
+    extractor = inception_features(weights, method.device) if weights else None
+    found = evaluate_translation(
+        method.translate, rendered.images, real.images, extractor=extractor, device=method.device
+    )
+    _print_numbers(found)
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
@@ -355,6 +393,10 @@ def evaluate(
     rerank: bool = False,  # also the ranking after k-reciprocal re-ranking
     flip: bool = True,  # average with the mirror image
     metric: str = 'cosine',  # or 'euclidean', 'squared_euclidean'
+    # what each camera does to all its pictures, taken out without labels ('norms': batch normalisation of its own;
+    # 'centre', 'scale', 'whiten': of the features), from the training images, else from the test's
+    per_camera: Literal['none', 'norms', 'centre', 'scale', 'whiten'] = 'none',
+    floors: bool = False,  # also chance, raw pixels, and pretrained features as they are
     alpha: float | str | None = None,  # of a DG-Net run: weight of the fine-grained head (0: none; fine: it alone)
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100,  # images at a time
@@ -364,14 +406,14 @@ def evaluate(
     "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
-    from synthreid.metrics.features import find_fid_weights, inception_features
+    from synthreid.metrics.features import find_fid_weights
     from synthreid.metrics.ranking import PROTOCOLS
-    from synthreid.metrics.translation import evaluate_translation
     from synthreid.training.provenance import seen_in_training
 
     check_positive(batch_size=batch_size)
     check_choice(('auto', *PROTOCOLS), protocol=protocol)
     check_choice(METRICS, metric=metric)
+    check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
     weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
     method = _able_method(run, device, source and 'translates', 'leave --source out')
     dataset = _test_set(spec)
@@ -382,14 +424,15 @@ def evaluate(
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
     how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
-    for again in (False, True)[: 1 + rerank]:
-        found = _ranked(method, dataset, seen, alpha, rerank=again, **how)
-        print(found)
-        _record(run, method, dataset, found)
+    cameras = per_camera, _pictures_of_cameras(dataset, load) if per_camera != 'none' else None
+    found = [_ranked(method, dataset, seen, alpha, *cameras, rerank=r, **how) for r in (False, True)[: 1 + rerank]]
+    for result in found:
+        print(result)
+        _record(run, method, dataset, result)
+    if floors:
+        _print_floors(f'{method.name} ({run})', found[0], dataset, device=method.device, **how)
     if source:
-        extractor = inception_features(weights, method.device) if weights else None
-        pictures = load(rendered).images, load(dataset.train).images
-        _print_numbers(evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device))
+        _judge(method, load(rendered), load(dataset.train), weights)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
 def _plain_folder(folder, size, most=None, on_broken='refuse'):

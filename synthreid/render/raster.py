@@ -377,7 +377,9 @@ def _tube_candidates(items, things, pitch, base) -> _Candidates:
     return _Candidates(3, lo, hi, g, material, hit)
 
 # %% ../../nbs/06_render.raster.ipynb #3c3e098e
-def _hits_of(found: _Candidates, scale, origin, shape, bend=None) -> tuple:  # columns as in `Hits`, not yet sorted by depth
+def _hits_of(
+    found: _Candidates, scale, origin, shape, bend=None
+) -> tuple:  # columns as in `Hits`, not yet sorted by depth
     "Evaluate the formula of one kind for every pixel that it may touch."
     k, row, col = _box_pixels(
         found.lo[:, 0] * scale + origin[0],

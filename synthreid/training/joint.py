@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['TranslationKind', 'TranslationConfig', 'JointConfig', 'JointBatches', 'make_nets', 'closed_forms',
            'start_translation', 'apply_translation', 'move_batch', 'draw_cameras', 'patch_pairs', 'hardness_at',
-           'contrast_loss', 'patch_contrast', 'generator_losses', 'discriminator_losses', 'reid_images',
+           'contrast_loss', 'patch_contrast', 'generator_losses', 'discriminator_losses', 'reid_images', 'what_is_read',
            'identity_losses', 'joint_optimiser', 'joint_rate', 'check_joint', 'JointTransfer']
 
 # %% ../../nbs/42_training.joint.ipynb #95e047e1
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -20,11 +20,12 @@ from ..core import UserError, check_positive, constant, expected, parse_size, st
 from ..data.augment import augment
 from ..data.batches import LabelledBatches, Pixels, check_pairs
 from ..data.datasets import ReidSplit
+from ..models.backbones import InstanceNormKind, backbone
 from ..models.contrast import hard_nce, modulated_nce, relation_loss
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
-from ..models.reid import IdentityNet
+from ..models.reid import Embedder, IdentityNet
 from ..processes import check_even, drawn, gathered, place, share
 from .direct import AugmentKind, reid_losses
 from .loop import Method, only_training, rate_at, set_rate, update
@@ -96,7 +97,12 @@ class JointConfig(TranslationConfig):
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
-    head: Literal['bottleneck', 'basic'] = 'bottleneck'  # stages 2-4 of ResNet-50, or a small one
+    reads: Literal['encoder', 'picture'] = 'encoder'  # what the identity net sees; 'picture': with the next four fields
+    backbone: str = 'tf_efficientnet_lite0'  # see `models.backbones`
+    weights: str | None = None  # 'installed', 'imagenet' or a file, see direct transfer; None starts at random
+    last_stride: int = 1  # stride of its last stage
+    instance_norm: InstanceNormKind = 'none'  # see direct transfer
+    head: Literal['bottleneck', 'basic'] = 'bottleneck'  # of 'encoder': stages 2-4 of ResNet-50, or a small one
     head_layers: tuple[int, ...] = (4, 6, 3)  # blocks per stage
     head_widths: tuple[int, ...] = (128, 256, 512)  # width per stage
     pooling: Literal['average', 'gem'] = 'average'  # of the head's maps
@@ -188,7 +194,10 @@ def make_nets(
     cameras = n_cameras if cfg.cameras and cfg.translation in ('gan', 'closed_form') else 0
     generator = Generator(cfg.dim, cfg.n_blocks, cfg.decoder, cameras, cfg.field_stride)
     generator.nce_taps = cfg.contrast_layers or generator.nce_taps
-    identity = IdentityNet(n_ids, generator.out_channels, cfg.head_layers, cfg.head, cfg.head_widths, cfg.pooling)
+    if cfg.reads == 'picture':
+        identity = Embedder(backbone(cfg.backbone, cfg.weights, cfg.last_stride, cfg.instance_norm), n_ids, cfg.pooling)
+    else:
+        identity = IdentityNet(n_ids, generator.out_channels, cfg.head_layers, cfg.head, cfg.head_widths, cfg.pooling)
     if cfg.classifier_std:
         torch.nn.init.normal_(identity.neck.classifier.weight, std=cfg.classifier_std)
     nets = {'generator': generator, 'identity': identity}
@@ -427,24 +436,37 @@ def reid_images(
     return augment(images, random, config.augment, config.strength, config.light, config.erasing, translate_some)
 
 # %% ../../nbs/42_training.joint.ipynb #39a4e2e2
+def what_is_read(
+    generator: Generator,  # its encoder
+    config: JointConfig,  # reads
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+) -> torch.Tensor:  # (B, C, h, w) features of the encoder, or the images
+    "What the identity net gets of these images."
+    return images if config.reads == 'picture' else generator.encode(images)[0]
+
+
 def identity_losses(
     nets: dict,  # generator, identity
     config: JointConfig,  # mode, reid_batch, weights of the losses
     batch: dict,  # reid, reid_pids; without a re-ID batch source_pids
-    features: torch.Tensor | None,  # (B, C, h, w) of the source images; None: not there yet, or there is a re-ID batch
+    given: torch.Tensor | None,  # what is read of the GAN batch: features, or translations; None: not there yet
     random: torch.Generator,  # for augmentation and cameras
     translate=None,  # translate(images, camera) -> images; None: nothing is translated
-) -> dict:  # {'id', 'triplet': ...}, weighted
-    "What the identity net learns from, and in joint mode the encoder, too."
-    generator, pids = nets['generator'], batch['reid_pids' if config.reid_batch else 'source_pids']
+) -> dict:  # {'id', 'triplet': ...}; of translations that teach the generator 'id_translated', ...; all weighted
+    "What the identity net learns from, and in joint mode the encoder, or the generator, too."
+    generator, told = nets['generator'], {}
+    shown, pids = given, batch['reid_pids' if config.reid_batch else 'source_pids']
     if config.reid_batch:
         images = reid_images(batch['reid'], config, random, translate, generator.n_cameras)
-        features = generator.encode(images)[0]
-    elif features is None:
-        features = generator.encode(move_batch(batch, config, random)['source'])[0]
+        shown = what_is_read(generator, config, images)
+        if config.reads == 'picture' and config.mode == 'joint' and given is not None:
+            told = reid_losses(*nets['identity'](given), batch['source_pids'], replace(config, weight_triplet=0))
+    elif given is None:
+        shown = what_is_read(generator, config, move_batch(batch, config, random)['source'])
     if config.mode == 'disjoint':
-        features = features.detach()
-    return reid_losses(*nets['identity'](features), pids, config)
+        shown = shown.detach()
+    losses = reid_losses(*nets['identity'](shown), pids, config)
+    return losses | {f'{name}_translated': loss for name, loss in told.items()}
 
 # %% ../../nbs/42_training.joint.ipynb #5409622b
 def joint_optimiser(
@@ -509,6 +531,8 @@ def check_joint(
         raise expected(what, layers, remedy)
     if not min(config.hardness) > 0:
         raise expected('two numbers above 0 as hardness', config.hardness, 'the published ones are 50 and 10')
+    if config.reads == 'encoder' and config.weights:
+        raise expected("reads='picture' for weights of a backbone", "'encoder'", 'the encoder starts at random')
     if config.translation == 'closed_form' and config.decoder != 'field':
         what = "decoder 'field' for translation='closed_form'"
         raise expected(what, repr(config.decoder), 'the others have to be trained')
@@ -550,8 +574,8 @@ class JointTransfer(Method):
 
     @torch.no_grad()
     def embed(self, images):
-        "(B, 3, H, W) in [-1, 1] to (B, D) features: encoder, identity net."
-        return self.nets['identity'].eval()(self.nets['generator'].encode(images)[0])
+        "(B, 3, H, W) in [-1, 1] to (B, D) features: encoder, identity net; or the identity net alone."
+        return self.nets['identity'].eval()(what_is_read(self.nets['generator'], self.config, images))
 
     def phase(self, i):
         "Whether it is the warm-up, the learning rates, and how hard negatives are: with hDCE no two steps are alike."
@@ -570,17 +594,18 @@ def step(self: JointTransfer, batch, i, patch_ids=None):
     if cfg.translation != 'gan' or i < cfg.warmup_steps:
         translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None
         losses = identity_losses(nets, cfg, batch, None, random, translate)
-        return learn(losses, *(('generator', 'identity') if joint else ('identity',)))
+        return learn(losses, *(('generator', 'identity') if joint and cfg.reads == 'encoder' else ('identity',)))
     batch = move_batch(batch, cfg, random)
     features, taps = G.encode(batch['source'], G.nce_taps)
     camera = draw_cameras(self.n_cameras, len(features), random)
     fake = G.decode(features, batch['source'], camera)
+    given = fake if cfg.reads == 'picture' else features
     with only_training(G, nets['projector'], nets['identity'], among=nets):
         losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids, i)
         if joint:
-            losses |= identity_losses(nets, cfg, batch, features, random, self.translate)
+            losses |= identity_losses(nets, cfg, batch, given, random, self.translate)
         logged = learn(losses, 'generator', 'projector', *(['identity'] if joint else []))
     logged |= learn(discriminator_losses(nets, cfg, batch, fake.detach(), camera), 'discriminator')
     if not joint:
-        logged |= learn(identity_losses(nets, cfg, batch, features, random, self.translate), 'identity')
+        logged |= learn(identity_losses(nets, cfg, batch, given, random, self.translate), 'identity')
     return logged
