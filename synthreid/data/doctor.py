@@ -963,13 +963,14 @@ def check_outputs(
     hold_out: float = 0,  # share of the people for a test of their own, which only a manifest can hold
 ):
     "Raise a `UserError` where the files that an examination is to write cannot be written so."
-    from matplotlib.backend_bases import FigureCanvasBase
+    if picture is not None:
+        from matplotlib.backend_bases import FigureCanvasBase
 
-    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
-    if picture is not None and Path(picture).suffix[1:].lower() not in kinds:
-        raise UserError(
-            f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})'
-        )
+        kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+        if Path(picture).suffix[1:].lower() not in kinds:
+            raise UserError(
+                f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})'
+            )
     if manifest is not None and Path(manifest).suffix.lower() != '.csv':
         raise UserError(
             f'expected a manifest ending in .csv, got {manifest}: rename it, the commands know a manifest by this'
