@@ -1,7 +1,7 @@
 """The documentation site: `sphinx-build -W docs _docs/html`, from the saved notebooks, which are not run.
 
 `ext/notebooks.py` writes the chapters (`docs/nbs/`), `ext/commands.py` a page per command (`docs/commands/`);
-git ignores both. Nothing on the site asks another host for anything.
+git ignores them. Nothing on the site asks another host for anything.
 """
 
 import sys

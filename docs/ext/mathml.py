@@ -2,6 +2,7 @@
 
 import html
 
+from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 
@@ -12,9 +13,9 @@ def formula(display):
         drawn = convert(text, display=display).replace(
             '<math ', f'<math aria-label="{html.escape(text, quote=True)}" ', 1
         )
-        self.body.append(f'<div class="math">{number}{drawn}</div>' if display == 'block' else drawn)
-        from docutils.nodes import SkipNode
-
+        self.body.append(
+            f'<div class="math">{number}{drawn}</div>' if display == 'block' else f'<span class="math">{drawn}</span>'
+        )
         raise SkipNode
 
     return visit

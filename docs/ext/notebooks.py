@@ -159,7 +159,7 @@ def rooms(named):
 
 
 def prepare(app, config):
-    "Write `docs/nbs/` and `docs/rooms/`."
+    "Write `docs/nbs/`, `docs/rooms/` and `docs/benchmarks/`."
     docs = Path(app.srcdir)
     target = docs / 'nbs'
     named, wanted = {}, {target / 'index.ipynb'}
@@ -175,6 +175,10 @@ def prepare(app, config):
     for stale in set(target.rglob('*.ipynb')) - wanted:
         stale.unlink()
     shutil.copytree(root / 'nbs' / 'figures', target / 'figures', dirs_exist_ok=True)
+    for page in sorted((root / 'benchmarks').glob('*.md')):
+        write(docs / 'benchmarks' / page.name, page.read_text(encoding='utf-8'))
+    for picture in [f for kind in ('jpg', 'png') for f in (root / 'benchmarks').glob(f'*.{kind}')]:
+        shutil.copy2(picture, docs / 'benchmarks')
     for room, content in rooms(named):
         write(docs / 'rooms' / f'{room}.md', content)
 
