@@ -14,6 +14,7 @@ from api import api, names
 
 root = Path(__file__).resolve().parents[2]
 DIRECTIVE = re.compile(r'^#\|[ \t]*(.*?)[ \t]*(?:\n|\Z)', re.M)
+FORMULA = re.compile(r'\n*(\$\$.+?\$\$)\n*', re.S)  # a paragraph of its own
 VIEW, STATE = (f'application/vnd.jupyter.widget-{kind}+json' for kind in ('view', 'state'))
 ROOMS = {  # folder or package: title of the page
     'tutorials': 'Tutorials',
@@ -111,7 +112,7 @@ def cells_of(notebook, name):
     for cell in notebook['cells']:
         source = text(cell['source'])
         if cell['cell_type'] != 'code':
-            yield {**cell, 'metadata': {}}
+            yield markdown(FORMULA.sub(r'\n\n\1\n\n', source))
             continue
         flags = DIRECTIVE.findall(source)
         source = DIRECTIVE.sub('', source)
