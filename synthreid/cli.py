@@ -267,15 +267,28 @@ def _train(argv: list):
             argv = [a for a in argv if a != '--reference']
     given = vars(parser.parse_args(_with_files(argv, method)).clone())
     given.pop('config', None)
+    _filled(given, commands.train)
     settings = {field.name: given.pop(field.name) for field in fields(method.Config) if field.name in given}
     return commands.train(name, make_config(name, settings), **given)
+
+
+def _filled(given: dict, function) -> dict:
+    "An option with nothing in it, as a shell variable that is not set leaves it, is no path and no name."
+    known = inspect.signature(function).parameters
+    for name, value in given.items():
+        if value == '' and name in known and known[name].default != '':
+            flag = '--' + name.replace('_', '-')
+            raise expected(
+                f'a value for {flag}', 'an empty one', "fill it, or leave the option out ('.' is this folder)"
+            )
+    return given
 
 
 def _run(name: str, argv: list):
     "Parse and run any other command."
     more = _protocols() if name == 'evaluate' and {'-h', '--help'} & set(argv) else ''
     parser = _parser(name, COMMANDS[name], POSITIONAL.get(name, ()), more=more)
-    return COMMANDS[name](**vars(parser.parse_args(argv)))
+    return COMMANDS[name](**_filled(vars(parser.parse_args(argv)), COMMANDS[name]))
 
 # %% ../nbs/60_cli.ipynb #39fef209
 _NO_MEMORY = (
