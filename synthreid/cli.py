@@ -288,6 +288,18 @@ def _help_of_train(name: str, everything: bool) -> str:
     return help_text(f'train {name}', doc, blocks, everything=everything)
 
 
+def _filled(given: dict, function) -> dict:
+    "An option with nothing in it, as a shell variable that is not set leaves it, is no path and no name."
+    known = inspect.signature(function).parameters
+    for name, value in given.items():
+        if value == '' and name in known and known[name].default != '':
+            flag = '--' + name.replace('_', '-')
+            raise expected(
+                f'a value for {flag}', 'an empty one', "fill it, or leave the option out ('.' is this folder)"
+            )
+    return given
+
+
 def _train(argv: list):
     "Parse and run `train`: a method, its settings, data and run."
     if not argv or argv[0] in ('-h', '--help', '--help_all'):
@@ -308,6 +320,7 @@ def _train(argv: list):
     given.pop('config', None)
     from synthreid.training.methods import make_config
 
+    _filled(given, commands.train)
     config = make_config(name, {k: given.pop(k) for k in settings if k in given})
     return commands.train(name, config, **given)
 
@@ -333,7 +346,8 @@ def _run(name: str, argv: list):
     if asked := _asked(argv):
         more = _protocols() if name == 'evaluate' else ''
         return print(help_text(name, told.doc, {'': told.options.values()}, positional, asked == 'all', more))
-    return _function(name)(**vars(_parser(name, told.options, positional).parse_args(argv)))
+    given = vars(_parser(name, told.options, positional).parse_args(argv))
+    return _function(name)(**_filled(given, _function(name)))
 
 
 def _complete(line: str):

@@ -18,6 +18,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -166,7 +167,7 @@ def doctor(
 # %% ../nbs/57_commands.ipynb #69980851
 def _sources(source, layout, options, pattern) -> list:  # of DatasetSpec
     "One folder, or several separated by commas."
-    folders = [source] if Path(source).exists() else [s.strip() for s in source.split(',')]
+    folders = [source] if source and Path(source).exists() else [s.strip() for s in source.split(',')]
     return [_dataset(folder, layout, options, pattern) for folder in folders]
 
 
@@ -307,10 +308,10 @@ def train(
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
+        read_from=told,
         builds_on=[translate_with] if translate_with else [],
         **how,
     )[1]
-    _note_data(out, told)
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
@@ -356,7 +357,7 @@ def _with_alpha(config, alpha):
         return config
     if 'alpha' not in vars(config):
         raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')):
+    if alpha != 'fine' and not (isinstance(alpha, Real) and 0 <= alpha < float('inf')):
         raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
     return replace(config, alpha=alpha)
 
@@ -564,6 +565,17 @@ def _check_new(out):
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
 
 
+def _other_parts(file, told) -> str:
+    "What a folder was begun with, as far as it is not what it is told now."
+    try:
+        then = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        return 'something else'
+    words = {'run': 'another run or checkpoint', 'pictures': 'other pictures'}
+    changed = [k for k in {**then, **told} if then.get(k) != told.get(k)]
+    return ', '.join(words.get(k, f'{k} {then.get(k, "unknown")} (here {told.get(k)})') for k in changed)
+
+
 def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of every folder that is read
     "Write down what a folder is going to hold; one that was begun with anything else is refused."
     from synthreid.training.provenance import fingerprint
@@ -578,7 +590,7 @@ def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of ev
         with atomic_write(file) as tmp:
             tmp.write_text(said)
     elif file.read_text(errors='replace') != said:
-        got = f'{out}, which was begun with others'
+        got = f'{out}, which was begun with {_other_parts(file, told)}'
         raise expected('a new folder, or that of the same pictures, run and options', got, 'choose another --out')
     for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
         left.unlink()
