@@ -121,7 +121,9 @@ def _parser(
         parser.add_argument('--config', action='config', help='YAML file with these options')
         parser.add_function_arguments(_signature('the method', settings.values()), None)
     for p in positional:
-        parser.add_argument(p, type=str, help=_no_percent(own[p].comment))
+        several = {'nargs': '+'} if get_origin(own[p].hint) is list else {}
+        missing = {} if own[p].default is inspect.Parameter.empty else {'nargs': '?', 'default': own[p].default}
+        parser.add_argument(p, type=str, help=_no_percent(own[p].comment), **several, **missing)
     named = [o for o in own.values() if o.name not in positional]
     for o in named:
         if o.default is False:
@@ -139,6 +141,8 @@ COMMANDS = {
     'doctor': commands.doctor,
     'train': commands.train,
     'evaluate': commands.evaluate,
+    'compare': 'compare:compare',
+    'runs': 'ledger:runs',
     'translate': commands.translate,
     'swap': commands.swap,
     'embed': commands.embed,
@@ -154,6 +158,8 @@ POSITIONAL = {  # command: parameters given by place
     'explore': ['run'],
     'app': ['run'],
     'evaluate': ['run'],
+    'compare': ['runs'],
+    'runs': ['folder'],
     'translate': ['folder'],
     'embed': ['folder'],
     'doctor': ['path'],

@@ -7,8 +7,7 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
            'export', 'push', 'pull', 'demo', 'adapt', 'explore', 'app']
 
 # %% ../nbs/57_commands.ipynb #f243f871
-from .metrics.features import inception_features
-from .metrics.translation import evaluate_translation
+#| export
 
 # %% ../nbs/57_commands.ipynb #26510785
 import hashlib
@@ -371,20 +370,18 @@ def _print_numbers(found: dict, digits: int = 4):
 _NUMBERS = {'rank1': 'rank-1', 'rank5': 'rank-5', 'rank10': 'rank-10', 'mAP': 'mAP', 'mINP': 'mINP'}
 
 
+def _percent(share) -> str:
+    return '-' if share is None else f'{100 * share:.1f}'
+
+
 def _ranking_table(
-    rows: dict,  # {what it is: {'rank1', ..., 'mINP': fractions}}, in the order of the table
+    rows: dict,  # {what it is: {'rank1', ..., 'mINP': fractions, or None}}, in the order of the table
 ) -> str:
     "Results as text, in percent."
     wide = max(map(len, rows))
     lines = [f'{"":{wide}}' + ''.join(f'{k:>9}' for k in _NUMBERS.values())]
     return '\n'.join(
-        [
-            *lines,
-            *(
-                f'{n:{wide}}' + ''.join(f'{100 * r[k]:9.1f}' if r else f'{"-":>9}' for k in _NUMBERS)
-                for n, r in rows.items()
-            ),
-        ]
+        [*lines, *(f'{n:{wide}}' + ''.join(f'{_percent(r[k]):>9}' for k in _NUMBERS) for n, r in rows.items())]
     )
 
 
@@ -405,7 +402,7 @@ def _able_method(run, device, able='', remedy=''):  # -> Method
         raise UserError(f'expected a method that {able}, the run {run} holds {method.name!r}: {remedy}')
     return method
 
-# %% ../nbs/57_commands.ipynb #62b46380
+# %% ../nbs/57_commands.ipynb #b1e05149
 def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pixels, what it is
     "Pictures of every camera of a test, without labels: those for training, or, where these are too few, the test's."
     test = dataset.query + dataset.gallery
@@ -435,14 +432,23 @@ def _ranked(method, dataset, seen, alpha, per_camera, pictures, flip, protocol, 
     found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
 
-# %% ../nbs/57_commands.ipynb #6538109e
-def _floor_rows(dataset, protocol, **how) -> dict:  # {row: numbers, or None}
-    "What the run has to beat on these pictures."
+# %% ../nbs/57_commands.ipynb #5e6342c1
+def _floor_rows(dataset, protocol, **how) -> dict:  # for `_ranking_table`
+    "What is there without any training; a row that cannot be made says how to get it."
     from synthreid.metrics.floors import floors
 
-    rule = dataset.rule if protocol == 'auto' else protocol
-    found = floors(dataset.query, dataset.gallery, rule, **how)
-    return {name: result.summary() if result else None for name, result in found.items()}
+    found = floors(dataset.query, dataset.gallery, dataset.rule if protocol == 'auto' else protocol, **how)
+    return {name: dict.fromkeys(_NUMBERS) if r is None else r.summary() for name, r in found.items()}
+
+
+def _judged(method, rendered, real, weights) -> dict:
+    "What a translation does to pictures."
+    from synthreid.metrics.features import inception_features
+    from synthreid.metrics.translation import evaluate_translation
+
+    extractor = inception_features(weights, method.device) if weights else None
+    pictures = rendered.images, real.images
+    return evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
 
 # %% ../nbs/57_commands.ipynb #0de4ac40
 def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingResult, file or None)]
@@ -483,7 +489,7 @@ def evaluate(
     # what each camera does to all its pictures, taken out without labels ('norms': batch normalisation of its own;
     # 'centre', 'scale', 'whiten': of the features), from the training images, else from the test's
     per_camera: Literal['none', 'norms', 'centre', 'scale', 'whiten'] = 'none',
-    floors: bool = False,  # also chance, raw pixels, and pretrained features as they are
+    floors: bool = False,  # also raw pixels, and pretrained features as they are
     alpha: float | str | None = None,  # of a DG-Net run: weight of the fine-grained head (0: none; fine: it alone)
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100,  # images at a time
@@ -518,14 +524,10 @@ def evaluate(
         found = _ranked(method, dataset, seen, alpha, *cameras, rerank=again, **how)
         rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
         told.append((found, _record(run, method, dataset, found)))
-    rows['by chance'] = _chance_row(dataset, protocol)
     if floors:
         rows |= _floor_rows(dataset, device=method.device, **how)
-    judged = {}
-    if source:
-        extractor = inception_features(weights, method.device) if weights else None
-        pictures = load(rendered).images, load(dataset.train).images
-        judged = evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
+    rows['by chance'] = _chance_row(dataset, protocol)
+    judged = _judged(method, load(rendered), load(dataset.train), weights) if source else {}
     _tell_results(run, target, rows, told, judged, json)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3

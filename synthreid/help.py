@@ -66,6 +66,8 @@ EXAMPLES = {
         'train dgnet --source SYNTHETIC --teacher DIRECT --out RUN --preset one-gpu',
     ],
     'evaluate': ['evaluate RUN --target REAL --rerank', 'evaluate RUN --target REAL --json'],
+    'compare': ['compare RUN RUN --target A,B,C --out COMPARED'],
+    'runs': ['runs runs', 'runs runs --clear-caches'],
     'translate': ['translate FOLDER --run RUN --out TRANSLATED'],
     'swap': ['swap --appearance IMAGES --structure IMAGES --run DGNET --out SWAPPED'],
     'embed': ['embed FOLDER --run RUN --out features.npz'],
@@ -90,7 +92,11 @@ def help_text(
     "The help of one command."
     options = [o for block in blocks.values() for o in block]
     needed = [o.name for o in options if o.default is inspect.Parameter.empty and o.name not in positional]
-    left = [*(p.upper() for p in positional), *(f'--{n.replace("_", "-")} {n.upper()}' for n in needed)]
+    written = lambda o: f'{o.name.upper()} ...' if get_origin(o.hint) is list else o.name.upper()
+    left = [
+        *(written(o) for p in positional for o in options if o.name == p),
+        *(f'--{n.replace("_", "-")} {n.upper()}' for n in needed),
+    ]
     lines = [f'usage: synthreid {" ".join([name, *left, "[options]"])}', '', textwrap.fill(doc, 100)]
     main = MAIN.get(name.split()[0], [o.name for o in options])
     shown = [o for o in options if everything or o.name in (*main, *needed, *positional)]

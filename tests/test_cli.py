@@ -259,6 +259,8 @@ _ASKED = [
     (['train', 'flip', '--source', 'a', '--out', 'b', '--augment', 'mild'], 2, ('numpy', 'pandas')),
     (['evaluate', '--help-all'], 0, ('numpy', 'pandas', 'jsonargparse')),
     (['evaluate', 'run'], 2, ('numpy', 'pandas')),
+    (['compare', '--help'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['runs', '.'], 0, ('numpy', 'pandas')),
     (['render', '--domain', 'moon', '--out', 'x'], 2, ('numpy', 'pandas')),
     (['doctor', 'CAMERA'], 0, ()),
     (['doctor', 'nowhere'], 2, ()),
@@ -414,6 +416,50 @@ def test_the_doctor_and_distances_as_json(data, tmp_path):
     both = data / 'game' / 'query', data / 'camera' / 'query', '--stand-in', '--cache', 'none', '--device', 'cpu'
     plain, told = call('fid', *both)[1], json.loads(call('fid', *both, '--json')[1])
     assert f'{told["frechet"]:.6g}' in plain and f'{told["coverage"]:.6g}' in plain
+
+
+def test_runs_are_listed_and_compared(data, tmp_path):
+    for name, seed in ('one', 0), ('two', 1):
+        where = '--source', data / 'game', '--out', tmp_path / name, '--seed', seed
+        assert call('train', 'direct', *where, *SMALL)[0] == 0
+    code, said, err = call(
+        'compare', tmp_path / 'one', tmp_path / 'two', '--target', data / 'camera', '--device', 'cpu'
+    )
+    assert code == 0 and 'one' in said and 'by chance' in said and ' p = ' in said.replace('(p', ' p'), err
+    told = json.loads(
+        call('compare', tmp_path / 'one', tmp_path / 'two', '--target', data / 'camera', '--device', 'cpu', '--json')[1]
+    )
+    for row in told['rows']:  # the numbers of `evaluate`
+        only = json.loads(
+            call('evaluate', tmp_path / row['run'], '--target', data / 'camera', '--device', 'cpu', '--json')[1]
+        )
+        assert row['mAP'] == pytest.approx(only['rows'][0]['mAP']) and row['rank1'] == only['rows'][0]['rank1']
+        assert told['chance']['camera'] == {k: v for k, v in only['rows'][1].items() if k != 'name'}
+    assert told['pairs'][0]['mAP'] == pytest.approx(told['rows'][0]['mAP'] - told['rows'][1]['mAP'])
+    code, said, err = call('runs', tmp_path, '--json')
+    told = json.loads(said)
+    assert [(Path(r['run']).name, r['step'], r['state']) for r in told] == [
+        ('one', 2, 'finished'),
+        ('two', 2, 'finished'),
+    ]
+    files = [p for p in (tmp_path / 'one').rglob('*') if p.is_file()]
+    assert told[0]['bytes'] == sum(p.stat().st_size for p in files) and told[0]['results'][0]['target'] == 'camera'
+    start = json.loads((tmp_path / 'one' / 'starts.jsonl').read_text())
+    assert (
+        start['versions']['torch'].split('+')[0] == torch.__version__.split('+')[0]
+        and start['cores'] >= 1
+        and start['processor']
+    )
+    code, said, err = call('compare', tmp_path / 'one', '--target', data / 'nowhere')
+    assert code == 2 and 'nowhere' in err
+
+
+def test_importing_the_package_loads_nothing():
+    code = 'import sys, synthreid; print(sorted({m.partition(".")[0] for m in sys.modules} & {"torch", "numpy"}))'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '[]\n'
+    with pytest.raises(AttributeError, match='no attribute .lode'):
+        _ = synthreid.lode
+    assert synthreid.load.__module__ == 'synthreid.model'
 
 
 def test_subsets(data, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def floors(
     measure = lambda embed: evaluate_reid(embed, query, gallery, protocol=protocol, device=device, **how)
     rows = {'raw 8x16 pixels': measure(pixel_embed)}
     try:
-        rows['pretrained features as they are'] = measure(pretrained_embed(pretrained_features(device=device)))
-    except UserError as e:
-        rows[f'pretrained features as they are: {str(e).rpartition(": ")[2]}'] = None
-    return rows
+        extractor = pretrained_features(device=device)
+    except UserError as e:  # "expected the package ..., got none: pip install ..."
+        return rows | {f'pretrained features as they are: {str(e).rpartition(": ")[2]}': None}
+    return rows | {'pretrained features as they are': measure(pretrained_embed(extractor))}

@@ -97,7 +97,7 @@ class JointConfig(TranslationConfig):
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
-    reads: Literal['encoder', 'picture'] = 'encoder'  # what the identity net sees; 'picture': with the next four fields
+    reads: Literal['encoder', 'picture'] = 'encoder'  # what the identity net gets; 'picture': it is the backbone below
     backbone: str = 'tf_efficientnet_lite0'  # see `models.backbones`
     weights: str | None = None  # 'installed', 'imagenet' or a file, see direct transfer; None starts at random
     last_stride: int = 1  # stride of its last stage

@@ -46,7 +46,7 @@ from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_me
 from .hooks import MetricsLog, ProgressBar, SampleGrid, TimeLeft, draw_pairs, draw_swaps
 from .loop import LossMeans, Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
-from .provenance import fingerprint, record_data, record_training
+from .provenance import fingerprint, record_data, record_start, record_training
 
 # %% ../../nbs/48_training.runs.ipynb #325341e8
 def list_runs(
@@ -476,6 +476,8 @@ def train(
         steps = self.config.steps
         if done >= steps:
             return method, done
+        if first:
+            record_start(folder, done)
         method.data_on_device, torch.backends.cudnn.allow_tf32 = data_on_device, self.tf32
         if compile:
             compile_nets(method)
