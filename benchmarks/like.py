@@ -1,5 +1,6 @@
 """Does `render --like` find the world before the cameras, and does training on it help?
 
+    python benchmarks/like.py pool     --work FOLDER [--simulations 210]    # worlds from everywhere, for all targets
     python benchmarks/like.py recover  --work FOLDER [--simulations 240] [--methods regression,descent,cma]
     python benchmarks/like.py transfer --work FOLDER [--steps 150] [--seeds 1]
     python benchmarks/like.py table    --work FOLDER            # writes like.md and like.json
@@ -12,6 +13,7 @@ is done is kept.
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -55,6 +57,22 @@ def hidden(world, n=120, seed=5):
     "Unlabelled pictures of a world before six cameras."
     found = render_images(camera_domain(worlds=(world,)), np.arange(n), np.arange(n), SIZE, seed=seed)
     return found.images, found.camids
+
+
+def begun_pool(work, name):
+    "The pool of a target: a copy of the one from everywhere, to which worlds near the first answer are added."
+    file = work / 'pools' / f'{name}.npz'
+    if not file.exists() and (work / 'wide.npz').exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(work / 'wide.npz', file)
+    return file
+
+
+def draw_pool(work, simulations):
+    pool = fit._Pool(work / 'wide.npz')
+    while len(pool.points) < simulations:
+        at = len(pool.points)
+        pool.add([fit._simulate((0, at, fit._draw_point(np.random.default_rng([0, at]))))])
 
 
 # ---- searchers that render for one target only
@@ -106,7 +124,7 @@ def recover(work, simulations, methods, seed=0):
             def search(method=method, name=name, images=images, camids=camids):
                 began = time.process_time()
                 if method == 'regression':
-                    how = dict(simulations=simulations, keep=work / 'pools' / f'{name}.npz', workers=0, progress=False)
+                    how = dict(simulations=simulations, keep=begun_pool(work, name), workers=0, progress=False)
                     found = fit.fit_world(images, camids, seed=seed, **how)
                     return dict(world=describe_worlds(found.worlds), errors=found.errors, seconds=found.seconds)
                 distance = objective(images, camids, seed)
@@ -151,9 +169,7 @@ def transfer(work, steps, seeds, which, simulations):
                 worlds = dict(usual=(USUAL,), true=(world,)).get(kind)
                 if kind == 'fitted':
                     real = load_images(load_dataset('market1501', target).train, SIZE, progress=False)
-                    how = dict(
-                        simulations=simulations, keep=work / 'pools' / f'{name}_gap.npz', workers=0, progress=False
-                    )
+                    how = dict(simulations=simulations, keep=begun_pool(work, f'{name}_gap'), workers=0, progress=False)
 
                     def search(real=real, how=how):
                         found = fit.fit_world(real.images, real.camids, **how)
@@ -161,6 +177,7 @@ def transfer(work, steps, seeds, which, simulations):
 
                     told = kept(work / 'fits' / f'{name}_{simulations}.json', search)
                     worlds = (World(**{k: v for k, v in told.items() if k[0] != '_'}),)
+                    print(told, flush=True)
                     write_world(worlds, work / 'fits' / f'{name}.yaml')
                 render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=worlds, **options)
                 file = work / 'transfer' / f'{name}_{kind}_steps{steps}_seed{seed}.json'
@@ -169,7 +186,7 @@ def transfer(work, steps, seeds, which, simulations):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('part', choices=['recover', 'transfer', 'table'])
+    parser.add_argument('part', choices=['pool', 'recover', 'transfer', 'table'])
     parser.add_argument('--work', type=Path, required=True)
     parser.add_argument('--simulations', type=int, default=240)
     parser.add_argument('--methods', default='regression,descent,cma')
@@ -177,7 +194,9 @@ def main():
     parser.add_argument('--steps', type=int, default=150)
     parser.add_argument('--seeds', type=int, default=1)
     told = parser.parse_args()
-    if told.part == 'recover':
+    if told.part == 'pool':
+        draw_pool(told.work, told.simulations)
+    elif told.part == 'recover':
         recover(told.work, told.simulations, told.methods.split(','))
     elif told.part == 'transfer':
         transfer(told.work, told.steps, told.seeds, told.worlds.split(','), told.simulations)

@@ -744,6 +744,10 @@ def demo(
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    gap: Literal[
+        'designed', 'sensor', 'colour', 'light', 'resolution', 'content', 'background', 'all'
+    ] = 'designed',  # what differs before the cameras
+    world: str | None = None,  # YAML file: the world that is rendered for training (see synthreid render --like)
 ):
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
@@ -760,6 +764,8 @@ def demo(
             draw=draw,
             fid_weights=fid_weights,
             device=device,
+            gap=gap,
+            world=world,
         )
 
 # %% ../nbs/57_commands.ipynb #54d31e65
