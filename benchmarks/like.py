@@ -27,9 +27,9 @@ from synthreid.data.store import load_images
 from synthreid.demo import demo_rows
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.render import fit
-from synthreid.render.camera import camera_domain
+from synthreid.render.camera import camera_domain, gap_domain
 from synthreid.render.folder import render_folder, render_images
-from synthreid.render.world import USUAL, World, describe_worlds, write_world
+from synthreid.render.world import USUAL, World, describe_worlds
 from synthreid.training.runs import Run
 
 SIZE = '64x32'
@@ -142,46 +142,52 @@ def recover(work, simulations, methods, seed=0):
 # ---- what training on it is worth
 
 
-def trained(work, source, target, steps, seed):
-    "mAP and rank-1 on the target of a net that has seen the source alone."
+def trained(work, source, targets, steps, seed):
+    "mAP and rank-1 on each target of a net that has seen the source alone."
     load = lambda split: load_images(split, SIZE, cache=work / 'cache', progress=False)
     config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=SIZE)
-    labelled, real = load(load_dataset('market1501', source).labelled()), load_dataset('market1501', target)
-    run = work / 'runs' / f'{source.name}_steps{steps}_seed{seed}'
-    method, _ = Run(run, 'direct', config, seed=seed, device='cpu').train(
-        labelled, None, tensorboard=False, progress=False
-    )
-    found = evaluate_reid(method.embed, load(real.query), load(real.gallery))
-    return dict(mAP=found.mAP, rank1=found.rank(1))
+    run = Run(work / 'runs' / f'{source.name}_steps{steps}_seed{seed}', 'direct', config, seed=seed, device='cpu')
+    labelled = load(load_dataset('market1501', source).labelled())
+    method, _ = run.train(labelled, None, tensorboard=False, progress=False)
+    told = {}
+    for name, target in targets.items():
+        real = load_dataset('market1501', target)
+        found = evaluate_reid(method.embed, load(real.query), load(real.gallery))
+        told |= {f'{name}_mAP': found.mAP, f'{name}_rank1': found.rank(1)}
+    return told
+
+
+def fitted_world(work, name, target, simulations, seed):
+    "Read off the unlabelled pictures of the target, all effects of its cameras included."
+
+    def search():
+        real = load_images(load_dataset('market1501', target).train, SIZE, progress=False)
+        how = dict(simulations=simulations, keep=begun_pool(work, f'{name}_gap'), workers=0, progress=False)
+        found = fit.fit_world(real.images, real.camids, seed=seed, **how)
+        return dict(world=describe_worlds(found.worlds), before=found.before, after=found.after, errors=found.errors)
+
+    told = kept(work / 'fits' / f'{name}_{simulations}_seed{seed}.json', search)
+    print(name, told['world'], flush=True)
+    return World(**told['world'])
 
 
 def transfer(work, steps, seeds, which, simulations):
+    "`cameras`: with all their effects; `clean`: cameras that see the same world and change nothing."
     torch.set_num_threads(1)
-    for seed in range(seeds):
-        for kind in which:
-            for name, world in GAPS.items():
-                target, source = (
-                    work / f'target_{name}',
-                    work / f'source_{kind if kind == "usual" else name + "_" + kind}',
-                )
-                options = dict(size=SIZE, workers=0, progress=False)
-                render_folder(target, 'camera', ids=120, per_id=8, test_fraction=0.6, worlds=(world,), **options)
-                worlds = dict(usual=(USUAL,), true=(world,)).get(kind)
-                if kind == 'fitted':
-                    real = load_images(load_dataset('market1501', target).train, SIZE, progress=False)
-                    how = dict(simulations=simulations, keep=begun_pool(work, f'{name}_gap'), workers=0, progress=False)
-
-                    def search(real=real, how=how):
-                        found = fit.fit_world(real.images, real.camids, **how)
-                        return describe_worlds(found.worlds) | dict(_before=found.before, _after=found.after)
-
-                    told = kept(work / 'fits' / f'{name}_{simulations}.json', search)
-                    worlds = (World(**{k: v for k, v in told.items() if k[0] != '_'}),)
-                    print(told, flush=True)
-                    write_world(worlds, work / 'fits' / f'{name}.yaml')
-                render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=worlds, **options)
-                file = work / 'transfer' / f'{name}_{kind}_steps{steps}_seed{seed}.json'
-                print(name, kind, seed, kept(file, partial(trained, work, source, target, steps, seed)), flush=True)
+    options = dict(size=SIZE, workers=0, progress=False)
+    jobs = [(seed, kind, name) for seed in range(seeds) for kind in which for name in GAPS]
+    for seed, kind, name in jobs:
+        targets = dict(cameras=work / f'target_{name}', clean=work / f'clean_{name}')
+        domains = dict(cameras=camera_domain(), clean=gap_domain('content'))
+        for k, folder in targets.items():
+            people = dict(ids=120, per_id=8, test_fraction=0.6)
+            render_folder(folder, domains[k], worlds=(GAPS[name],), **people, **options)
+        world = dict(usual=USUAL, true=GAPS[name]).get(kind)
+        world = world or fitted_world(work, name, targets['cameras'], simulations, seed)
+        source = work / f'source_{kind if kind == "usual" else f"{name}_{kind}"}'
+        render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=(world,), **options)
+        file = work / 'transfer' / f'{name}_{kind}_steps{steps}_seed{seed}.json'
+        print(name, kind, seed, kept(file, partial(trained, work, source, targets, steps, seed)), flush=True)
 
 
 def main():

@@ -166,34 +166,38 @@ class WorldFit(NamedTuple):
 
 
 class _Pool:
-    "Simulated worlds: statistics, points and numbers."
+    "Simulated worlds: statistics, points, numbers, and whether they were drawn from everywhere."
 
     def __init__(self, file):
-        self.file, self.points, self.found, self.index = file and Path(file), [], [], []
+        self.file, self.points, self.found, self.index, self.wide = file and Path(file), [], [], [], []
         if self.file and self.file.exists():
             self._read()
 
     def _read(self):
         try:
             with np.load(self.file, allow_pickle=False) as z:
-                kept = {k: z[k] for k in ('points', 'found', 'index', 'ranges')}
+                kept = {k: z[k] for k in ('points', 'found', 'index', 'wide', 'ranges')}
         except Exception:
             return  # only kept to save time
         if kept['ranges'].shape == (2, len(SEARCHED)) and np.allclose(kept['ranges'], [_LOW, _WIDTH]):
-            self.points, self.found, self.index = (list(kept[k]) for k in ('points', 'found', 'index'))
+            self.points, self.found = list(kept['points']), list(kept['found'])
+            self.index, self.wide = list(kept['index']), list(kept['wide'])
 
-    def add(self, results):
+    def add(self, results, wide=True):
         for index, point, found in results:
             self.index.append(index)
+            self.wide.append(wide)
             self.points.append(point)
             self.found.append(found)
         if self.file:
             with atomic_write(self.file) as tmp, open(tmp, 'wb') as f:
                 ranges = np.array([_LOW, _WIDTH])
-                np.savez(f, points=self.points, found=self.found, index=self.index, ranges=ranges)
+                np.savez(f, points=self.points, found=self.found, index=self.index, wide=self.wide, ranges=ranges)
 
-    def rows(self) -> tuple:  # statistics (2 n, 2 D), points (2 n, P), numbers (2 n,)
-        return np.concatenate(self.found), np.repeat(self.points, 2, 0), np.repeat(self.index, 2)
+    def rows(self, wide=False) -> tuple:  # statistics (2 n, 2 D), points (2 n, P), numbers (2 n,)
+        own = np.flatnonzero(self.wide) if wide else np.arange(len(self.wide))
+        found, points, index = (np.array(x)[own] for x in (self.found, self.points, self.index))
+        return np.concatenate(found), np.repeat(points, 2, 0), np.repeat(index, 2)
 
 # %% ../../nbs/10b_render.fit.ipynb #4c388388
 def _small(images) -> np.ndarray:  # (N, 64, 32, 3) uint8
@@ -203,7 +207,7 @@ def _small(images) -> np.ndarray:  # (N, 64, 32, 3) uint8
 
 
 def _first_answer(pool, target) -> tuple:  # point (P,), spread (P,): NaN where nothing can be read
-    X, Y, groups = pool.rows()
+    X, Y, groups = pool.rows(wide=True)
     found, errors = _read_off(X, Y, groups, target[None])
     return found[0], np.where(errors < 0.93 * Y.std(0), errors, np.nan)
 
@@ -226,7 +230,7 @@ def _fill(pool, until, deadline, most, seed, workers, bar, near=()):
         first = len(pool.points)
         draw = lambda i: _draw_point(np.random.default_rng([seed, i]), *near)
         jobs = [(seed, i, draw(i)) for i in range(first, first + n)]
-        pool.add(_run_jobs(_simulate, jobs, workers))
+        pool.add(_run_jobs(_simulate, jobs, workers), wide=not near)
         bar.update(n)
 
 
