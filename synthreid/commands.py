@@ -40,6 +40,7 @@ def render(
     seed: int = 0,  # draw of cameras and people
     test_fraction: float = 0.5,  # share of the identities in query and gallery
     workers: int = 0,  # processes; 0: all cores
+    people: Literal['classic', 'realistic'] = 'classic',  # 'realistic': clothed walkers in streets, attributes.csv
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.data.datasets import load_dataset
@@ -50,7 +51,7 @@ def render(
         got = f'--ids {ids} --test-fraction {test_fraction}'
         raise expected('people for training and for the test', got, 'use a fraction between 0 and 1')
     options = dict(ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction)
-    folder = render_folder(out, domain, workers=workers or None, **options)
+    folder = render_folder(out, domain, workers=workers or None, people=people, **options)
     print(load_dataset('market1501', folder))
 
 # %% ../nbs/57_commands.ipynb #8093dfe5
