@@ -1,8 +1,9 @@
 """What classic and realistic renders teach: `python benchmarks/people.py FOLDER` prints a markdown table.
 
-Four folders are rendered (game and cameras, classic and realistic; draw 0, the sizes of the demo). The demo's row
-"direct transfer, strong augmentation" is trained on each game, and each net is tested on 150 other people before
-classic and before realistic cameras. One seed. Raw numbers go to `people.csv` in FOLDER; renders and runs are kept.
+Four folders are rendered (game and cameras, classic and realistic; draw 0: 100 people with 8
+pictures each, and 60 people before six cameras). The demo's row
+"direct transfer, strong augmentation" is trained on each game, and each net is tested before classic and before
+realistic cameras. One seed. Raw numbers go to `people.csv` in FOLDER; renders and runs are kept.
 """
 
 import argparse
@@ -21,14 +22,15 @@ from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.render.folder import render_folder
 from synthreid.training.runs import Run
 
+IDS = (100, 60)  # people in the game; people before the cameras
 SIZE, ROW = '64x32', 'direct transfer, strong augmentation'
 
 
 def world(folder: Path, people: str, workers: int):  # labelled source; dataset of the cameras, images in memory
     "Render both domains with one kind of people."
-    options = dict(size=parse_size(SIZE), seed=0, workers=workers, people=people)
-    game = render_folder(folder / f'game_{people}', 'game', ids=150, per_id=10, test_fraction=0.2, **options)
-    camera = render_folder(folder / f'camera_{people}', 'camera', ids=150, per_id=12, test_fraction=1.0, **options)
+    options = dict(size=parse_size(SIZE), seed=0, workers=workers, people=people, progress=False)
+    game = render_folder(folder / f'game_{people}', 'game', ids=IDS[0], per_id=8, test_fraction=0.0, **options)
+    camera = render_folder(folder / f'camera_{people}', 'camera', ids=IDS[1], per_id=6, test_fraction=1.0, **options)
     load = lambda split: load_images(split, SIZE, cache=folder / 'cache', progress=False)
     target = load_dataset('market1501', camera)
     return load(load_dataset('market1501', game).labelled()), replace(

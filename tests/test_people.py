@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from synthreid import cli
 from synthreid.core import UserError
+from synthreid.data.datasets import load_dataset
 from synthreid.render import camera
 from synthreid.render.camera import draw_image, game_domain, picture_attributes
 from synthreid.render.carried import walker_shapes
@@ -176,3 +178,14 @@ def test_people_are_larger_in_the_picture():
         ]
     )
     assert tall('realistic') > tall('classic')
+
+
+def test_the_command_renders_them_and_the_folder_reads_like_any_other(tmp_path, capsys):
+    said = 'render --domain camera --ids 4 --per-id 3 --size 32x16 --workers 1 --people'.split()
+    assert cli.main([*said, 'realistic', '--out', str(tmp_path / 'real')]) == 0
+    assert cli.main([*said, 'classic', '--out', str(tmp_path / 'plain')]) == 0
+    real, plain = (load_dataset('auto', tmp_path / name) for name in ('real', 'plain'))
+    assert np.array_equal(real.train.pids, plain.train.pids) and len(real.query) == len(plain.query)
+    assert (tmp_path / 'real' / 'attributes.csv').exists() and not (tmp_path / 'plain' / 'attributes.csv').exists()
+    assert cli.main([*said, 'classic', '--out', str(tmp_path / 'real')]) == 2, 'other settings'
+    assert cli.main([*said, 'painted', '--out', str(tmp_path / 'x')]) == 2 and not (tmp_path / 'x').exists()
