@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..core import expected
 from .body import JOINTS, draw_pose, person_shapes
 from .carried import beside_shapes, walker_shapes
 from .cloth import shade_cloth, uneven_outline
@@ -374,6 +375,8 @@ def picture_attributes(
     seed: int = 0,  # as in `draw_image`
 ) -> dict:  # name to word or number: first those of the person, then those of this picture alone
     "What is to be seen in a picture, without rendering it."
+    if domain.people != 'realistic':
+        raise expected("a domain with people='realistic'", repr(domain.people), 'classic people have no attributes')
     person, stance = _who_and_how(domain, pid, index, seed, None)
     return person.attributes() | stance.attributes()
 

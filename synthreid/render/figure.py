@@ -333,7 +333,7 @@ def _materials(s: Shapes, p: Walker) -> dict:  # part of the body or of the clot
         glasses=cloth(s, (0.06, 0.06, 0.07), fabric='hard', gloss=0.4),
     )
 
-# %% ../../nbs/07b_render.figure.ipynb #a7eea474
+# %% ../../nbs/07b_render.figure.ipynb #34b0745b
 def _chain(s: Shapes, points, radii, material: int, start: float = 0.0):
     "Cones from point to point; texture runs on along the limb, from `start` metres."
     for a, b, ra, rb in zip(points, points[1:], radii, radii[1:]):
@@ -377,12 +377,15 @@ def _add_legs(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
             _chain(
                 s, [_point(points[4], points[5], 0.75), points[5]], [radii[5] * 1.12, radii[5] * 1.05], m['bottom'], 0.6
             )
-        _add_shoe(s, p, [j[f'{side}_{name}'] for name in ('knee', 'ankle', 'heel', 'toe')], m)
+        _add_shoe(s, p, [j[f'{side}_{name}'] for name in ('ankle', 'heel', 'toe')], m)
+        if p.shoes == 'boots' and cut in ('bare', 'slim'):  # the shaft, over the leg
+            over = [points[5], points[4], _point(points[4], points[3], 0.35)]
+            _chain(s, over, radii[[5, 4, 3]] + 0.004 * h, m['shoes'])
 
-# %% ../../nbs/07b_render.figure.ipynb #31680d5f
+# %% ../../nbs/07b_render.figure.ipynb #e05b8783
 def _add_shoe(s: Shapes, p: Walker, joints, m: dict):
-    "Upper, sole and shaft of a shoe."
-    h, (knee, ankle, heel, toe) = p.height, joints
+    "Upper and sole of a shoe."
+    h, (ankle, heel, toe) = p.height, joints
     up = lambda q, d: (q[0], q[1] + d * h, q[2])
     upper = m['skin'] if p.shoes == 'sandals' else m['shoes']
     ball, instep = _point(heel, toe, 0.68), _point(ankle, toe, 0.42)
@@ -395,12 +398,6 @@ def _add_shoe(s: Shapes, p: Walker, joints, m: dict):
         _chain(s, low, [0.0115 * h, 0.0115 * h, 0.0095 * h], m['sole'])
     _chain(s, [up(ankle, 0.006), instep, up(ball, 0.004)], [0.0215 * h, 0.0195 * h, 0.014 * h], upper)
     s.cone(up(heel, 0.012), up(ankle, 0.01), 0.021 * h, 0.022 * h, upper)
-    if p.shoes == 'boots':
-        shaft, wide = (
-            _point(ankle, knee, 0.42),
-            0.034 if p.bottom in ('slim', 'skirt', 'dress', 'long_skirt') else 0.026,
-        )
-        _chain(s, [ankle, _point(ankle, shaft, 0.5), shaft], [0.024 * h, 0.9 * wide * h, wide * h], m['shoes'])
     if p.shoes == 'sandals':
         for t in (0.35, 0.75):
             at = _point(up(heel, 0.015), toe, t)
@@ -440,7 +437,7 @@ def _axis(j: dict):  # function: height -> position to the front
     (_, py, pz), (_, ny, nz) = j['pelvis'], j['neck']
     return lambda y: pz + (nz - pz) * np.clip((np.asarray(y) - py) / (ny - py), -0.3, 1.05)
 
-# %% ../../nbs/07b_render.figure.ipynb #5a9fa655
+# %% ../../nbs/07b_render.figure.ipynb #e27ea310
 def _add_trunk(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
     "Hips, the outermost garment, and what hangs below it."
     h, worn = p.height, _worn(p)
@@ -458,7 +455,10 @@ def _add_trunk(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
     low = at < py + 0.01 * h
     if pose.pose not in ('sit', 'ride'):
         legs, front, _ = _around_legs(p, j, at[low])
-        wide[low], deep[low] = np.maximum(wide[low], legs + thick * 0.4), np.maximum(deep[low], front + thick * 0.4)
+        wide[low], deep[low] = (
+            np.maximum(wide[low], 1.03 * legs + thick * 0.4),
+            np.maximum(deep[low], 1.05 * front + thick * 0.4),
+        )
     top = at > j['neck'][1] - 0.02 * h
     wide[top], deep[top] = (
         np.maximum(wide[top] - thick * 0.8, 0.036 * h),

@@ -205,7 +205,8 @@ def _hit_balls(
             p5 = [p2[i] * p2[i] * p[i] for i in range(3)]
             F = p5[0] * p[0] + p5[1] * p[1] + p5[2] * p[2] - 1
             D = 6 * (p5[0] * d[0] + p5[1] * d[1] + p5[2] * d[2])
-            z = z - np.where(D > 1e-3, F / np.maximum(D, 1e-3), 0)
+            with np.errstate(over='ignore', invalid='ignore'):  # far beside a thin box; not a hit
+                z = z - np.where(D > 1e-3, F / np.maximum(D, 1e-3), 0)
         ok &= np.abs(F) < 0.02
     q = [q[i] + z * d[i] for i in range(3)]
     if boxes:

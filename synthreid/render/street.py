@@ -39,7 +39,7 @@ def _weathered(rng, out, x, y):
     tint = _tile(_SOFT, x * 30 + b, y * 30 + a)
     out *= 1 + 0.05 * tint[..., None] * np.array([1.0, 0.1, -1.0])
 
-# %% ../../nbs/08b_render.street.ipynb #8327e5da
+# %% ../../nbs/08b_render.street.ipynb #d14d2329
 def _foliage(rng, out, x, y, centre, radii):
     "A bush or the crown of a tree, in place."
     a, b = rng.uniform(0, 256, 2)
@@ -59,8 +59,8 @@ def _foliage(rng, out, x, y, centre, radii):
 def _litter(rng, out, x, y, ground):
     "Fallen leaves, spots of gum and paper on the ground, in place."
     a, b = rng.uniform(0, 256, 2)
-    spots = _tile(_GRAIN, x * 500 + a, y * 1300 + b)
-    where = ground & (spots > rng.uniform(1.7, 2.6))
+    spots = _tile(_GRAIN, x * 700 + a, y * 1000 + b)
+    where = ground & (spots > rng.uniform(2.0, 3.0))
     out[where] = np.array([[0.16, 0.09, 0.03], [0.3, 0.29, 0.27], [0.04, 0.04, 0.04]])[rng.integers(3)] * rng.uniform(
         0.6, 1.3
     )
