@@ -24,7 +24,7 @@ from .figure import draw_stance, standing_height
 from .raster import Light, box_blur, noise_tile, shade, trace, view_matrix
 from .scene import draw_scene, occluder_shapes
 from .street import add_crowd, draw_street
-from .wardrobe import SHARES, Walker, draw_walker, leaning
+from .wardrobe import FREQUENCIES, Walker, draw_walker, leaning
 from .world import OF_PEOPLE, USUAL, World, draw_inhabitant, turned
 
 # %% ../../nbs/09_render.camera.ipynb #04050df4
@@ -90,11 +90,11 @@ def _draw_resident(rng, world: World, muted: float) -> Walker:
     if all(getattr(world, name) == getattr(World, name) for name in OF_PEOPLE):
         return draw_walker(rng)
     but = lambda table, *values: set(table) - set(values)
-    shares = dict(SHARES)
-    shares['outer'] = leaning(SHARES['outer'], but(SHARES['outer'], 'none'), _odds(world, 'outerwear'))
-    shares['bag'] = leaning(SHARES['bag'], but(SHARES['bag'], 'none'), _odds(world, 'bags'))
+    shares = dict(FREQUENCIES)
+    shares['outer'] = leaning(FREQUENCIES['outer'], but(FREQUENCIES['outer'], 'none'), _odds(world, 'outerwear'))
+    shares['bag'] = leaning(FREQUENCIES['bag'], but(FREQUENCIES['bag'], 'none'), _odds(world, 'bags'))
     for sex in ('female', 'male'):
-        table = dict(SHARES[sex])
+        table = dict(FREQUENCIES[sex])
         bare, long = _odds(world, 'bare_legs'), _odds(world, 'long_hair')
         table['bottom'] = leaning(table['bottom'], ('shorts', 'skirt', 'long_skirt', 'dress'), bare)
         table['hair_style'] = leaning(table['hair_style'], ('bob', 'long', 'tied'), long)
