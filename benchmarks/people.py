@@ -30,7 +30,8 @@ def world(folder: Path, people: str, workers: int):  # labelled source; dataset 
     "Render both domains with one kind of people."
     options = dict(size=parse_size(SIZE), seed=0, workers=workers, people=people, progress=False)
     game = render_folder(folder / f'game_{people}', 'game', ids=IDS[0], per_id=8, test_fraction=0.0, **options)
-    camera = render_folder(folder / f'camera_{people}', 'camera', ids=IDS[1], per_id=6, test_fraction=1.0, **options)
+    tested = dict(ids=IDS[1] + 1, per_id=6, test_fraction=IDS[1] / (IDS[1] + 1))
+    camera = render_folder(folder / f'camera_{people}', 'camera', **tested, **options)
     load = lambda split: load_images(split, SIZE, cache=folder / 'cache', progress=False)
     target = load_dataset('market1501', camera)
     return load(load_dataset('market1501', game).labelled()), replace(

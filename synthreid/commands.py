@@ -32,8 +32,8 @@ from .data.datasets import DatasetSpec
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
 def render(
-    domain: Literal['game', 'camera'],  # 'game' (synthetic) or 'camera' (six fixed cameras)
-    out: str,  # folder to write, in the Market-1501 layout
+    domain: Literal['game', 'camera'] = 'game',  # 'game' (synthetic) or 'camera' (six fixed cameras)
+    out: str = '',  # folder to write, in the Market-1501 layout
     ids: int = 200,  # identities
     per_id: int = 10,  # pictures of each
     size: str = '128x64',  # H x W
@@ -41,18 +41,39 @@ def render(
     test_fraction: float = 0.5,  # share of the identities in query and gallery
     workers: int = 0,  # processes; 0: all cores
     people: Literal['classic', 'realistic'] = 'classic',  # 'realistic': clothed walkers in streets, attributes.csv
+    world: str | None = None,  # YAML file: who is seen and how they are cropped, as --like writes it
+    like: str | None = None,  # folder of unlabelled pictures: render people like those in it
+    layout: str = 'auto',  # layout of that folder; 'auto' looks for itself
+    minutes: float = 10,  # with --like: for the search
+    per_camera: bool = False,  # with --like: crops and viewpoints of each camera by itself
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.data.datasets import load_dataset
+    from synthreid.like import render_like
     from synthreid.render.folder import render_folder
+    from synthreid.render.world import read_world
 
+    if not out:
+        raise expected('a folder to write', 'no --out', 'give --out FOLDER')
+    if like and (world or domain != 'game'):
+        raise expected('--like alone', '--like with --world or --domain camera', 'leave one of them out')
+    if like and people != 'classic':
+        raise expected('--people classic with --like', f'--people {people}', 'the search renders classic people')
     check_positive(ids=ids, per_id=per_id)
     if not 0 < round(ids * test_fraction) < ids:
         got = f'--ids {ids} --test-fraction {test_fraction}'
         raise expected('people for training and for the test', got, 'use a fraction between 0 and 1')
     options = dict(ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction)
-    folder = render_folder(out, domain, workers=workers or None, people=people, **options)
-    print(load_dataset('market1501', folder))
+    if like:
+        _check_outside(out, like)
+        found = render_like(_dataset(like, layout), out, minutes, per_camera, workers=workers or None, **options)
+        print(
+            f'content {found.before:.2f} from {like} in the usual world, {found.after:.2f} in that of {out}/world.yaml'
+        )
+    else:
+        worlds = dict(worlds=read_world(world)) if world else {}
+        render_folder(out, domain, workers=workers or None, people=people, **options, **worlds)
+    print(load_dataset('market1501', out))
 
 # %% ../nbs/57_commands.ipynb #8093dfe5
 def _numbers(text: str, flag: str) -> list:
@@ -726,6 +747,10 @@ def demo(
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    gap: Literal[
+        'designed', 'sensor', 'colour', 'light', 'resolution', 'content', 'background', 'all'
+    ] = 'designed',  # what differs before the cameras
+    world: str | None = None,  # YAML file: the world that is rendered for training (see synthreid render --like)
 ):
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
@@ -742,6 +767,8 @@ def demo(
             draw=draw,
             fid_weights=fid_weights,
             device=device,
+            gap=gap,
+            world=world,
         )
 
 # %% ../nbs/57_commands.ipynb #54d31e65
