@@ -46,6 +46,7 @@ def render(
     seed: int = 0,  # draw of cameras and people
     test_fraction: float = 0.5,  # share of the identities in query and gallery
     workers: int = 0,  # processes; 0: all cores
+    people: Literal['classic', 'realistic'] = 'classic',  # 'realistic': clothed walkers in streets, attributes.csv
     world: str | None = None,  # YAML file: who is seen and how they are cropped, as --like writes it
     like: str | None = None,  # folder of unlabelled pictures: render people like those in it
     layout: str = 'auto',  # layout of that folder; 'auto' looks for itself
@@ -62,6 +63,8 @@ def render(
         raise expected('a folder to write', 'no --out', 'give --out FOLDER')
     if like and (world or domain != 'game'):
         raise expected('--like alone', '--like with --world or --domain camera', 'leave one of them out')
+    if like and people != 'classic':
+        raise expected('--people classic with --like', f'--people {people}', 'the search renders classic people')
     check_positive(ids=ids, per_id=per_id)
     if not 0 < round(ids * test_fraction) < ids:
         got = f'--ids {ids} --test-fraction {test_fraction}'
@@ -75,7 +78,7 @@ def render(
         )
     else:
         worlds = dict(worlds=read_world(world)) if world else {}
-        render_folder(out, domain, workers=workers or None, **options, **worlds)
+        render_folder(out, domain, workers=workers or None, people=people, **options, **worlds)
     print(load_dataset('market1501', out))
 
 # %% ../nbs/57_commands.ipynb #8093dfe5

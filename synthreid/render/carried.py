@@ -179,7 +179,7 @@ def bench_shapes(
         s.cone((x, 0, -0.12 * h), (x, 0.5 * h, -0.16 * h), 0.025, 0.025, metal)
     return s
 
-# %% ../../nbs/07c_render.carried.ipynb #5c17854f
+# %% ../../nbs/07c_render.carried.ipynb #220ff7ae
 def walker_shapes(
     person: Walker,  # who
     stance: Stance,  # how, and with what
@@ -189,7 +189,7 @@ def walker_shapes(
     rgb = person.rgb['bag']
     leather = person.print_scale < 0.4 and person.bag in ('shoulder', 'hand')
     fabric = 'hard' if person.bag == 'trolley' else 'leather' if leather else 'cotton'
-    bag = cloth(s, rgb, fabric=fabric, gloss=0.1, folds=0.5)
+    bag = cloth(s, rgb, fabric=fabric, gloss=0.1, folds=0.2)
     dark = cloth(s, tuple(0.55 * v for v in rgb), fabric='hard', gloss=0.05)
     if stance.bag in _BAG and not (stance.bag in ('tote', 'hand', 'trolley') and stance.pose == 'sit'):
         if stance.bag != 'trolley' or stance.arms[1] == 'trolley':

@@ -5,26 +5,26 @@
 # %% auto #0
 __all__ = ['FABRICS', 'PRINTS', 'cloth', 'uneven_outline', 'shade_cloth']
 
-# %% ../../nbs/06a_render.cloth.ipynb #28f1f198
+# %% ../../nbs/06a_render.cloth.ipynb #6c2010ec
 from math import cos, pi, sin
 
 import numpy as np
 
-from .raster import Hits, Light, Shapes, box_blur, noise_tile, view_matrix
+from .raster import Hits, Light, Shapes, albedo, box_blur, noise_tile, view_matrix
 
-# %% ../../nbs/06a_render.cloth.ipynb #b92f0b36
-_FABRICS = dict(  # folds, fine folds, unevenness of the colour, sheen at the edges, width of the highlight
-    hard=(0.0, 0.0, 0.03, 0.00, 16),
-    skin=(0.0, 0.03, 0.03, 0.02, 8),
-    face=(0.0, 0.0, 0.02, 0.02, 8),
-    hair=(0.0, 0.0, 0.0, 0.03, 8),
-    cotton=(0.19, 0.06, 0.05, 0.02, 8),
-    denim=(0.19, 0.07, 0.10, 0.02, 8),
-    knit=(0.12, 0.06, 0.10, 0.05, 8),
-    quilt=(0.14, 0.06, 0.03, 0.03, 8),
-    leather=(0.20, 0.06, 0.04, 0.03, 8),
-    wool=(0.15, 0.05, 0.08, 0.06, 8),
-    silk=(0.30, 0.06, 0.02, 0.02, 8),
+# %% ../../nbs/06a_render.cloth.ipynb #e1f82ec8
+_FABRICS = dict(  # folds, fine folds, unevenness of the colour, sheen at the edges
+    hard=(0.0, 0.0, 0.03, 0.00),
+    skin=(0.0, 0.03, 0.03, 0.02),
+    face=(0.0, 0.0, 0.02, 0.02),
+    hair=(0.0, 0.0, 0.0, 0.03),
+    cotton=(0.19, 0.06, 0.05, 0.02),
+    denim=(0.19, 0.07, 0.10, 0.02),
+    knit=(0.12, 0.06, 0.10, 0.05),
+    quilt=(0.14, 0.06, 0.03, 0.03),
+    leather=(0.20, 0.06, 0.04, 0.03),
+    wool=(0.15, 0.05, 0.08, 0.06),
+    silk=(0.30, 0.06, 0.02, 0.02),
 )
 FABRICS = tuple(_FABRICS)
 PRINTS = tuple('plain stripes pinstripes plaid twotone band motif flowers camouflage open buttons zip track'.split())
@@ -172,7 +172,7 @@ def _painted_face(skin, q, hair, beard):  # (3, M) colour
     jaw = np.clip((-0.14 - y) * 7 + np.clip((x - 0.18) * 3, 0, 1) * 1.3, 0, 1) * np.clip((z + 0.05) * 7, 0, 1)
     return col + (hair - col) * (np.minimum(beard, 1) * 0.85 * jaw * (1 - 0.7 * lip))
 
-# %% ../../nbs/06a_render.cloth.ipynb #56fc9e7e
+# %% ../../nbs/06a_render.cloth.ipynb #a7931c6b
 def _colours(hits: Hits, m, name, fabric, u, v, angle, tube) -> np.ndarray:  # (3, M) linear
     "Fabric colour with print, fastening, strands of hair and face."
     share, made = np.zeros_like(u), np.zeros_like(u)
@@ -188,6 +188,10 @@ def _colours(hits: Hits, m, name, fabric, u, v, angle, tube) -> np.ndarray:  # (
     i = np.flatnonzero(name == PRINTS.index('open'))
     made[i] -= 2.4 * share[i] * (1 - share[i])  # the shadow of the open edge
     col = (m[:3] + (m[3:6] - m[:3]) * share) * (1 + 0.5 * made)
+    old = np.flatnonzero(m[6] < _OFFSET)
+    if old.size:
+        parts = (getattr(hits, field)[..., old] for field in 'pixel z normal tex material kind group'.split())
+        col[:, old] = albedo(Hits(*parts, hits.materials))
     face = np.flatnonzero(fabric == FABRICS.index('face'))
     if face.size:
         col[:, face] = _painted_face(m[:3, face], hits.tex[:, face] / m[7, face], m[3:6, face], m[10, face])
@@ -240,10 +244,10 @@ def _sun_shadow(z, light, scale) -> np.ndarray:  # (H, W) in [0, 1]
             lit[yt, xt] -= np.clip(gap * 30, 0, 0.3) * (gap < 0.5)
     return np.maximum(lit, 0.2)
 
-# %% ../../nbs/06a_render.cloth.ipynb #1757fd66
+# %% ../../nbs/06a_render.cloth.ipynb #f8631dc5
 def _relief(hits: Hits, m, style, fabric, name, u, v, kind, shift: int):  # height (M,) and normal (3, M)
     "Folds, quilting and the shadow lines of seams, and the normals that they tilt."
-    fold, fine, _, _, _ = style
+    fold, fine, _, _ = style
     level = np.where(hits.kind == 0, m[10], 1e3)
     bend = m[9] * np.where(hits.kind == 0, 0.55, 1.0) * (1 + 2.2 * np.exp(-(((v - level) / 0.06) ** 2)))
     height, du, dv = _fold_slopes(hits, u, v, kind, fold, fine, bend, shift)
@@ -267,7 +271,7 @@ def shade_cloth(
 ) -> np.ndarray:  # (3, M) linear colour of every visible pixel
     "Light the visible surfaces as cloth, skin and hair."
     m = hits.materials[hits.material].T
-    code = m[6].astype(np.int32)
+    code = m[6].astype(np.int32)  # below _OFFSET: a pattern of `raster`
     fabric = np.where(code < _OFFSET, 0, (code - _OFFSET) // 16)
     name = np.where(code < _OFFSET, 0, (code - _OFFSET) % 16)
     style = np.array(list(_FABRICS.values()), np.float32)[fabric].T
@@ -283,7 +287,7 @@ def shade_cloth(
     col = col * (1 + style[2] * (0.7 * worn + 0.5 * grain)) * (1 + 0.5 * np.clip(height, -0.8, 0.4)) * (1 - 0.3 * seams)
     return _lit(hits, normal, np.maximum(col, 0.003), m[8], style, fabric, light, pitch, scale, shape)
 
-# %% ../../nbs/06a_render.cloth.ipynb #35b66ccd
+# %% ../../nbs/06a_render.cloth.ipynb #81d37ec9
 def _lit(hits: Hits, normal, col, gloss, style, fabric, light: Light, pitch, scale, shape) -> np.ndarray:  # (3, M)
     "Sky, sun, sheen and highlight on surfaces of colour `col`."
     h, w = shape
@@ -300,11 +304,14 @@ def _lit(hits: Hits, normal, col, gloss, style, fabric, light: Light, pitch, sca
     up = ny * f(cos(pitch)) + nz * f(sin(pitch))
     wrap = np.where(fabric == FABRICS.index('skin'), f(0.25), f(0.08))
     lam = np.maximum((nx * f(L[0]) + ny * f(L[1]) + nz * f(L[2]) + wrap) / (1 + wrap), 0) * lit
-    shine = np.maximum(nx * f(half[0]) + ny * f(half[1]) + nz * f(half[2]), 0) ** np.where(gloss > 0.3, 32, style[4])
+    shine = np.maximum(nx * f(half[0]) + ny * f(half[1]) + nz * f(half[2]), 0)
+    for _ in range(3):  # to the power of 8
+        shine = shine * shine
+    shine = np.where(gloss > 0.1, shine * shine, shine)
     edge = style[3] * (1 - np.clip(nz, 0, 1)) ** 2
     hemi = 0.5 + 0.5 * up
     out = np.empty_like(col)
     for c in range(3):
         sky = (f(light.ground[c]) * f(0.75) + f(light.sky[c] * 1.25 - light.ground[c] * 0.75) * hemi) * open_sky
-        out[c] = (col[c] + edge) * (f(light.sun[c] * 0.8) * lam + sky) + f(light.sun[c]) * gloss * shine * lit
+        out[c] = (col[c] + edge) * (f(light.sun[c] * 0.9) * lam + sky) + f(light.sun[c]) * gloss * shine * lit
     return out

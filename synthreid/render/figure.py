@@ -147,12 +147,12 @@ def _pedalling_foot(p: Walker, pose: Stance, sign: int) -> tuple:
 
 _FEET = dict(walk=_walking_foot, stand=_walking_foot, turn=_walking_foot, sit=_seated_foot, ride=_pedalling_foot)
 
-# %% ../../nbs/07b_render.figure.ipynb #49e29ac2
+# %% ../../nbs/07b_render.figure.ipynb #0f823397
 def _legs(p: Walker, pose: Stance) -> dict:  # joint name to (x, y, z), heels too
     "Pelvis and legs, with the lower foot on the ground (on the pedals of a bicycle)."
     h, leg, st = p.height, _hip_height(p), pose.stride
     j = dict(pelvis=(0.0, leg, 0.0))
-    apart = h * (0.05 if p.sex == 'female' else 0.048)
+    apart = h * (0.05 if p.sex == 'female' else 0.048) * p.build**0.5
     for side, sign in (('left', 1), ('right', -1)):
         hip = (sign * apart, leg - 0.008 * h, -sign * 0.012 * h * sin(pose.phase) * st)
         knee, ankle, pitch = _FEET[pose.pose](p, pose, sign)
@@ -169,7 +169,7 @@ def _legs(p: Walker, pose: Stance) -> dict:  # joint name to (x, y, z), heels to
 
 def _hold_at(p: Walker, pose: Stance, arm: str, sign: int, j: dict) -> tuple:  # (x, y, z) of a wrist
     "Where the wrist of an arm goes; `sign` is 1 for the left one."
-    h, (nx, ny, nz), (_, py, pz) = p.height, j['neck'], j['pelvis']
+    h, (_, ny, nz), (_, py, _) = p.height, j['neck'], j['pelvis']
     head, x = j['head'], 0.1 * h * p.build**0.5
     return (
         dict(
@@ -333,7 +333,7 @@ def _materials(s: Shapes, p: Walker) -> dict:  # part of the body or of the clot
         glasses=cloth(s, (0.06, 0.06, 0.07), fabric='hard', gloss=0.4),
     )
 
-# %% ../../nbs/07b_render.figure.ipynb #bfbe27b6
+# %% ../../nbs/07b_render.figure.ipynb #34b0745b
 def _chain(s: Shapes, points, radii, material: int, start: float = 0.0):
     "Cones from point to point; texture runs on along the limb, from `start` metres."
     for a, b, ra, rb in zip(points, points[1:], radii, radii[1:]):
@@ -342,10 +342,10 @@ def _chain(s: Shapes, points, radii, material: int, start: float = 0.0):
 
 
 _CUT = dict(  # radii as shares of the height at hip, mid-thigh, knee, calf, low calf, cuff
-    bare=(0.052, 0.045, 0.0315, 0.033, 0.024, 0.020),
-    slim=(0.057, 0.050, 0.037, 0.037, 0.029, 0.027),
-    trousers=(0.058, 0.053, 0.043, 0.041, 0.037, 0.036),
-    wide=(0.060, 0.059, 0.054, 0.053, 0.053, 0.054),
+    bare=(0.046, 0.045, 0.0315, 0.033, 0.024, 0.020),
+    slim=(0.048, 0.050, 0.037, 0.037, 0.029, 0.027),
+    trousers=(0.049, 0.053, 0.043, 0.041, 0.037, 0.036),
+    wide=(0.050, 0.055, 0.054, 0.053, 0.053, 0.054),
 )
 
 
@@ -367,7 +367,7 @@ def _add_legs(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
         _chain(s, points, radii, bare if cut == 'bare' else m['bottom'])
         if p.bottom == 'shorts':
             end = _point(points[1], points[2], 0.75)
-            _chain(s, [points[0], points[1], end], [0.058 * g, 0.056 * g, 0.055 * g], m['bottom'])
+            _chain(s, [points[0], points[1], end], [0.050 * g, 0.054 * g, 0.055 * g], m['bottom'])
         lap = p.bottom in ('skirt', 'long_skirt', 'dress') or p.outer in ('coat', 'raincoat')
         if pose.pose in ('sit', 'ride') and lap:  # a lap instead of a hanging skirt
             mid = _point(points[1], points[2], 1.0 if pose.pose == 'sit' else 0.7)
@@ -377,12 +377,15 @@ def _add_legs(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
             _chain(
                 s, [_point(points[4], points[5], 0.75), points[5]], [radii[5] * 1.12, radii[5] * 1.05], m['bottom'], 0.6
             )
-        _add_shoe(s, p, [j[f'{side}_{name}'] for name in ('knee', 'ankle', 'heel', 'toe')], m)
+        _add_shoe(s, p, [j[f'{side}_{name}'] for name in ('ankle', 'heel', 'toe')], m)
+        if p.shoes == 'boots' and cut in ('bare', 'slim'):  # the shaft, over the leg
+            over = [points[5], points[4], _point(points[4], points[3], 0.35)]
+            _chain(s, over, radii[[5, 4, 3]] + 0.004 * h, m['shoes'])
 
-# %% ../../nbs/07b_render.figure.ipynb #31680d5f
+# %% ../../nbs/07b_render.figure.ipynb #e05b8783
 def _add_shoe(s: Shapes, p: Walker, joints, m: dict):
-    "Upper, sole and shaft of a shoe."
-    h, (knee, ankle, heel, toe) = p.height, joints
+    "Upper and sole of a shoe."
+    h, (ankle, heel, toe) = p.height, joints
     up = lambda q, d: (q[0], q[1] + d * h, q[2])
     upper = m['skin'] if p.shoes == 'sandals' else m['shoes']
     ball, instep = _point(heel, toe, 0.68), _point(ankle, toe, 0.42)
@@ -395,19 +398,13 @@ def _add_shoe(s: Shapes, p: Walker, joints, m: dict):
         _chain(s, low, [0.0115 * h, 0.0115 * h, 0.0095 * h], m['sole'])
     _chain(s, [up(ankle, 0.006), instep, up(ball, 0.004)], [0.0215 * h, 0.0195 * h, 0.014 * h], upper)
     s.cone(up(heel, 0.012), up(ankle, 0.01), 0.021 * h, 0.022 * h, upper)
-    if p.shoes == 'boots':
-        shaft, wide = (
-            _point(ankle, knee, 0.42),
-            0.034 if p.bottom in ('slim', 'skirt', 'dress', 'long_skirt') else 0.026,
-        )
-        _chain(s, [ankle, _point(ankle, shaft, 0.5), shaft], [0.024 * h, 0.9 * wide * h, wide * h], m['shoes'])
     if p.shoes == 'sandals':
         for t in (0.35, 0.75):
             at = _point(up(heel, 0.015), toe, t)
             s.cone(np.add(at, aside * 2), np.add(at, -aside * 2), 0.012 * h, 0.012 * h, m['shoes'])
 
-# %% ../../nbs/07b_render.figure.ipynb #6273463c
-_TRUNK = np.array([  # share of the way from hips to neck; half-widths to the side and to the front, shares of the height
+# %% ../../nbs/07b_render.figure.ipynb #72e31fc6
+_TRUNK = np.array([  # share of the way from hips to neck; half-widths to the side and the front, shares of the height
     (-0.26, 0.080, 0.056), (-0.10, 0.099, 0.068), (0.08, 0.098, 0.067), (0.28, 0.086, 0.061), (0.48, 0.091, 0.064),
     (0.66, 0.102, 0.070), (0.80, 0.106, 0.067), (0.88, 0.101, 0.059), (0.94, 0.080, 0.050), (0.985, 0.052, 0.042),
     (1.02, 0.034, 0.034),
@@ -420,7 +417,7 @@ def _profile(p: Walker, j: dict) -> tuple:  # heights, half-widths to the side a
     "The bare trunk from below the hips to the neck."
     low, high = j['pelvis'][1], j['neck'][1]
     t, a, b = _TRUNK.T
-    a, b = a * p.height * p.build**0.85, b * p.height * p.build
+    a, b = a * p.height * p.build**0.75, b * p.height * p.build
     if p.sex == 'female' and p.age != 'child':
         a, b = a * _FEMALE_WIDTH, b * _FEMALE_DEPTH
     if p.age == 'child':
@@ -440,7 +437,7 @@ def _axis(j: dict):  # function: height -> position to the front
     (_, py, pz), (_, ny, nz) = j['pelvis'], j['neck']
     return lambda y: pz + (nz - pz) * np.clip((np.asarray(y) - py) / (ny - py), -0.3, 1.05)
 
-# %% ../../nbs/07b_render.figure.ipynb #c17b3100
+# %% ../../nbs/07b_render.figure.ipynb #e27ea310
 def _add_trunk(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
     "Hips, the outermost garment, and what hangs below it."
     h, worn = p.height, _worn(p)
@@ -455,6 +452,13 @@ def _add_trunk(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
     loose = dict(tshirt=0.86, shirt=0.9, dress=0.7, jumper=0.9, blazer=0.84, puffer=0.95).get(worn, 0.92)
     wide = _hanging(np.interp(at, ys, a), loose) + thick
     deep = _hanging(np.interp(at, ys, b), loose) + thick
+    low = at < py + 0.01 * h
+    if pose.pose not in ('sit', 'ride'):
+        legs, front, _ = _around_legs(p, j, at[low])
+        wide[low], deep[low] = (
+            np.maximum(wide[low], 1.03 * legs + thick * 0.4),
+            np.maximum(deep[low], 1.05 * front + thick * 0.4),
+        )
     top = at > j['neck'][1] - 0.02 * h
     wide[top], deep[top] = (
         np.maximum(wide[top] - thick * 0.8, 0.036 * h),
@@ -478,17 +482,17 @@ def _add_skirts(s: Shapes, p: Walker, j: dict, m: dict, over):
         low = (0.25 if p.outer == 'coat' else 0.36) + 0.05 * p.print_scale
         _hang(s, p, j, m['drape'], over, low * h, py + 0.03 * h, 0.02, 0.012, 1.0)
 
-# %% ../../nbs/07b_render.figure.ipynb #3297be00
+# %% ../../nbs/07b_render.figure.ipynb #e0cce8a8
 def _around_legs(p: Walker, j: dict, ys) -> tuple:  # half-widths a, b and centre cz at the heights `ys`
     "The ellipse at each height that holds both legs."
-    h, middle, extent = p.height, [], []
-    g = 0.05 * h * p.build**0.6
+    h, middle = p.height, []
+    g = 0.048 * h * p.build**0.6 * (1.04 if p.sex == 'female' else 1.0)
     for side in ('left', 'right'):
         joints = sorted((j[f'{side}_{name}'] for name in ('ankle', 'knee', 'hip')), key=lambda q: q[1])
         middle.append(np.interp(ys, [q[1] for q in joints], [q[2] for q in joints]))
     apart = np.abs(middle[0] - middle[1]) / 2
     r = g * np.minimum(1, 0.7 + ys / h * 0.6)
-    return 0.052 * h + r, apart * 1.1 + r, (middle[0] + middle[1]) / 2
+    return 0.052 * h * p.build**0.5 + r + 0.35 * apart, apart * 1.25 + r * 1.05, (middle[0] + middle[1]) / 2
 
 
 def _hang(
@@ -505,8 +509,11 @@ def _hang(
     )
     wide, deep = (np.maximum(leg + slack + flare * down * h / 1.7, 0) for leg in (a, b))
     wide, deep = (near * top + (1 - near) * np.maximum(leg, top * tight) for leg, top in zip((wide, deep), body))
+    wide, deep = np.maximum(wide, a + 0.006), np.maximum(deep, b + 0.006)
     soft = lambda r: np.convolve(np.pad(r, 2, mode='edge'), [0.1, 0.2, 0.4, 0.2, 0.1], 'valid')
-    s.tube(ys, soft(wide), np.maximum(soft(deep), deep), material, cz=near * axis(ys) + (1 - near) * cz)
+    s.tube(
+        ys, np.maximum(soft(wide), wide), np.maximum(soft(deep), deep), material, cz=near * axis(ys) + (1 - near) * cz
+    )
 
 # %% ../../nbs/07b_render.figure.ipynb #bfb1e097
 def _add_neck(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['draw_street', 'add_crowd']
 
-# %% ../../nbs/08b_render.street.ipynb #9672c49a
+# %% ../../nbs/08b_render.street.ipynb #f4a3507f
 from functools import lru_cache
 from math import cos, pi, sin, tan
 
 import numpy as np
+from PIL import Image
 
 from .body import pick
 from .carried import beside_shapes, walker_shapes
@@ -38,7 +39,7 @@ def _weathered(rng, out, x, y):
     tint = _tile(_SOFT, x * 30 + b, y * 30 + a)
     out *= 1 + 0.05 * tint[..., None] * np.array([1.0, 0.1, -1.0])
 
-# %% ../../nbs/08b_render.street.ipynb #90b8374a
+# %% ../../nbs/08b_render.street.ipynb #d14d2329
 def _foliage(rng, out, x, y, centre, radii):
     "A bush or the crown of a tree, in place."
     a, b = rng.uniform(0, 256, 2)
@@ -58,13 +59,13 @@ def _foliage(rng, out, x, y, centre, radii):
 def _litter(rng, out, x, y, ground):
     "Fallen leaves, spots of gum and paper on the ground, in place."
     a, b = rng.uniform(0, 256, 2)
-    spots = _tile(_GRAIN, x * 500 + a, y * 1300 + b)
-    where = ground & (spots > rng.uniform(1.7, 2.6))
+    spots = _tile(_GRAIN, x * 700 + a, y * 1000 + b)
+    where = ground & (spots > rng.uniform(2.0, 3.0))
     out[where] = np.array([[0.16, 0.09, 0.03], [0.3, 0.29, 0.27], [0.04, 0.04, 0.04]])[rng.integers(3)] * rng.uniform(
         0.6, 1.3
     )
 
-# %% ../../nbs/08b_render.street.ipynb #bf0c9cf8
+# %% ../../nbs/08b_render.street.ipynb #dc187d04
 def _shadows(rng, out, x, y):
     "A slanted shadow or the dapple of leaves, in place."
     kind = pick(rng, none=0.45, house=0.3, dapple=0.25)
@@ -83,10 +84,11 @@ def draw_street(
     scale: float,  # pixels per metre at the person
     feet: float,  # row where people stand
     pitch: float,  # camera looks down by this, radians
+    kind: str = 'mixed',  # as in `draw_scene`
 ) -> np.ndarray:  # (H, W, 3) float32, linear light
     "Paint a cluttered place as seen by a camera that looks down by `pitch`."
     h, w = shape
-    out = draw_scene(rng, shape, scale, feet, pitch).astype(np.float64)
+    out = draw_scene(rng, shape, scale, feet, pitch, kind, walkers=False).astype(np.float64)
     x = np.broadcast_to((np.arange(w) + 0.5 - w / 2) / scale, shape)
     y = np.broadcast_to(((feet - np.arange(h) - 0.5) / scale)[:, None], shape)
     ground = y < 0.35 + 2 * tan(pitch)
@@ -100,18 +102,17 @@ def draw_street(
     dark = 0.55 + 0.35 * rng.random()
     return np.clip(out * dark, 0.004, 1).astype(np.float32)
 
-# %% ../../nbs/08b_render.street.ipynb #82a54f36
-@lru_cache(maxsize=96)
+# %% ../../nbs/08b_render.street.ipynb #753d1898
+@lru_cache(maxsize=128)
 def _passer_by(
     number: int, rows: int, pitch: float
 ) -> np.ndarray:  # (rows, rows * 3 // 5, 4) float32 linear, and cover
     "Somebody for the background."
     rng = np.random.default_rng([7, number])
     person = draw_walker(rng)
-    stance = draw_stance(rng, person)
+    stance, yaw = draw_stance(rng, person), rng.uniform(0, 2 * pi)
     body, joints = walker_shapes(person, stance)
-    things = [(s, rng.uniform(0, 2 * pi), (0.0, 0.0)) for s in [body, *beside_shapes(person, stance)]]
-    things = [(s, things[0][1], at) for s, _, at in things]
+    things = [(s, yaw, (0.0, 0.0)) for s in [body, *beside_shapes(person, stance)]]
     shape, scale = (rows, rows * 3 // 5), rows * 0.93 / 1.95
     origin = (shape[1] / 2, rows * 0.97 - 0.1 * rows * sin(pitch))
     bend = uneven_outline(shape, scale, origin, joints[1][1] * cos(pitch), number)
@@ -120,7 +121,14 @@ def _passer_by(
     light = Light((0.3, 1.0, 0.5), (0.9, 0.9, 0.88))
     out[hits.pixel, :3] = shade_cloth(hits, light, pitch, scale, shape, number % 128).T
     out[hits.pixel, 3] = 1
-    return box_blur(out.reshape(*shape, 4), 1)
+    return box_blur(out.reshape(*shape, 4), 1 if rows >= 96 else 0)
+
+
+def _resized(sprite, rows: int) -> np.ndarray:  # (rows, proportional, 4)
+    "A smaller picture of somebody farther away."
+    size = (max(1, round(sprite.shape[1] * rows / sprite.shape[0])), rows)
+    channel = lambda i: Image.fromarray(np.ascontiguousarray(sprite[..., i])).resize(size, Image.Resampling.BOX)
+    return np.stack([np.asarray(channel(i)) for i in range(4)], -1)
 
 
 def _paste(image, sprite, row: int, column: int):
@@ -143,14 +151,15 @@ def add_crowd(
     most: int = 3,  # people
 ):
     "Put up to `most` passers-by behind the person."
-    h, w = image.shape[:2]
-    for behind in sorted(rng.uniform(1.0, 9.0, int(rng.integers(0, most + 1))), reverse=True):
+    w, n = image.shape[1], int(rng.integers(0, most + 1))
+    largest = 64 if scale < 50 else 128 if scale < 100 else 256  # rows of the pictures that are kept
+    distances = np.sort(rng.uniform(1.0, 9.0, n))[::-1]
+    for behind, number in zip(distances, rng.choice(30, n, replace=False)):
         near = 9 / (9 + behind)
-        rows = max(16, round(1.95 / 0.93 * scale * near / 8) * 8)
-        sprite = _passer_by(int(rng.integers(60)), rows, round(pitch / 0.06) * 0.06).copy()
-        if rng.random() < 0.5:
-            sprite = sprite[:, ::-1]
-        sprite[..., :3] *= light
+        rows = max(8, min(largest, round(1.95 / 0.93 * scale * near)))
+        sprite = _resized(_passer_by(int(number), largest, round(pitch / 0.12) * 0.12), rows)
+        sprite = sprite[:, ::-1] if rng.random() < 0.5 else sprite
+        sprite[..., :3] *= np.float32(light)
         column = round(rng.uniform(-0.25, 1.25) * w - sprite.shape[1] / 2)
         row = round(feet - behind * scale * sin(pitch) * near - rows * 0.97 + 0.1 * rows * sin(pitch))
         _paste(image, sprite, row, column)
