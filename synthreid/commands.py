@@ -478,7 +478,7 @@ def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingR
     found, file = told[0]
     if as_json:
         protocols = [f'{r.protocol}, {r.metric}' for r, _ in told]
-        numbers = [{'name': name, **(row or {})} for name, row in rows.items()]
+        numbers = [{'name': name, **row} for name, row in rows.items()]
         counts = {'queries': len(found.ap), 'valid_queries': found.n_valid, 'gallery': found.n_gallery}
         told = {'run': run, 'target': target, 'protocols': protocols, 'rows': numbers, **counts}
         return _print_json(told | {'recorded': file and str(file), 'translation': judged})
