@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from synthreid.core import (
     UserError,
@@ -28,7 +28,9 @@ from synthreid.core import (
     parse_size,
     pick_device,
 )
-from .data.datasets import DatasetSpec
+
+if TYPE_CHECKING:
+    from synthreid.data.datasets import DatasetSpec
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
 def render(
@@ -93,8 +95,10 @@ def _reader_options(text: str) -> dict:
 _WALKED = ('unlabelled', 'folders', 'pattern')  # layouts that take every picture in the folder
 
 
-def _dataset(folder, layout='auto', options='', pattern=None) -> DatasetSpec:
+def _dataset(folder, layout='auto', options='', pattern=None) -> 'DatasetSpec':
     "What the command line says of a data set, as one value."
+    from synthreid.data.datasets import DatasetSpec
+
     return DatasetSpec(str(folder), layout, _reader_options(options), pattern)
 
 
@@ -103,6 +107,25 @@ def _check_outside(out, *folders):
     for folder in folders:
         if Path(out).resolve().is_relative_to(Path(folder).resolve()):
             raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
+
+# %% ../nbs/57_commands.ipynb #51fcc5f2
+def _print_json(told):
+    "One line for other programs."
+    plain = lambda v: v.item() if hasattr(v, 'item') else str(v)
+    print(json.dumps(told, default=plain, allow_nan=False))
+
+
+def _diagnosis_record(found) -> dict:
+    "What the doctor found, for other programs."
+    splits = {} if found.dataset is None else found.dataset.splits
+    counts = {
+        name: {'images': len(s), 'people': len({*s.pids[s.pids > 0].tolist()}), 'cameras': len({*s.camids.tolist()})}
+        for name, s in splits.items()
+    }
+    spec = found.spec and {'layout': found.spec.layout, 'options': found.spec.options, 'pattern': found.spec.pattern}
+    read = {'path': str(found.path), 'folder': str(found.folder), 'recognised': found.recognised, 'read_with': spec}
+    findings = [vars(f) | {'files': f.files} for f in found.findings]
+    return read | {'splits': counts, 'exit_code': found.exit_code, 'findings': findings}
 
 # %% ../nbs/57_commands.ipynb #1158c969
 def doctor(
@@ -115,21 +138,25 @@ def doctor(
     hold_out: float = 0,  # share of the people that the manifest keeps for query and gallery, where the folder has none
     seed: int = 0,  # of the draw of these people
     options: str = '',  # options of the reader: protocol=old,split_id=3
+    json: bool = False,  # one line of JSON in place of the text
 ) -> int:  # exit code: 0 fine, 1 warnings, 2 errors
     "Examine a dataset before anyone trains on it: what was recognised, what is wrong, what to do."
     from synthreid.data.doctor import check_outputs, examine
 
     check_outputs(picture, manifest, hold_out)
     found = examine(path, layout, pattern, thorough, **_reader_options(options))
-    print(found)
+    if json:
+        _print_json(_diagnosis_record(found))
+    else:
+        print(found)
     if picture:
         from synthreid.visual.plots import plot_cameras
 
         with atomic_write(picture) as tmp:
             plot_cameras(found.readable()).savefig(tmp, format=Path(picture).suffix[1:] or 'png', dpi=150)
-        print(f'picture in {picture}')
+        print(f'picture in {picture}', file=sys.stderr if json else sys.stdout)
     if manifest:
-        print(found.save_manifest(manifest, hold_out, seed))
+        print(found.save_manifest(manifest, hold_out, seed), file=sys.stderr if json else sys.stdout)
     return found.exit_code
 
 # %% ../nbs/57_commands.ipynb #69980851
@@ -200,6 +227,24 @@ def _tell_end(done, steps, out):
         raise KeyboardInterrupt(f'stopped at step {done} of {steps}, saved in {out}: run the same command to go on')
     print(f'{done} of {steps} steps done in {out}')
 
+# %% ../nbs/57_commands.ipynb #3c001bc1
+_WORK = 5e9  # pixels in all batches of a run: on two CPU cores, a day of ResNet-50
+
+
+def _warn_of_work(config, device):
+    "Say before the first step that a processor is too slow for these settings."
+    told = vars(config)
+    if not {'steps', 'batch_size', 'size'} <= told.keys() or pick_device(device).type != 'cpu':
+        return
+    height, width = parse_size(told['size'])
+    if told['steps'] * told['batch_size'] * height * width > _WORK:
+        print(
+            f'warning: {told["steps"]:,} steps of {told["batch_size"]} images of {told["size"]} take days to months on'
+            ' a processor. --preset cpu-trial shows the method in minutes; fewer --steps and a smaller --size are'
+            ' faster; a GPU takes an hour or two',
+            file=sys.stderr,
+        )
+
 # %% ../nbs/57_commands.ipynb #0da67a15
 def train(
     method: str,  # 'direct', 'joint', ..., or a class of yours: my_module:MyMethod
@@ -232,7 +277,7 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
-    from synthreid.processes import check_alone, join, told_to_all
+    from synthreid.processes import check_alone, is_first, join, told_to_all
     from synthreid.training.runs import Run
 
     join(device)
@@ -250,6 +295,8 @@ def train(
     if not translate_with and run.is_finished(labelled, unlabelled):
         _note_data(out, told)
         return print(f'{config.steps} of {config.steps} steps were done before in {out}')
+    if is_first():
+        _warn_of_work(config, device)
     how = dict(data_on_device=data_on_device, compile=compile, recorded=recorded)
     done = run.train(
         *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
@@ -263,7 +310,7 @@ def train(
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
-def _test_set(spec: DatasetSpec):  # -> ReidDataset with query and gallery
+def _test_set(spec: 'DatasetSpec'):  # -> ReidDataset with query and gallery
     "A data set that one can be tested on."
     dataset = spec.load()
     if len(dataset.query):
@@ -286,14 +333,15 @@ def _tell_seen(run, seen):
         print(f'warning: {seen}. {remedy}', file=sys.stderr)
 
 
-def _record(run, method, dataset, found):
-    "Write a result into the checkpoint, where that is possible."
+def _record(run, method, dataset, found):  # -> file, or None
+    "Write a result into the checkpoint, where that is possible; say where."
     from synthreid.metrics.tables import result_row
-    from synthreid.training.runs import record_metrics
+    from synthreid.training.runs import find_checkpoint, record_metrics
 
     row = result_row(method.name, found, target=dataset.name, metric=found.metric, protocol=found.protocol)
     try:
         record_metrics(run, row)
+        return find_checkpoint(run) / 'meta.json'
     except OSError as e:
         print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)
 
@@ -313,6 +361,28 @@ def _print_numbers(found: dict, digits: int = 4):
     "Names and numbers, one per line."
     for name, value in found.items():
         print(f'{name:24} {value:.{digits}g}' if isinstance(value, float) else f'{name:24} {value}')
+
+# %% ../nbs/57_commands.ipynb #40e7ee9a
+_NUMBERS = {'rank1': 'rank-1', 'rank5': 'rank-5', 'rank10': 'rank-10', 'mAP': 'mAP', 'mINP': 'mINP'}
+
+
+def _ranking_table(
+    rows: dict,  # {what it is: {'rank1', ..., 'mINP': fractions}}, in the order of the table
+) -> str:
+    "Results as text, in percent."
+    wide = max(map(len, rows))
+    lines = [f'{"":{wide}}' + ''.join(f'{k:>9}' for k in _NUMBERS.values())]
+    return '\n'.join(
+        [*lines, *(f'{n:{wide}}' + ''.join(f'{100 * r[k]:9.1f}' for k in _NUMBERS) for n, r in rows.items())]
+    )
+
+
+def _chance_row(dataset, protocol) -> dict:
+    "What random lists would have on this test."
+    from synthreid.metrics.chance import chance_level
+
+    q, g = dataset.query, dataset.gallery
+    return chance_level(q.pids, g.pids, q.camids, g.camids, dataset.rule if protocol == 'auto' else protocol)
 
 # %% ../nbs/57_commands.ipynb #06f814ad
 def _able_method(run, device, able='', remedy=''):  # -> Method
@@ -339,6 +409,26 @@ def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingR
     found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
 
+# %% ../nbs/57_commands.ipynb #0de4ac40
+def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingResult, file or None)]
+    "Print what an evaluation found, for people or for programs."
+    found, file = told[0]
+    if as_json:
+        protocols = [f'{r.protocol}, {r.metric}' for r, _ in told]
+        numbers = [{'name': name, **row} for name, row in rows.items()]
+        counts = {'queries': len(found.ap), 'valid_queries': found.n_valid, 'gallery': found.n_gallery}
+        told = {'run': run, 'target': target, 'protocols': protocols, 'rows': numbers, **counts}
+        return _print_json(told | {'recorded': file and str(file), 'translation': judged})
+    print(_ranking_table(rows))
+    print(f'\n{found.n_valid} of {len(found.ap)} queries have a match among {found.n_gallery} gallery images')
+    for result, _ in told:
+        print(f'{result.protocol}, {result.metric}')
+    if file:
+        print(f'recorded in {file}')
+    if judged:
+        print()
+        _print_numbers(judged)
+
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
     run: str,  # run folder or checkpoint
@@ -360,8 +450,9 @@ def evaluate(
     batch_size: int = 100,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     cache: str | None = None,  # folder for decoded images
+    json: bool = False,  # one line of JSON in place of the tables
 ):
-    "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
+    "Rank-1, 5, 10, mAP and mINP of a trained method beside those of chance; the protocol is printed with them."
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
     from synthreid.metrics.features import find_fid_weights, inception_features
@@ -382,14 +473,18 @@ def evaluate(
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
     how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
+    rows, told = {}, []
     for again in (False, True)[: 1 + rerank]:
         found = _ranked(method, dataset, seen, alpha, rerank=again, **how)
-        print(found)
-        _record(run, method, dataset, found)
+        rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
+        told.append((found, _record(run, method, dataset, found)))
+    rows['by chance'] = _chance_row(dataset, protocol)
+    judged = {}
     if source:
         extractor = inception_features(weights, method.device) if weights else None
         pictures = load(rendered).images, load(dataset.train).images
-        _print_numbers(evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device))
+        judged = evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
+    _tell_results(run, target, rows, told, judged, json)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
 def _plain_folder(folder, size, most=None, on_broken='refuse'):
@@ -582,6 +677,7 @@ def fid(
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them (which decodes all twice)
     batch_size: int = 32,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    json: bool = False,  # one line of JSON in place of the lines
 ):
     "Frechet distance (FID), kernel distance, precision, recall, density and coverage between two folders of images."
     from synthreid.metrics.features import find_fid_weights, inception_features, random_features
@@ -600,7 +696,8 @@ def fid(
         )
     else:
         extractor = inception_features(weights, pick_device(device), resize)
-    _print_numbers(compare_folders(a, b, extractor, None if cache == 'none' else cache, batch_size), 6)
+    found = compare_folders(a, b, extractor, None if cache == 'none' else cache, batch_size)
+    _print_json(found) if json else _print_numbers(found, 6)
 
 # %% ../nbs/57_commands.ipynb #3d0dff65
 def reproduce(

@@ -43,10 +43,10 @@ from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
 from ..processes import ProcessLost, begin_alike, check_alone, check_shares, is_first, join, place, told_to_all
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
-from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs, draw_swaps
+from .hooks import MetricsLog, ProgressBar, SampleGrid, TimeLeft, draw_pairs, draw_swaps
 from .loop import LossMeans, Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
-from .provenance import fingerprint, record_training
+from .provenance import fingerprint, record_start, record_training
 
 # %% ../../nbs/48_training.runs.ipynb #325341e8
 def list_runs(
@@ -222,6 +222,8 @@ def _training_hooks(folder, method, source, done, means, checkpoint_every, sampl
         MetricsLog(folder, done - bool(means.counts), tensorboard=tensorboard, steps=steps),
         ProgressBar(steps, done, folder.name, disable=not progress),
     ]
+    if progress:
+        hooks.append(TimeLeft(steps, done))
     if sample_every and method.swaps:
         draw = lambda m: draw_swaps(some, some, m.swap_grid(some, some))
         hooks.append(SampleGrid(folder / 'samples', draw, sample_every))
@@ -437,6 +439,8 @@ def train(
         steps = self.config.steps
         if done >= steps:
             return method, done
+        if first:
+            record_start(folder, done)
         method.data_on_device, torch.backends.cudnn.allow_tf32 = data_on_device, self.tf32
         if compile:
             compile_nets(method)
