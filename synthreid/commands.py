@@ -473,7 +473,7 @@ def _judged(method, rendered, real, weights) -> dict:
     return evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
 
 # %% ../nbs/57_commands.ipynb #0de4ac40
-def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingResult, file or None)]
+def _tell_results(run, target, rows, told, judged, as_json, groups=None):  # told: [(RankingResult, file or None)]
     "Print what an evaluation found, for people or for programs."
     found, file = told[0]
     if as_json:
@@ -481,6 +481,7 @@ def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingR
         numbers = [{'name': name, **row} for name, row in rows.items()]
         counts = {'queries': len(found.ap), 'valid_queries': found.n_valid, 'gallery': found.n_gallery}
         told = {'run': run, 'target': target, 'protocols': protocols, 'rows': numbers, **counts}
+        told |= {} if groups is None else {'groups': groups.reset_index().to_dict('records')}
         return _print_json(told | {'recorded': file and str(file), 'translation': judged})
     print(_ranking_table(rows))
     print(f'\n{found.n_valid} of {len(found.ap)} queries have a match among {found.n_gallery} gallery images')
@@ -491,6 +492,43 @@ def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingR
     if judged:
         print()
         _print_numbers(judged)
+    if groups is not None:
+        print(f'\none threshold for all, distance {groups.attrs["threshold"]:.4g}; % of the pairs, with 95% intervals:')
+        print(_group_table(groups))
+
+# %% ../nbs/57_commands.ipynb #6e4b16c5
+def _groups(target, by, query):  # a word per query, or None where nobody asks
+    "The column `by` of the target's table, or of the attributes beside rendered pictures."
+    from synthreid.metrics.groups import read_column
+
+    if by is None:
+        return None
+    target = Path(target)
+    return read_column(target if target.is_file() else target / 'attributes.csv', by, query.paths)
+
+
+def _by_group(method, dataset, groups, flip, metric, protocol, batch_size):  # a DataFrame
+    "Errors per group at one threshold: at a false-match rate of 0.001, or a larger one where pairs are few."
+    from synthreid.metrics.evaluate import extract_features
+    from synthreid.metrics.groups import rates_by_group
+    from synthreid.metrics.openset import evaluate_roc
+
+    parts, rule = (dataset.query, dataset.gallery), dataset.rule if protocol == 'auto' else protocol
+    codes = [extract_features(method.embed, s.images, batch_size, flip, device=method.device) for s in parts]
+    labels = [getattr(s, name) for name in ('pids', 'camids') for s in parts]
+    false_match = max(1e-3, min(0.5, 30 / (len(parts[0]) * len(parts[1]))))  # thirty errors, to see where they fall
+    return rates_by_group(
+        evaluate_roc(*codes, *labels, metric=metric, max_fpr=false_match, protocol=rule), groups, false_match
+    )
+
+
+def _group_table(groups) -> str:
+    "Rates of groups for people to read."
+    told = groups[['people', 'queries']].copy()
+    for name in ('false_match', 'miss'):
+        columns = (groups[name + part] for part in ('', '_low', '_high'))
+        told[name.replace('_', ' ')] = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+    return told.to_string()
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
@@ -517,6 +555,7 @@ def evaluate(
     batch_size: int = 100,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     cache: str | None = None,  # folder for decoded images
+    by: str | None = None,  # column of the target's manifest, or of its attributes.csv: errors per value
     json: bool = False,  # one line of JSON in place of the tables
 ):
     "Rank-1, 5, 10, mAP and mINP of a trained method beside those of chance; the protocol is printed with them."
@@ -533,6 +572,7 @@ def evaluate(
     weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
     method = _able_method(run, device, source and 'translates', 'leave --source out')
     dataset = _test_set(spec)
+    _groups(target, by, dataset.query)
     rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     method.config = _with_alpha(method.config, alpha)
@@ -550,7 +590,8 @@ def evaluate(
         rows |= _floor_rows(dataset, device=method.device, **how)
     rows['by chance'] = _chance_row(dataset, protocol)
     judged = _judged(method, load(rendered), load(dataset.train), weights) if source else {}
-    _tell_results(run, target, rows, told, judged, json)
+    groups = _by_group(method, dataset, _groups(target, by, dataset.query), **how) if by else None
+    _tell_results(run, target, rows, told, judged, json, groups)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
 def _plain_folder(folder, size, most=None, on_broken='refuse'):

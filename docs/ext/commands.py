@@ -9,14 +9,19 @@ from notebooks import write
 
 
 def help_of(*command):
-    "What a command prints."
+    "What a command prints: all of it, where the short help leaves options out."
+    short = printed_by(*command, '--help')
+    return printed_by(*command, '--help-all') if '--help-all' in short else short
+
+
+def printed_by(*command):
     from synthreid.cli import main
 
     printed = io.StringIO()
     os.environ['COLUMNS'] = '88'
     with redirect_stdout(printed):
         try:
-            main([*command, '--help'])
+            main(list(command))
         except SystemExit:
             pass
     return printed.getvalue().rstrip()

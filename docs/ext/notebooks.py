@@ -62,11 +62,11 @@ def room_of(name):
 # ---- outputs
 
 
-def alive(widget, data, states):
+def alive(widget, data, alt):
     "A widget with saved state: its picture, until its own code draws it."
     name = text(data.get('text/plain', '')).strip()
     picture = text(data.get('image/png', '')).replace('\n', '')
-    still = f'<img src="data:image/png;base64,{picture}" alt="{html.escape(name, quote=True)}">' if picture else ''
+    still = f'<img src="data:image/png;base64,{picture}" alt="{html.escape(alt, quote=True)}">' if picture else ''
     view = f'<script type="{VIEW}">{json.dumps(widget)}</script>'
     return f'<div class="still">{still}<p>{html.escape(name)}</p></div>{view}'
 
@@ -82,7 +82,8 @@ def shown(output, states):
     if widget and widget['model_id'] not in states:  # a bar of progress, as its text
         data = {'text/plain': data['text/plain']}
     elif widget:
-        data = {'text/html': alive(widget, data, states)}
+        alt = output['metadata'].get('image/png', {}).get('alt', '')
+        data = {'text/html': alive(widget, data, alt)}
     if any(mime.startswith('image/') for mime in data):
         data = {mime: value for mime, value in data.items() if mime.startswith('image/')}
     return {**output, 'data': data, 'metadata': output.get('metadata', {})}
