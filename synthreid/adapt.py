@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scale', 'adapt_settings', 'train_adapted', 'judge_held', 'adapt_rows', 'adapt_report', 'run_adapt']
 
-# %% ../nbs/58_adapt.ipynb #eaf1f175
+# %% ../nbs/58_adapt.ipynb #1fec5d9e
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +132,7 @@ def judge_held(
     roc = evaluate_roc(*pairs, max_fpr=max(0.01, false_match))
     return evaluate_ranking(*pairs), calibrate(roc, false_match)
 
-# %% ../nbs/58_adapt.ipynb #8108eea2
+# %% ../nbs/58_adapt.ipynb #7c51f531
 def adapt_rows(
     methods: dict,  # of `train_adapted`
     held: ReidSplit,  # as in `judge_held`
@@ -165,13 +165,14 @@ def _rates(method, target, threshold) -> tuple:  # false and true matches at a t
     )
     return roc.rates_at(threshold)
 
-# %% ../nbs/58_adapt.ipynb #5ceaa76a
+# %% ../nbs/58_adapt.ipynb #6efb427c
 _COLUMNS = 'mAP rank1 threshold true_match target_mAP target_rank1 target_false_match target_true_match'.split()
 _TOLD = (
     'mAP and rank-1: held-back synthetic people, as the cameras would show them, searched among all pictures of the'
     ' target. Threshold: cosine distance at the wanted false-match rate of {rate:g} there, with the share of right'
-    ' pairs below it. Columns that begin with "target": the labelled test of the target, where it has one; computed last, and'
-    ' used for nothing. "start" is the model before self-training, "control" the same self-training without any source.'
+    ' pairs below it. Columns that begin with "target": the labelled test of the target, where it has one, computed'
+    ' last and used for nothing. "start" is the model before self-training, "control" the same self-training without'
+    ' any source.'
 )
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Place', 'told_place', 'place', 'is_first', 'join', 'leave', 'leave_to_first', 'ProcessLost', 'share', 'mine', 'drawn',
            'together', 'gathered', 'averaged', 'average_gradients', 'ToldElsewhere', 'any_process', 'told_to_all',
-           'speaks_of', 'first_does', 'begin_alike', 'from_first', 'shared_folder', 'check_even', 'check_shares',
-           'check_alone']
+           'speaks_of', 'first_does', 'begin_alike', 'from_first', 'by_itself', 'shared_folder', 'check_even',
+           'check_shares', 'check_alone']
 
 # %% ../nbs/01_processes.ipynb #proc0003
 import inspect
@@ -364,6 +364,16 @@ def from_first(
         x = x.contiguous()
         dist.broadcast(x, 0)
     return x
+
+# %% ../nbs/01_processes.ipynb #a0b9acc9
+@contextmanager
+def by_itself():
+    "Inside of `together`: what every process does on the whole, alike."
+    before, _shared.place = share(), Place()
+    try:
+        yield
+    finally:
+        _shared.place = before
 
 # %% ../nbs/01_processes.ipynb #proc0041
 @contextmanager

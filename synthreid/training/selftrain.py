@@ -7,7 +7,7 @@ __all__ = ['SelfTrainConfig', 'check_selftrain', 'take_net', 'make_learner', 'No
            'cluster_contrast', 'refresh', 'proxy_contrast', 'without_camera', 'cluster_at', 'same_groups', 'judge_eps',
            'check_clusters', 'divide_people', 'HeldOut', 'SelfTrainBatches', 'cluster_batch', 'SelfTrain', 'ClusterLog']
 
-# %% ../../nbs/45_training.selftrain.ipynb #662b63d2
+# %% ../../nbs/45_training.selftrain.ipynb #44ec32f0
 import copy
 import inspect
 import warnings
@@ -39,7 +39,7 @@ from ..data.samplers import IdentityBatches
 from ..metrics.clustering import agreement, cluster_graph, jaccard_graph
 from ..metrics.ranking import evaluate_ranking
 from ..models.reid import RegionalEmbedder, encoder_weights
-from ..processes import check_even, from_first, gathered, mine
+from ..processes import by_itself, check_even, from_first, gathered, mine
 from .direct import AugmentKind, embedder_optimiser
 from .flip import flip_epoch, make_flip_net
 from .joint import draw_cameras
@@ -354,7 +354,7 @@ def divide_people(
     parts = hold_out(source, share, 0)
     return parts.train, parts.query + parts.gallery
 
-# %% ../../nbs/45_training.selftrain.ipynb #8529b251
+# %% ../../nbs/45_training.selftrain.ipynb #da97dfc9
 class HeldOut:
     "People of the source who are not trained on, as the target's cameras would show them; made when first asked for."
 
@@ -486,7 +486,7 @@ class SelfTrain(Method):
         "(B, 3, H, W) in [-1, 1] to (B, D) features."
         return self.nets.get('kept', self.nets['embedder']).eval()(images)
 
-# %% ../../nbs/45_training.selftrain.ipynb #631cf82a
+# %% ../../nbs/45_training.selftrain.ipynb #1cf377da
 @patch
 def look(
     self: SelfTrain,
@@ -494,8 +494,10 @@ def look(
     i: int,  # steps done
 ) -> list:  # (features of unit length, cameras) of the target, and of held-back people where there are any
     "Embed everything, once for every number of steps."
-    if self._seen[0] != i:
-        net, sets = self.nets['embedder'], [(batch['target'], batch['camids'])]
+    if self._seen[0] == i:
+        return self._seen[1]
+    net, sets = self.nets['embedder'], [(batch['target'], batch['camids'])]
+    with by_itself():
         if batch['held'] is not None:
             held = batch['held']()
             sets.append((Pixels(held.images, self.device), held.camids))
@@ -521,7 +523,7 @@ def judge(
     found = evaluate_ranking(known, everybody, *labels).mAP
     past = self.memory.get('judged', torch.zeros(0, dtype=torch.float64, device=self.device))
     now = from_first(torch.tensor([found], dtype=torch.float64, device=self.device))
-    if 'kept' in self.nets and len(past) and now > past.max():
+    if 'kept' in self.nets and len(past) and now > past.max() + 1e-6:  # rounding decides nothing
         self.nets['kept'].load_state_dict(self.nets['embedder'].state_dict())
     self.memory['judged'] = torch.cat([past, now])
 
@@ -634,7 +636,7 @@ def step(self: SelfTrain, batch, i):
         self._end_epoch(batch, i)
     return told
 
-# %% ../../nbs/45_training.selftrain.ipynb #444dc7c1
+# %% ../../nbs/45_training.selftrain.ipynb #31cf6015
 @patch
 def _end_epoch(self: SelfTrain, batch, i):
     "Judge; at the end say what is kept."
@@ -642,7 +644,7 @@ def _end_epoch(self: SelfTrain, batch, i):
     if i + 1 < self.config.steps or 'kept' not in self.nets:
         return
     judged = self.memory['judged'].tolist()
-    if max(judged[1:]) <= judged[0]:
+    if max(judged[1:]) <= judged[0] + 1e-6:
         warnings.warn(
             f'the start is kept: held-back people are found with mAP {100 * judged[0]:.1f} by it, with'
             f' {100 * max(judged[1:]):.1f} at best after an epoch: train the source along, or give another eps',
