@@ -1124,6 +1124,17 @@ def _asked(path, layout, pattern, options) -> tuple[Path, str, dict]:  # absolut
     return path, layout, options
 
 
+def _with_camera(finding, key, listing) -> Finding:
+    "Of a folder per person whose names seem to tell the camera: the finished pattern."
+    if finding.name != 'no_cameras' or key != 'folders':
+        return finding
+    pattern = suggest_pattern(listing.pictures)
+    if not pattern or '{cam}' not in pattern or not pattern.rpartition('/')[0].endswith('{pid}'):
+        return finding
+    remedy = f'if {{cam}} in {pattern} is the camera, read the folder with --pattern {shlex.quote(pattern)}'
+    return replace(finding, remedy=remedy)
+
+
 def _as_spec(path, key, options) -> DatasetSpec:
     "How it was read."
     options = dict(options)
@@ -1176,7 +1187,7 @@ def examine(
     if key in ('folders', 'pattern', 'manifest'):
         checks.append(_check_nobody)
     if dataset:
-        findings += [f for check in checks for f in check(dataset)]
+        findings += [_with_camera(f, key, listing) for check in checks for f in check(dataset)]
         findings += _check_duplicates(dataset, find_duplicates(paths, looks))
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
     spec = None if dataset is None else _as_spec(path, key, options)

@@ -457,7 +457,7 @@ def named_tensors(
     saved,  # what a file held
     path,  # that file, for the error message
 ) -> dict:  # name -> tensor
-    "The table of weights without 'state_dict', 'module.' of DataParallel and '_orig_mod.' of torch.compile around it."
+    "The table of weights without 'state_dict' and the like around it; the names stay as they were saved."
     for key in ('state_dict', 'model', 'net'):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
@@ -467,13 +467,13 @@ def named_tensors(
     if spoilt:
         got = f'NaN or infinity in {len(spoilt)} of {len(saved)} tensors (first: {spoilt[0]})'
         raise expected(f'finite weights in {path}', got, 'that training has diverged, take an earlier checkpoint')
-    return {str(k).removeprefix('_orig_mod.').removeprefix('module.'): v for k, v in saved.items()}
+    return {str(k): v for k, v in saved.items()}
 
 
 def read_weights(
     path,  # a .safetensors file, or one of torch.save (.pth, .pt, .pth.tar, ...)
 ) -> dict:  # name -> tensor on the CPU
-    "The named tensors of a checkpoint, whatever wraps them."
+    "The named tensors of a checkpoint; what wraps their names is taken off, and told, by `load_weights`."
     if Path(path).suffix != '.safetensors' or not Path(path).is_file():
         return named_tensors(read_torch_file(path), path)
     from safetensors.torch import load_file

@@ -10,6 +10,7 @@ __all__ = ['SwapNetsConfig', 'make_swap_nets', 'DGNetConfig', 'weights_at', 'DGN
 
 # %% ../../nbs/44_training.dgnet.ipynb #000c8c69
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -453,7 +454,7 @@ def join_heads(
     alpha: float | str = 0.5,  # weight of the fine-grained similarity, or 'fine' for it alone
 ) -> torch.Tensor:  # (B, 2 D): dot products are cos(primary) + alpha cos(fine)
     "Two embeddings as one."
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and alpha >= 0):
+    if alpha != 'fine' and not (isinstance(alpha, Real) and alpha >= 0):
         raise expected("alpha of at least 0, or 'fine'", repr(alpha), '0.5 is published')
     weights = (0.0, 1.0) if alpha == 'fine' else (1.0, alpha**0.5)
     return torch.cat([w * F.normalize(x.float()) for w, x in zip(weights, (primary, fine))], 1)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TranslationKind', 'TranslationConfig', 'JointConfig', 'JointBatches', 'make_nets', 'closed_forms',
-           'start_translation', 'apply_translation', 'move_batch', 'draw_cameras', 'patch_contrast', 'generator_losses',
-           'discriminator_losses', 'reid_images', 'what_is_read', 'identity_losses', 'joint_optimiser', 'joint_rate',
-           'check_joint', 'JointTransfer']
+           'start_translation', 'apply_translation', 'move_batch', 'draw_cameras', 'patch_pairs', 'hardness_at',
+           'contrast_loss', 'patch_contrast', 'generator_losses', 'discriminator_losses', 'reid_images', 'what_is_read',
+           'identity_losses', 'joint_optimiser', 'joint_rate', 'check_joint', 'JointTransfer']
 
 # %% ../../nbs/42_training.joint.ipynb #95e047e1
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from ..data.augment import augment
 from ..data.batches import LabelledBatches, Pixels, check_pairs
 from ..data.datasets import ReidSplit
 from ..models.backbones import InstanceNormKind, backbone
+from ..models.contrast import hard_nce, modulated_nce, relation_loss
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
@@ -63,6 +64,10 @@ class TranslationConfig:
     n_patches: int = 256  # per image and layer
     temperature: float = 0.07  # of InfoNCE
     all_negatives: bool = False  # True: negatives from the whole batch
+    # how places compete: all alike; hDCE: similar places of the source weigh more; MoNCE: by optimal transport
+    contrast: Literal['patchnce', 'hdce', 'monce'] = 'patchnce'
+    hardness: tuple[float, float] = (50.0, 10.0)  # gamma of hDCE at the first and the last step (Jung et al. 2022)
+    weight_relation: float = 0.0  # SRC; what Jung et al. call 0.05 is 12.8 here: they add over 256 places
     # encoder layers that PatchNCE compares, by tap; None: (0, 2, 3, 4, 8) for nine blocks, as CUT, see `nce_taps`
     contrast_layers: tuple[int, ...] | None = None
     lr: float = 2e-4  # Adam; generator, projector, identity net
@@ -282,15 +287,15 @@ def draw_cameras(
     return drawn(partial(torch.randint, n_cameras), n, generator=random, device=random.device) if n_cameras else None
 
 # %% ../../nbs/42_training.joint.ipynb #e4a401e7
-def patch_contrast(
+def patch_pairs(
     nets: dict,  # generator, projector
-    config: TranslationConfig,  # n_patches, temperature, all_negatives
+    config: TranslationConfig,  # n_patches, all_negatives
     taps: dict,  # {tap: (B, C, H, W)} of the images before translation, from `encode`
     images: torch.Tensor,  # (B, 3, H, W), their translations
     random: torch.Generator | None = None,  # draws the places
     ids: dict | None = None,  # {tap: (P,) int64}: these places instead (row * W + column)
-) -> torch.Tensor:  # scalar, mean over the taps
-    "The contrastive loss between pictures and their translations (Park et al. 2020)."
+) -> list:  # of every tap, in order: queries and keys, each (B*P, D) of length 1
+    "The same places of translations and sources."
     cfg, project, ids = config, nets['projector'], ids or {}
     sampled = [sample_patches(layer, cfg.n_patches, ids.get(tap), random) for tap, layer in taps.items()]
     again = nets['generator'].encode(images, tuple(taps), only_taps=True)[1]
@@ -298,11 +303,51 @@ def patch_contrast(
     with torch.no_grad():
         keys = project([patches.detach() for patches, _ in sampled])
     pairs = zip(project(queries), keys)
-    if cfg.all_negatives:
-        pairs = ((gathered(q), gathered(k)) for q, k in pairs)
-    n = len(images) * (share().world if cfg.all_negatives else 1)
-    each = [patch_nce(q, k, n, cfg.temperature, cfg.all_negatives, unit=True).mean() for q, k in pairs]
-    return sum(each) / len(each)
+    return [(gathered(q), gathered(k)) if cfg.all_negatives else (q, k) for q, k in pairs]
+
+
+def hardness_at(
+    config: TranslationConfig,  # hardness, steps
+    step: int,  # from 0
+) -> float:  # gamma of hDCE
+    "It falls in a straight line over the run: the longer, the more the similar places weigh."
+    first, last = config.hardness
+    return first + (last - first) * min(1.0, step / config.steps)
+
+
+def contrast_loss(
+    loss,  # loss(queries, keys, images, all_negatives=...) of every patch
+    config: TranslationConfig,  # all_negatives
+    pairs: list,  # of `patch_pairs`
+    n_images: int,  # B
+) -> torch.Tensor:  # scalar
+    "The mean of a loss over patches and taps."
+    n = n_images * (share().world if config.all_negatives else 1)
+    return sum(loss(q, k, n, all_negatives=config.all_negatives).mean() for q, k in pairs) / len(pairs)
+
+
+def patch_contrast(
+    nets: dict,  # generator, projector
+    config: TranslationConfig,  # contrast, n_patches, temperature, all_negatives
+    taps: dict,  # {tap: (B, C, H, W)} of the images before translation, from `encode`
+    images: torch.Tensor,  # (B, 3, H, W), their translations
+    random: torch.Generator | None = None,  # draws the places
+    ids: dict | None = None,  # {tap: (P,) int64}: these places instead (row * W + column)
+    step: int = 0,  # for hDCE
+) -> torch.Tensor:  # scalar, mean over the taps
+    "The contrastive loss between pictures and their translations (Park et al. 2020)."
+    pairs = patch_pairs(nets, config, taps, images, random, ids)
+    return contrast_loss(_contrast(config, step), config, pairs, len(images))
+
+
+def _contrast(config, step):
+    "The function `contrast` names."
+    losses = {
+        'patchnce': partial(patch_nce, temperature=config.temperature, unit=True),
+        'hdce': partial(hard_nce, temperature=config.temperature, gamma=hardness_at(config, step)),
+        'monce': partial(modulated_nce, temperature=config.temperature),
+    }
+    return losses[config.contrast]
 
 # %% ../../nbs/42_training.joint.ipynb #8d5da5c9
 def _ask(discriminator, config, images, camera):
@@ -321,7 +366,10 @@ def generator_losses(
     camera: torch.Tensor | None,  # (B,) int64, which they were translated to; None: cameras are not told apart
     random: torch.Generator,  # draws the places
     patch_ids: dict | None = None,  # {loss: {tap: (P,) int64}}: these places instead
-) -> dict:  # {'gan', 'feature_match', 'nce', 'nce_identity': ...}, weighted; left out at weight 0, except 'gan'
+    step: int = 0,  # for hDCE
+) -> (
+    dict
+):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity': ...}, weighted; left out at weight 0, except 'gan'
     "What generator and projector learn from."
     cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
     verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
@@ -331,13 +379,17 @@ def generator_losses(
             real_taps = _ask(nets['discriminator'], cfg, batch['target'], real_camera)[1]
         match = feature_match_loss(real_taps, fake_taps, cfg.feature_match)
         losses['feature_match'] = cfg.weight_feature_match * match
+    if cfg.weight_nce or cfg.weight_relation:
+        pairs = patch_pairs(nets, cfg, taps, fake, random, ids.get('nce'))
     if cfg.weight_nce:
-        losses['nce'] = cfg.weight_nce * patch_contrast(nets, cfg, taps, fake, random, ids.get('nce'))
+        losses['nce'] = cfg.weight_nce * contrast_loss(_contrast(cfg, step), cfg, pairs, len(fake))
+    if cfg.weight_relation:
+        losses['relation'] = cfg.weight_relation * contrast_loss(relation_loss, cfg, pairs, len(fake))
     if cfg.weight_nce_identity:
         features, taps = nets['generator'].encode(batch['target'], tuple(taps))
         same = nets['generator'].decode(features, batch['target'], real_camera)
         scale, weight = (cfg.weight_nce_identity, 1) if cfg.reference_quirks else (1, cfg.weight_nce_identity)
-        contrast = patch_contrast(nets, cfg, taps, same * scale, random, ids.get('nce_identity'))
+        contrast = patch_contrast(nets, cfg, taps, same * scale, random, ids.get('nce_identity'), step)
         losses['nce_identity'] = weight * contrast
     return losses
 
@@ -477,6 +529,8 @@ def check_joint(
     if layers is not None and not (layers and set(layers) <= set(range(last + 1)) and len({*layers}) == len(layers)):
         what, remedy = f'different contrast_layers between 0 and {last}', 'leave them out for those of CUT'
         raise expected(what, layers, remedy)
+    if not min(config.hardness) > 0:
+        raise expected('two numbers above 0 as hardness', config.hardness, 'the published ones are 50 and 10')
     if config.reads == 'encoder' and config.weights:
         raise expected("reads='picture' for weights of a backbone", "'encoder'", 'the encoder starts at random')
     if config.translation == 'closed_form' and config.decoder != 'field':
@@ -524,8 +578,9 @@ class JointTransfer(Method):
         return self.nets['identity'].eval()(what_is_read(self.nets['generator'], self.config, images))
 
     def phase(self, i):
-        "Whether it is the warm-up, and the learning rates."
-        return i < self.config.warmup_steps, *(joint_rate(self.config, name, i) for name in self.nets)
+        "Whether it is the warm-up, the learning rates, and how hard negatives are: with hDCE no two steps are alike."
+        hard = hardness_at(self.config, i) if self.config.contrast == 'hdce' else None
+        return i < self.config.warmup_steps, hard, *(joint_rate(self.config, name, i) for name in self.nets)
 
 # %% ../../nbs/42_training.joint.ipynb #656ca43c
 @patch
@@ -546,7 +601,7 @@ def step(self: JointTransfer, batch, i, patch_ids=None):
     fake = G.decode(features, batch['source'], camera)
     given = fake if cfg.reads == 'picture' else features
     with only_training(G, nets['projector'], nets['identity'], among=nets):
-        losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids)
+        losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids, i)
         if joint:
             losses |= identity_losses(nets, cfg, batch, given, random, self.translate)
         logged = learn(losses, 'generator', 'projector', *(['identity'] if joint else []))
