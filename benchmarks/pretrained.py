@@ -27,6 +27,7 @@ from synthreid.metrics.features import pretrained_features, random_features
 from synthreid.metrics.floors import pixel_embed, pretrained_embed
 from synthreid.metrics.frechet import frechet_between
 from synthreid.metrics.ranking import evaluate_ranking
+from synthreid.metrics.tables import markdown_table
 from synthreid.training.direct import DirectConfig, DirectTransfer
 
 SCRATCH = DirectConfig(
@@ -118,6 +119,19 @@ def study(source, target, n=300):
     return found
 
 
+def tables(done):
+    "The results of one setting as Markdown."
+    cell = lambda r, how: f'{r[how]["mAP"]:.1f} / {r[how]["rank1"]:.1f}' if how in r else ''
+    rows = [[name, *(cell(r, how) for how in PER_CAMERA)] for name, r in done.items() if name != 'study']
+    print(markdown_table(['mAP / rank-1', *PER_CAMERA], rows))
+    if 'study' in done:
+        names = [*done['study']]
+        kinds = [*done['study'][names[0]]]
+        print(
+            markdown_table(['pictures', *names], [[k, *(f'{done["study"][n][k]:.3g}' for n in names)] for k in kinds])
+        )
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--draw', type=int, default=0)
@@ -149,6 +163,7 @@ def main():
             done[row] = trained(ROWS[row], source, target, a.steps, a.seed)
         print(row, done[row], flush=True)
         path.write_text(json.dumps(known, indent=1))
+    tables(known[key])
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import json
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -459,7 +459,9 @@ def _floor_rows(dataset, protocol, **how) -> dict:  # for `_ranking_table`
     "What is there without any training; a row that cannot be made says how to get it."
     from synthreid.metrics.floors import floors
 
-    found = floors(dataset.query, dataset.gallery, dataset.rule if protocol == 'auto' else protocol, **how)
+    rule = dataset.rule if protocol == 'auto' else protocol
+    with redirect_stdout(sys.stderr):  # it tells how its weights fitted
+        found = floors(dataset.query, dataset.gallery, rule, **how)
     return {name: dict.fromkeys(_NUMBERS) if r is None else r.summary() for name, r in found.items()}
 
 

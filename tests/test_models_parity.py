@@ -222,6 +222,7 @@ def test_small_resnet_equals_torchvision():
 def every_net() -> list:
     "Nets in which every class of the package occurs."
     nets = [backbone(name) for name in ('resnet_small', 'ibn_resnet50_a', 'ibn_resnet50_b', 'osnet_x1_0')]
+    nets += [backbone('mobilenet_v2', instance_norm='input'), backbone('tf_efficientnet_lite0', instance_norm='half')]
     nets += [Generator(8, 1, kind, n_cameras=2) for kind in ('transposed', 'resize', 'field')]
     small = dict(layers=(1, 1), block='basic', widths=(8, 8))
     nets += [PatchDiscriminator(8), PatchProjector([8]), IdentityNet(3, 8, **small), encoder_backbone(dim=8, **small)]

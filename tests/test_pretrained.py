@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib
 import importlib.metadata
+import json
 import socket
 import sys
 from pathlib import Path
@@ -114,3 +115,29 @@ def test_a_file_under_other_names_gives_the_same_network(tmp_path):
         with pytest.raises(UserError, match='nor in order'):
             load_weights(net, Path(tmp_path) / f'{name}.pth', strict=False)
         assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), name
+
+
+def test_floors_and_features_without_the_camera_for_programs(game, tmp_path, monkeypatch, capsys):
+    "One line of JSON, whatever the net says of its weights; a missing package is a row without numbers."
+    render_folder(tmp_path / 'camera', 'camera', ids=6, per_id=6, size='64x32', workers=1, progress=False)
+    train = 'train direct --backbone resnet_small --size 64x32 --batch-size 4 --steps 1 --device cpu'.split()
+    assert cli.main([*train, '--source', str(game), '--out', str(tmp_path / 'run')]) == 0
+    capsys.readouterr()
+    ask = ['evaluate', str(tmp_path / 'run'), '--target', str(tmp_path / 'camera'), '--device', 'cpu', '--json']
+    rows = {}
+    for more in ([], ['--floors'], ['--per-camera', 'centre'], ['--per-camera', 'norms']):
+        assert cli.main([*ask, *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        rows[' '.join(more)] = {row['name']: row['mAP'] for row in told['rows']}
+    names = ['direct', 'raw 8x16 pixels', 'pretrained features as they are', 'by chance']
+    assert [*rows['--floors']] == names and rows['--floors']['direct'] == rows['']['direct']
+    assert len({r['direct'] for r in rows.values()}) == 3, 'each of the two takes something else out'
+    assert 'norms per camera on unlabelled' in told['protocols'][0]
+
+    def without(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, 'distribution', without)
+    assert cli.main([*ask, '--floors']) == 0
+    row = json.loads(capsys.readouterr().out)['rows'][2]
+    assert row['name'].endswith("pip install 'synthreid[pretrained]'") and row['mAP'] is None
