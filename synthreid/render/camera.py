@@ -517,7 +517,7 @@ def _widened(img, mask, xy, width: int) -> tuple:  # the same three at another w
     img = np.stack([resized(np.ascontiguousarray(channel)) for channel in channels], 2)
     return img, resized(mask.astype(np.float32)) >= 0.5, xy * np.array([width / w, 1], np.float32)
 
-
+# %% ../../nbs/09_render.camera.ipynb #8cf72b05
 def draw_image(
     domain: Domain,  # where it comes from
     pid: int,  # identity; below 0: no person, only the place and perhaps passers-by

@@ -143,7 +143,7 @@ def bike_shapes(
         s.cone(pedals, (x + side * 0.1, pedals[1] - side * 0.12, pedals[2]), 0.014, 0.012, metal)
     return s
 
-
+# %% ../../nbs/07c_render.carried.ipynb #4c76198f
 def pram_shapes(
     p: Walker,  # who pushes it
 ) -> Shapes:  # in the person's frame
