@@ -125,8 +125,8 @@ def _within(graph: csr_matrix, eps: float) -> csr_matrix:
     "The entries of at most `eps`, nearest first in every row, as scikit-learn wants them."
     from sklearn.neighbors import sort_graph_by_row_values  # takes a second, which other commands need not wait
 
-    near = graph.data <= np.float32(eps)
-    start = np.concatenate([[0], near.cumsum()])[graph.indptr]
+    near = np.flatnonzero(graph.data <= np.float32(eps))
+    start = np.searchsorted(near, graph.indptr)
     kept = csr_matrix((graph.data[near], graph.indices[near], start), shape=graph.shape)
     return sort_graph_by_row_values(kept, copy=False, warn_when_not_sorted=False)
 
