@@ -5,7 +5,7 @@ training; from them to the distances and by DBSCAN to the clusters. Every row of
 one after the other: seconds of the clock, seconds of the processor (user and system, all threads; on a machine that
 others use, too, these are the ones to compare) and the peak of the whole process, with libraries and features.
 
-    python benchmarks/clustering.py                     # both sizes; writes clustering.json and clustering.md beside it
+    python benchmarks/clustering.py                     # both sizes; writes clustering.json, prints the table
     python benchmarks/clustering.py --scale 0.1 --out /tmp/small      # a tenth of the images: does it run?
     python benchmarks/clustering.py --sizes MSMT17 --who ours         # these rows alone; the others of the file stay
 
