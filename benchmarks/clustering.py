@@ -5,8 +5,9 @@ training; from them to the distances and by DBSCAN to the clusters. Every row of
 one after the other: seconds of the clock, seconds of the processor (user and system, all threads; on a machine that
 others use, too, these are the ones to compare) and the peak of the whole process, with libraries and features.
 
-    python benchmarks/clustering.py                     # both sizes; writes clustering.json and clustering.md beside it
+    python benchmarks/clustering.py                     # both sizes; writes clustering.json, prints the table
     python benchmarks/clustering.py --scale 0.1 --out /tmp/small      # a tenth of the images: does it run?
+    python benchmarks/clustering.py --sizes MSMT17 --who ours         # these rows alone; the others of the file stay
 
 Peer: `jaccard_numpy` in `reference_ranking.py`, full matrices as in the published code, and DBSCAN on the full matrix.
 It needs five matrices of N x N float32 at its peak: 3 GB at the first size, 20 GB at the second, where it is not run.
@@ -122,26 +123,31 @@ def markdown(told: dict) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--scale', type=float, default=1.0)
-    parser.add_argument('--out', default=str(Path(__file__).with_suffix('')), help='of .json and .table.md')
+    parser.add_argument('--sizes', nargs='*', default=list(ROUTES), choices=list(ROUTES))
+    parser.add_argument('--who', nargs='*', help='implementations; all of them if left out')
+    parser.add_argument('--out', default=str(Path(__file__).with_suffix('.json')), help='file of the raw numbers')
     parser.add_argument('--only', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         size, who, labels = json.loads(args.only)
         print(json.dumps(one(size, who, args.scale, labels)))
         return
-    told = {'machine': machine('cpu'), 'scale': args.scale, 'load_before': os.getloadavg(), 'eps': EPS, 'rows': []}
+    out = Path(args.out)
+    told = json.loads(out.read_text()) if out.exists() else {'rows': []}
+    told |= {'machine': machine('cpu'), 'eps': EPS}
     with tempfile.TemporaryDirectory() as folder:
-        for size, everyone in ROUTES.items():
-            rows = [run(size, who, args.scale, folder) for who in everyone]
-            for row in rows:
-                plain = 'NumPy' in everyone[0] and 'camera' not in row['implementation']
-                row['as_dense'] = same_clusters(rows[0], row) if plain else None
-            told['rows'] += rows
-            print(markdown({**told, 'rows': rows}), flush=True)
-    for row in told['rows']:
-        del row['labels']
-    told['load_after'] = os.getloadavg()
-    Path(args.out + '.json').write_text(json.dumps(told, indent=1) + '\n')
+        for size in args.sizes:
+            rows = []
+            for who in args.who or ROUTES[size]:
+                before = os.getloadavg()[0]
+                row = run(size, who, args.scale, folder) | {'scale': args.scale, 'load': [before, os.getloadavg()[0]]}
+                rows.append(row)
+                dense = 'NumPy' in rows[0]['implementation'] and 'camera' not in who
+                row['as_dense'] = same_clusters(rows[0], row) if dense else None
+                kept = [r for r in told['rows'] if (r['size'], r['implementation']) != (size, who)]
+                told['rows'] = [*kept, {k: v for k, v in row.items() if k != 'labels'}]
+                out.write_text(json.dumps(told, indent=1) + '\n')
+    print(markdown(told))
 
 
 if __name__ == '__main__':

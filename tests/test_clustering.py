@@ -239,6 +239,8 @@ def test_cameras_splits_and_new_clusters():
         assert sorted(parts[c]) == np.flatnonzero(there).tolist() and there[parts[c][0]] == there.max()
     assert split_since(labels, labels) == {} == split_since(labels, np.full(300, -1))
     assert np.allclose(share_new(labels, now), [(labels[now == c] < 0).mean() for c in range(4)])
+    gap = camera_mix([0, 0, 2], [0, 1, 1])
+    assert gap[[0, 2]].tolist() == [2, 1] and np.isnan(gap[1]) and len(share_new([0, 0, 0], [0, 0, 2])) == 3
     assert len(camera_mix([-1, -1], [0, 1])) == len(share_new(None, [-1, -1])) == 0
 
 

@@ -125,8 +125,8 @@ def _within(graph: csr_matrix, eps: float) -> csr_matrix:
     "The entries of at most `eps`, nearest first in every row, as scikit-learn wants them."
     from sklearn.neighbors import sort_graph_by_row_values  # takes a second, which other commands need not wait
 
-    near = graph.data <= np.float32(eps)
-    start = np.concatenate([[0], near.cumsum()])[graph.indptr]
+    near = np.flatnonzero(graph.data <= np.float32(eps))
+    start = np.searchsorted(near, graph.indptr)
     kept = csr_matrix((graph.data[near], graph.indices[near], start), shape=graph.shape)
     return sort_graph_by_row_values(kept, copy=False, warn_when_not_sorted=False)
 
@@ -198,14 +198,16 @@ def agreement(
 
 # %% ../../nbs/31a_metrics.clustering.ipynb #ec238e1a
 def camera_mix(
-    labels,  # (N,) int clusters 0 to C - 1, -1: outlier
+    labels,  # (N,) int clusters, -1: outlier
     cameras,  # (N,) int camera per image
-) -> np.ndarray:  # (C,) float64: effective number of cameras of each cluster, at least 1
+) -> np.ndarray:  # (largest label + 1,) float64: effective number of cameras, at least 1; NaN: no such cluster
     "From how many cameras the images of a cluster come, weighed by their shares."
     labels, cameras = _check_labels(labels=labels, cameras=cameras)
     counts = _counts(labels[labels >= 0], cameras[labels >= 0]).toarray()
     share = counts / counts.sum(1, keepdims=True)
-    return np.exp(-np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1))
+    mix = np.full(labels.max(initial=-1) + 1, np.nan)
+    mix[np.unique(labels[labels >= 0])] = np.exp(-(share * np.log(np.where(share > 0, share, 1))).sum(1))
+    return mix
 
 # %% ../../nbs/31a_metrics.clustering.ipynb #bd0d91ca
 def split_since(
@@ -228,8 +230,8 @@ def split_since(
 
 def share_new(
     labels_before,  # (N,) int clusters, -1: outlier; None: there was no clustering before
-    labels_now,  # (N,) int clusters 0 to C - 1 of the same images
-) -> np.ndarray:  # (C,) float64 in [0, 1]
+    labels_now,  # (N,) int clusters of the same images
+) -> np.ndarray:  # (largest label + 1,) float64 in [0, 1]
     "For every cluster the share of its images that were in none before."
     if labels_before is None:
         labels_before = np.full(len(labels_now), -1)

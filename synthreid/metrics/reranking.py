@@ -7,6 +7,7 @@ __all__ = ['k_reciprocal_distance', 'evaluate_reranked', 'jaccard_distance', 'ex
 
 # %% ../../nbs/31_metrics.reranking.ipynb #4a67359e
 import math
+from bisect import bisect_right
 from dataclasses import replace
 from numbers import Real
 from typing import NamedTuple
@@ -203,15 +204,17 @@ def _shared(rows: _Rows, n_rows: int, first: int):  # yields (start, (R, N - fir
     row, value = torch.repeat_interleave(rows.start[first:].diff())[order], rows.value[offset:][order]
     count = torch.bincount(columns, minlength=n)
     start = count.cumsum(0) - count
-    block = min(512, max(16, 2**22 // width))
-    bounds = rows.start[: n_rows + 1].tolist()
-    for s in range(0, n_rows, block):
-        e = min(s + block, n_rows)
+    block, bounds = min(512, max(16, 2**22 // width)), rows.start[: n_rows + 1].tolist()
+    pairs = torch.nn.functional.pad(count[rows.column[: bounds[-1]]].cumsum(0), (1, 0))[bounds].tolist()
+    s = 0
+    while s < n_rows:  # few pairs at a time, and few rows: each has a line as wide as there are images
+        e = min(max(bisect_right(pairs, pairs[s] + 2**22) - 1, s + 1), s + block, n_rows)
         mine = slice(bounds[s], bounds[e])
         entry, theirs = _ranges(start[rows.column[mine]], count[rows.column[mine]])
         cell = (torch.repeat_interleave(rows.start[s : e + 1].diff()) * width)[entry] + row[theirs]
         low = torch.minimum(rows.value[mine][entry], value[theirs])
         yield s, rows.value.new_zeros((e - s) * width).scatter_add_(0, cell, low).view(e - s, width)
+        s = e
 
 # %% ../../nbs/31_metrics.reranking.ipynb #9387ecf7
 def _check_settings(k1, k2, lambda_value, block):
@@ -291,6 +294,17 @@ def evaluate_reranked(
     )
 
 # %% ../../nbs/31_metrics.reranking.ipynb #388fd685
+def _joined(parts: list) -> np.ndarray:
+    "Arrays after one another; the list is emptied on the way, so that nothing is there twice."
+    out, at = np.empty(sum(map(len, parts)), parts[0].dtype), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out
+
+
 def _distances_below(rows: _Rows, limit: float = 1.0) -> csr_matrix:
     "Jaccard distances of all rows to all, those below `limit` alone; 0 on the diagonal."
     n, counts, columns, distances = len(rows.start) - 1, [], [], []
@@ -304,8 +318,7 @@ def _distances_below(rows: _Rows, limit: float = 1.0) -> csr_matrix:
         columns.append(column[near].int().cpu().numpy())
         distances.append(distance[near].cpu().numpy())
     start = np.concatenate([[0], np.concatenate(counts).cumsum()])
-    columns = np.concatenate(columns)
-    return csr_matrix((np.concatenate(distances), columns, start), shape=(n, n))
+    return csr_matrix((_joined(distances), _joined(columns), start), shape=(n, n))
 
 
 @torch.no_grad()

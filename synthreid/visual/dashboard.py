@@ -28,7 +28,7 @@ from ..training.loop import Method
 from ..training.methods import find_method
 from ..training.provenance import find_data
 from ..training.runs import find_checkpoint, list_runs, load_method
-from . import embedding, patches, ranked, translations
+from . import clusters, embedding, patches, ranked, translations
 from .swaps import SwapExplorer, explore_swaps
 
 # %% ../../nbs/53_visual.dashboard.ipynb #148e6347
@@ -327,6 +327,10 @@ def _make_swaps(data, **options) -> SwapExplorer:  # options of `explore_swaps`
         **{'appearances': names[:half], 'structures': names[half:], **options},
     )
 
+# %% ../../nbs/53_visual.dashboard.ipynb #12ee955e
+def _make_clusters(data, **options) -> clusters.ClusterExplorer:  # options of `visual.clusters.from_run`
+    return clusters.from_run(_run_folder(data.run), data.target, **options)
+
 # %% ../../nbs/53_visual.dashboard.ipynb #227592b1
 def _page_through_selection(points, lists):
     points.on_select(lambda chosen: lists.set_trait('choices', points.selected_rows('target').tolist()))
@@ -396,6 +400,10 @@ class Dashboard:
         "Clothes of five people of the source on seven others (DG-Net); `options` of `explore_swaps`."
         return self._part('swaps', _make_swaps, options)
 
+    def clusters(self, **options):
+        "Clusters of a self-training run, epoch by epoch; `options` of `visual.clusters.from_run`."
+        return self._part('clusters', _make_clusters, options)
+
     def features(self, **options):
         "Source, translations and target on a plane, 300 of each; `options` of `embedding.from_run`."
         return self._part('map of features', _make_features, options)
@@ -407,6 +415,11 @@ class Dashboard:
 # %% ../../nbs/53_visual.dashboard.ipynb #a1844fb0
 # text and code of a part
 _CHAPTERS = {
+    'clusters': (
+        '## Clusters\n\nWhom self-training took for one person, epoch by epoch (+ −): the largest, those with most'
+        ' cameras, the newest, what has split, the outliers (1 to 5).',
+        'board.clusters()',
+    ),
     'swaps': (
         '## Swaps\n\nDown a column the pose stays, along a row the clothes. Choose one (← → ↑ ↓), slide to other'
         ' clothes (+ −).',
@@ -448,7 +461,10 @@ def _plain(text) -> str:  # Markdown that shows it letter by letter: folders may
 
 def _new_book(run, code, hint='') -> dict:  # of a run, not of a folder with runs; what to do is said under the title
     swaps = find_method(_settings(run)[0], run=_run_folder(run)).swaps
-    names = ('swaps', 'features', 'lists') if swaps else ('translations', 'patches', 'features', 'lists')
+    names = ('swaps',) if swaps else ('translations', 'patches')
+    if (_run_folder(run) / 'clusters.npz').exists():  # of self-training, which neither swaps nor translates
+        names = ('clusters',)
+    names += ('features', 'lists')
     title = f'# {_plain(_label(run))}\n\nEverything about {_plain(run)} on a page. {hint}'.strip()
     cells = []
     for i, (text, part) in enumerate([(title, code), *(_CHAPTERS[name] for name in names)]):
