@@ -321,9 +321,12 @@ def _as_python(argument: str) -> str:
     return re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', argument)
 
 
+_SHARED = ['train'], ['embed'], ['translate']  # commands that several processes do together
+
+
 def _start(argv: list) -> int:  # exit code
-    "Find the command and call it; of several processes all but the first leave, except in a training."
-    if argv[:1] != ['train'] and not leave_to_first(argv[0] if argv else 'this'):
+    "Find the command and call it; of several processes all but the first leave, unless they share its work."
+    if argv[:1] not in _SHARED and not leave_to_first(argv[0] if argv else 'this'):
         return 0
     if not argv or argv[0] in ('-h', '--help', 'help'):
         return print(_overview())
