@@ -524,6 +524,8 @@ def _column_names(header, file) -> list:  # of strings
     "The columns' names in this package, where they are known by another one; two of one name are a `UserError`."
     known = {other: name for name, others in _COLUMNS.items() for other in (name, *others.split())}
     plain = [known.get(re.sub(r'[\s-]+', '_', h.strip().lower()), h.strip()) for h in header]
+    if 'pid' not in plain:
+        plain = ['pid' if p.lower() == 'id' else p for p in plain]  # else it may number the rows
     written = {h.strip() for h in header} & set(_COLUMNS)
     names = [h.strip() if p in written and h.strip() != p else p for h, p in zip(header, plain)]
     if twice := [n for n in names if names.count(n) > 1]:

@@ -43,7 +43,7 @@ class SwapNetsConfig:
     size: str = '256x128'  # H x W of the images
     backbone: str = 'resnet50'  # of the appearance encoder: a timm name, or 'resnet_small' for CPUs
     width: int = 32  # of 'resnet_small' alone: channels of its first stage
-    weights: str | None = None  # 'imagenet' (published; downloads), or a local file; None starts at random
+    weights: str | None = None  # 'imagenet' (published; downloads), 'installed', a local file; None starts at random
     stripes: int = 4  # horizontal parts of the appearance code
     embedding_dim: int = 512  # numbers in each of the two embeddings
     dropout: tuple[float, ...] = (0.5, 0.75)  # of the primary and of the fine-grained head

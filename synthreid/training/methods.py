@@ -21,9 +21,10 @@ from .direct import DirectTransfer
 from .flip import FlipReID
 from .joint import JointTransfer
 from .loop import Method
+from .selftrain import SelfTrain
 
 # %% ../../nbs/46_training.methods.ipynb #1f9e3244
-METHODS = {m.name: m for m in (DirectTransfer, JointTransfer, FlipReID, DGNet)}
+METHODS = {m.name: m for m in (DirectTransfer, JointTransfer, FlipReID, DGNet, SelfTrain)}
 
 # %% ../../nbs/46_training.methods.ipynb #691813bf
 def _check_origin(module, run):
@@ -130,6 +131,9 @@ _SHARES = (
     'flat',
     'milestones',
     'identity_milestones',
+    'momentum',
+    'hold_out',
+    'eps',
 )  # settings from 0 to 1
 
 

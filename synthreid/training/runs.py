@@ -43,10 +43,10 @@ from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
 from ..processes import ProcessLost, begin_alike, check_alone, check_shares, is_first, join, place, told_to_all
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
-from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs, draw_swaps
+from .hooks import MetricsLog, ProgressBar, SampleGrid, TimeLeft, draw_pairs, draw_swaps
 from .loop import LossMeans, Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
-from .provenance import fingerprint, record_data, record_training
+from .provenance import fingerprint, record_data, record_start, record_training
 
 # %% ../../nbs/48_training.runs.ipynb #325341e8
 def list_runs(
@@ -84,7 +84,7 @@ def load_method(
     home = checkpoint.parents[1] if checkpoint.parent.name == 'checkpoints' else checkpoint
     meta = read_meta(checkpoint)
     kind = find_method(meta['method'], run=home)
-    start = [k for k in ('weights', 'teacher') if isinstance(meta['config'].get(k), str)]
+    start = [k for k in ('weights', 'teacher', 'start') if isinstance(meta['config'].get(k), str)]
     config = make_config(kind, meta['config'] | dict.fromkeys(start))
     method = make_method(kind, config, meta['n_ids'], meta.get('n_cameras', 1), meta['seed'], pick_device(device))
     load_checkpoint(method, checkpoint, optimisers=False)
@@ -154,6 +154,7 @@ def _hand_in(named, n_ids, size, device) -> dict:
     known = {
         'teacher': lambda run: load_teacher(run, n_ids, device, size),
         'encoder': lambda run: load_encoder(run, device),
+        'start': lambda run: load_method(_finished_checkpoint(run), device),
     }
     return {name: known.get(name, lambda run: load_method(run, device))(run) for name, run in named.items()}
 
@@ -225,12 +226,14 @@ def _training_hooks(folder, method, source, done, means, checkpoint_every, sampl
         MetricsLog(folder, done - bool(means.counts), tensorboard=tensorboard, steps=steps),
         ProgressBar(steps, done, folder.name, disable=not progress),
     ]
+    if progress:
+        hooks.append(TimeLeft(steps, done))
     if sample_every and method.swaps:
         draw = lambda m: draw_swaps(some, some, m.swap_grid(some, some))
         hooks.append(SampleGrid(folder / 'samples', draw, sample_every))
     if sample_every and learns_to_translate:
         hooks.append(SampleGrid(folder / 'samples', lambda m: draw_pairs(some, m.translate(some)), sample_every))
-    return [*hooks, Checkpointer(folder / 'checkpoints', checkpoint_every, steps, means)]
+    return [*hooks, *method.hooks(folder), Checkpointer(folder / 'checkpoints', checkpoint_every, steps, means)]
 
 # %% ../../nbs/48_training.runs.ipynb #b109b30d
 def _without_pixels(split, size):
@@ -473,6 +476,8 @@ def train(
         steps = self.config.steps
         if done >= steps:
             return method, done
+        if first:
+            record_start(folder, done)
         method.data_on_device, torch.backends.cudnn.allow_tf32 = data_on_device, self.tf32
         if compile:
             compile_nets(method)
