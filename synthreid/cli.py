@@ -425,9 +425,12 @@ def _speaks_of(error, code: int) -> bool:
     return speaks_of(error, code)
 
 
+_SHARED = ['train'], ['adapt'], ['embed'], ['translate']  # commands that several processes do together
+
+
 def _start(argv: list) -> int:  # exit code
-    "Find the command and call it; of several processes all but the first leave, except in trainings."
-    if argv[:1] not in (['train'], ['adapt']) and _several():
+    "Find the command and call it; of several processes all but the first leave, unless they share its work."
+    if argv[:1] not in _SHARED and _several():
         from synthreid.processes import leave_to_first
 
         if not leave_to_first(argv[0] if argv else 'this'):

@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import json
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -675,6 +675,35 @@ def _is_whole(path) -> bool:
     return True
 
 
+def _own_batches(n, batch_size) -> range:  # first rows
+    "Of several processes each takes every so many-th batch; the batches are those of one process."
+    from synthreid.processes import place
+
+    here = place()
+    return range(here.rank * batch_size, n, here.world * batch_size)
+
+
+def _shared_features(method, images, batch_size, flip):  # (N, D) float32, in every process
+    "Embed images, shared out over the processes that have joined, gathered in order."
+    import numpy as np
+    import torch.distributed as dist
+
+    from synthreid.metrics.evaluate import extract_features
+    from synthreid.processes import place
+
+    rows = [r for start in _own_batches(len(images), batch_size) for r in range(len(images))[start:][:batch_size]]
+    how = dict(flip=flip, device=method.device, rows=rows)
+    own = extract_features(method.embed, images, batch_size, **how).float().numpy() if rows else None
+    parts = [(rows, own)] * place().world
+    if place().world > 1:
+        dist.all_gather_object(parts, (rows, own))
+    features = np.zeros((len(images), parts[0][1].shape[1]), np.float32)
+    for rows, codes in parts:
+        if codes is not None:
+            features[rows] = codes
+    return features
+
+
 def _save_png(pixels, path):
     "Write an array (H, W, 3) uint8, or a PIL image."
     from PIL import Image
@@ -697,20 +726,26 @@ def translate(
     from tqdm.auto import tqdm
 
     from synthreid.core import to_signed, to_uint8
+    from synthreid.processes import is_first, join, told_to_all
 
-    check_positive(batch_size=batch_size)
-    method = _able_method(run, device, 'translates', 'give a joint run')
-    if not -1 <= camera < method.n_cameras:
-        got, last = camera, method.n_cameras - 1
-        raise expected(f'a camera from 0 to {last}', got, 'use -1 for all in turn')
-    _check_outside(out, folder)
-    _check_new(out)
-    split = _plain_folder(folder, method.config.size, on_broken=on_broken)
-    names = _names(split.paths, folder)
-    with lock_folder(out):
-        _begin_folder(out, run, [(split, names)], command='translate', camera=camera)
+    join(device)
+    with told_to_all():
+        check_positive(batch_size=batch_size)
+        method = _able_method(run, device, 'translates', 'give a joint run')
+        if not -1 <= camera < method.n_cameras:
+            got, last = camera, method.n_cameras - 1
+            raise expected(f'a camera from 0 to {last}', got, 'use -1 for all in turn')
+        _check_outside(out, folder)
+        _check_new(out)
+        split = _plain_folder(folder, method.config.size, on_broken=on_broken)
+        names = _names(split.paths, folder)
+    with ExitStack() as held:
+        with told_to_all():
+            if is_first():
+                held.enter_context(lock_folder(out))
+                _begin_folder(out, run, [(split, names)], command='translate', camera=camera)
         files = [Path(out) / f'{name}.png' for name in names]
-        for start in tqdm(range(0, len(split), batch_size), desc='translate', unit='batch'):
+        for start in tqdm(_own_batches(len(split), batch_size), desc='translate', unit='batch', disable=not is_first()):
             left = [not _is_whole(file) for file in files[start : start + batch_size]]
             if not any(left):
                 continue
@@ -721,6 +756,8 @@ def translate(
             for file, missing, image in zip(files[start:], left, to_uint8(made)):
                 if missing:
                     _save_png(image, file)
+        with told_to_all():  # here they wait for each other
+            pass
     print(f'{len(split)} images in {out}')
 
 # %% ../nbs/57_commands.ipynb #0d6cd912
@@ -736,16 +773,20 @@ def embed(
     "Embed a folder of images: one feature vector each."
     import numpy as np
 
-    from synthreid.metrics.evaluate import extract_features
+    from synthreid.processes import is_first, join, told_to_all
 
-    check_positive(batch_size=batch_size)
-    if Path(out).suffix != '.npz':
-        raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
-    if Path(out).exists():
-        raise UserError(f'expected a new file, {out} is there already: choose another --out')
-    method = _able_method(run, device)
-    split = _plain_folder(folder, method.config.size, on_broken=on_broken)
-    features = extract_features(method.embed, split.images, batch_size, flip=flip, device=method.device).float().numpy()
+    join(device)
+    with told_to_all():
+        check_positive(batch_size=batch_size)
+        if Path(out).suffix != '.npz':
+            raise UserError(f'expected an output file ending in .npz, got {out}: rename --out')
+        if Path(out).exists():
+            raise UserError(f'expected a new file, {out} is there already: choose another --out')
+        method = _able_method(run, device)
+        split = _plain_folder(folder, method.config.size, on_broken=on_broken)
+    features = _shared_features(method, split.images, batch_size, flip)
+    if not is_first():
+        return
     with atomic_write(out) as tmp:
         with open(tmp, 'wb') as f:
             np.savez(f, paths=split.paths.astype(str), features=features)

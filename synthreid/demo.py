@@ -48,7 +48,6 @@ from .training.direct import DirectConfig
 from .training.flip import FlipConfig
 from .training.joint import JointConfig
 from .training.loop import Method
-from .training.provenance import record_data
 from .training.runs import Run, translate_split
 from synthreid.visual.plots import (
     embed_2d,
@@ -223,6 +222,7 @@ def train_row(
     seed: int = 0,  # of the training
     device: str = 'auto',  # where to compute
     progress: bool = True,  # show bars
+    read_from: dict | None = None,  # see `Run.train`
 ) -> tuple[Method, float]:  # as trained; seconds of training, NaN for a run that went on or was done before
     "Train a row in its folder, or go on, or find it done."
     folder, oracle = Path(runs) / slug(row, seed), row.startswith('oracle')
@@ -241,6 +241,7 @@ def train_row(
         sample_every=quarter,
         tensorboard=False,
         progress=progress,
+        read_from=read_from,
         builds_on=[translator] if translator else [],
     )
     if done < config.steps:
@@ -465,14 +466,14 @@ def _describe_data(source, target, size, draw, steps, gap='designed', world=None
 def _judged_row(runs, row, name, config, source, target, masks, specs, extractor, seed, device, progress) -> tuple:
     "A row trained and judged, or found done: its method and its result."
     run = runs / slug(row, seed)
-    method, seconds = train_row(runs, row, name, config, source, target, seed, device, progress)
+    read_from = dict(zip(('source', 'target'), specs))
+    method, seconds = train_row(runs, row, name, config, source, target, seed, device, progress, read_from)
     result = _kept_result(run / 'result.json', extractor)
     if result is None:
         ranking, more = judge_row(method, target, source, masks, extractor, seed)
         result = result_row(row, ranking, seed, seconds, config.steps, protocol=ranking.protocol, **more)
         with atomic_write(run / 'result.json') as tmp:
             tmp.write_text(json.dumps(result, indent=1))
-    record_data(run, source=specs[0], target=specs[1])
     told = f'rank-1 {100 * result["rank1"]:.1f}, mAP {100 * result["mAP"]:.1f}'
     print(f'  {row}, seed {seed}: {told}', flush=True)
     return method, result

@@ -30,7 +30,7 @@ from .metrics.swaps import evaluate_swaps
 from .metrics.tables import markdown_table
 from .metrics.translation import evaluate_translation
 from .training.methods import find_method, make_config
-from .training.provenance import name_protocol, record_data, seen_in_training
+from .training.provenance import name_protocol, seen_in_training
 from .training.runs import Run, load_method, record_metrics, translate_split
 
 # %% ../nbs/56_reproduce.ipynb #e2411636
@@ -616,9 +616,9 @@ def _run_job(
         progress=options.progress,
         recipe=f'{recipe.system} {recipe.row}',
         data=' to '.join(dict.fromkeys([job.source.name, job.target.name])),
+        read_from=dict(source=folders.spec(recipe.labels), target=folders.target),
         builds_on=[translator.run] if translator else [],
     )
-    record_data(job.run, source=folders.spec(recipe.labels), target=folders.target)
     if reached < config.steps:
         raise KeyboardInterrupt(
             f'{recipe.row}, seed {job.seed}: {reached} of {config.steps} steps done; run the same command to go on'

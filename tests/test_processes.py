@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import several
 import torch
 from safetensors.torch import load_file
 
+from synthreid.cli import main
 from synthreid.render.folder import render_folder
 from synthreid.training.checkpoint import list_checkpoints, read_meta
 from synthreid.training.hooks import read_metrics
@@ -187,6 +189,32 @@ def test_refused_in_one_sentence(folders, tmp_path, more, said):
 def test_other_commands_are_left_to_the_first(folders):
     ended = finish(start([sys.executable, '-c', MAIN, 'doctor', str(folders / 'camera')], 2))
     assert ended[1] == (0, '', '') and 'doctor is done by one process' in ended[0][2] and 'images' in ended[0][1]
+
+
+def test_embedding_and_translating_are_shared(folders, tmp_path):
+    "The same bytes as by one process, whoever made them; an error is told once."
+    run, pictures = tmp_path / 'run', str(folders / 'game' / 'bounding_box_train')
+    joint = '--size 32x16 --steps 2 --warmup-steps 1 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --head basic'
+    joint += ' --discriminator-dim 8 --head-layers [1] --head-widths [16] --device cpu'
+    data = ['--source', str(folders / 'game'), '--target', str(folders / 'camera')]
+    assert main(['train', 'joint', *data, '--out', str(run), *joint.split()]) == 0
+    n = len(list((folders / 'game' / 'bounding_box_train').iterdir()))
+    for world in (1, 2):
+        given = ['--run', str(run), '--batch-size', '3', '--device', 'cpu', '--out']
+        for command, out in ('embed', f'{world}.npz'), ('translate', str(world)):
+            argv = [command, pictures, *given, str(tmp_path / out)]
+            if world == 1:
+                assert main(argv) == 0
+                continue
+            ended = finish(start([sys.executable, '-c', MAIN, *argv], world))
+            assert [code for code, _, _ in ended] == [0, 0], ended
+            assert str(n) in ended[0][1] and ended[1][1] == ''
+    one, two = (np.load(tmp_path / f'{world}.npz') for world in (1, 2))
+    assert one['features'].tobytes() == two['features'].tobytes() and (one['paths'] == two['paths']).all()
+    made = [{p.name: p.read_bytes() for p in (tmp_path / str(world)).iterdir()} for world in (1, 2)]
+    assert made[0] == made[1] and sum(name.endswith('.png') for name in made[0]) == n
+    again = finish(start([sys.executable, '-c', MAIN, 'embed', pictures, *given, str(tmp_path / '2.npz')], 2))
+    assert [code for code, _, _ in again] == [2, 2] and sum('is there already' in err for _, _, err in again) == 1
 
 
 def test_torchrun(folders, tmp_path):

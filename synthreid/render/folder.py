@@ -29,6 +29,7 @@ from synthreid.core import (
     expected,
     is_new,
     lock_folder,
+    naming_file,
     parse_size,
     usable_cores,
 )
@@ -194,8 +195,9 @@ def _file(job):
     rel = _file_name(folder, label, pid, index, camid)
     out = Path(root) / rel
     tmp = out.with_name(f'.{out.name}.{os.getpid()}')
-    Image.fromarray(image).save(tmp, 'JPEG', quality=95)
-    os.replace(tmp, out)
+    with naming_file(out, instead_of=tmp):
+        Image.fromarray(image).save(tmp, 'JPEG', quality=95)
+        os.replace(tmp, out)
     return rel, np.packbits(mask), joints
 
 # %% ../../nbs/10_render.folder.ipynb #80a2c521
