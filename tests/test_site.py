@@ -234,3 +234,14 @@ def test_keyboard_and_search(site):
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert page.locator('.cell_input pre').count() > 5 and page.evaluate(cut) == 0
         assert not page.foreign and not page.errors
+
+
+@pytest.mark.slow
+def test_every_answer_of_the_faq_runs(tmp_path):
+    "The commands of the page, one after the other in an empty folder."
+    text = (ROOT / 'docs' / 'guide' / 'faq.md').read_text(encoding='utf-8')
+    commands = re.findall(r'```bash\n(.*?)```', text, re.S)
+    assert len(commands) > 15
+    for command in commands:
+        done = subprocess.run(['bash', '-ec', command], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
