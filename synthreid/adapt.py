@@ -77,13 +77,13 @@ def adapt_settings(
     return found | ({'control': replace(learned, **alone, **backbone)} if control else {})
 
 # %% ../nbs/58_adapt.ipynb #11e9c4fc
-def _finish(run: Run, source, target, progress, **data):
+def _finish(run: Run, source, target, progress, noted):
     "Train to the end, or go on; what was interrupted ends as an interruption."
     steps = run.config.steps
     every = dict(checkpoint_every=max(10, steps // 10), sample_every=max(100, steps // 4), tensorboard=False)
     method, done = run.train(source, target, progress=progress, **every)
     if is_first():
-        record_data(run.folder, **data)
+        record_data(run.folder, **noted)
     if done < steps:
         raise KeyboardInterrupt(f'stopped at step {done} of {steps} in {run.folder}: run the same command to go on')
     return method
@@ -98,21 +98,21 @@ def train_adapted(
     seed: int = 0,  # of all trainings
     device: str = 'auto',  # where to compute
     progress: bool = True,  # show bars
-    **data,  # source, target: `DatasetSpec`s, noted for the explorers
+    noted: dict | None = None,  # {'source', 'target': `DatasetSpec`}, for the explorers
 ) -> dict:  # {'start', 'adapted', 'control': method}
     "All trainings, or what is left of them."
-    out, found, told = Path(out), {}, dict(seed=seed, device=device)
+    out, found, told, noted = Path(out), {}, dict(seed=seed, device=device), noted or {}
     if start is None:
         people = divide_people(source, settings['adapted'].hold_out)[0]
         start = out / 'joint'
-        found['start'] = _finish(Run(start, 'joint', settings['joint'], **told), people, target, progress, **data)
+        found['start'] = _finish(Run(start, 'joint', settings['joint'], **told), people, target, progress, noted)
     else:
         found['start'] = load_method(start, device)
     learned = replace(settings['adapted'], start=str(start))
-    found['adapted'] = _finish(Run(out / 'adapted', 'selftrain', learned, **told), source, target, progress, **data)
+    found['adapted'] = _finish(Run(out / 'adapted', 'selftrain', learned, **told), source, target, progress, noted)
     if 'control' in settings:
         run = Run(out / 'control', 'selftrain', settings['control'], **told)
-        found['control'] = _finish(run, source, target, progress, **data)
+        found['control'] = _finish(run, source, target, progress, noted)
     return found
 
 # %% ../nbs/58_adapt.ipynb #23c8d3cd
@@ -227,7 +227,7 @@ def run_adapt(
     settings: dict,  # of `adapt_settings`; without 'control' there is none
     start=None,  # as in `train_adapted`
     false_match: float = 1e-3,  # wanted share of pairs of different people that are taken for the same
-    **told,  # of `train_adapted`: seed, device, progress, data sets
+    **told,  # of `train_adapted`: seed, device, progress, noted
 ) -> list:  # of `adapt_rows`; nothing in processes other than the first
     "From labelled renders and unlabelled pictures to a model and a threshold; the same call goes on where it stopped."
     methods = train_adapted(source, target.train, out, settings, start, **told)
