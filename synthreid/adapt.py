@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scale', 'adapt_settings', 'train_adapted', 'judge_held', 'adapt_rows', 'adapt_report', 'run_adapt']
 
-# %% ../nbs/58_adapt.ipynb #1fec5d9e
+# %% ../nbs/58_adapt.ipynb #5e8fdc9b
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from .training.selftrain import HeldOut, SelfTrainConfig, divide_people
 from .visual.plots import plot_translations
 from .visual.report import Table, write_report
 
-# %% ../nbs/58_adapt.ipynb #b79ecabf
+# %% ../nbs/58_adapt.ipynb #681b67f1
 Scale = Literal['small', 'full']  # nets for a CPU, or for a GPU
 
 
@@ -46,7 +46,7 @@ def adapt_settings(
     size = size or ('64x32' if scale == 'small' else '256x128')
     if scale == 'full':
         joint = JointConfig(size=size)
-        learned = SelfTrainConfig(size=size, source='classes')
+        learned = SelfTrainConfig(size=size, use_source='classes')
         backbone = dict(backbone='resnet50')
     else:
         joint = replace(demo_rows()['joint (translate and recognise)'][1], size=size)
@@ -57,7 +57,7 @@ def adapt_settings(
             epochs=10,
             batch_size=32,
             images_per_id=4,
-            source='classes',
+            use_source='classes',
             source_batch=32,
             augment='strong',
             erasing=0,
@@ -72,18 +72,18 @@ def adapt_settings(
     joint = replace(joint, steps=steps or joint.steps)
     learned = replace(learned, steps=adapt_steps or learned.steps)
     learned = replace(learned, epochs=min(learned.epochs, learned.steps))
-    alone = dict(source='none', choose='agreement', keep='last', hold_out=0)
+    alone = dict(use_source='none', choose='agreement', keep='last', hold_out=0)
     found = {'joint': joint, 'adapted': learned}
     return found | ({'control': replace(learned, **alone, **backbone)} if control else {})
 
 # %% ../nbs/58_adapt.ipynb #11e9c4fc
-def _finish(run: Run, source, target, progress, **data):
+def _finish(run: Run, source, target, progress, noted):
     "Train to the end, or go on; what was interrupted ends as an interruption."
     steps = run.config.steps
     every = dict(checkpoint_every=max(10, steps // 10), sample_every=max(100, steps // 4), tensorboard=False)
     method, done = run.train(source, target, progress=progress, **every)
     if is_first():
-        record_data(run.folder, **data)
+        record_data(run.folder, **noted)
     if done < steps:
         raise KeyboardInterrupt(f'stopped at step {done} of {steps} in {run.folder}: run the same command to go on')
     return method
@@ -98,21 +98,21 @@ def train_adapted(
     seed: int = 0,  # of all trainings
     device: str = 'auto',  # where to compute
     progress: bool = True,  # show bars
-    **data,  # source, target: `DatasetSpec`s, noted for the explorers
+    noted: dict | None = None,  # {'source', 'target': `DatasetSpec`}, for the explorers
 ) -> dict:  # {'start', 'adapted', 'control': method}
     "All trainings, or what is left of them."
-    out, found, told = Path(out), {}, dict(seed=seed, device=device)
+    out, found, told, noted = Path(out), {}, dict(seed=seed, device=device), noted or {}
     if start is None:
         people = divide_people(source, settings['adapted'].hold_out)[0]
         start = out / 'joint'
-        found['start'] = _finish(Run(start, 'joint', settings['joint'], **told), people, target, progress, **data)
+        found['start'] = _finish(Run(start, 'joint', settings['joint'], **told), people, target, progress, noted)
     else:
         found['start'] = load_method(start, device)
     learned = replace(settings['adapted'], start=str(start))
-    found['adapted'] = _finish(Run(out / 'adapted', 'selftrain', learned, **told), source, target, progress, **data)
+    found['adapted'] = _finish(Run(out / 'adapted', 'selftrain', learned, **told), source, target, progress, noted)
     if 'control' in settings:
         run = Run(out / 'control', 'selftrain', settings['control'], **told)
-        found['control'] = _finish(run, source, target, progress, **data)
+        found['control'] = _finish(run, source, target, progress, noted)
     return found
 
 # %% ../nbs/58_adapt.ipynb #23c8d3cd
@@ -132,7 +132,7 @@ def judge_held(
     roc = evaluate_roc(*pairs, max_fpr=max(0.01, false_match))
     return evaluate_ranking(*pairs), calibrate(roc, false_match)
 
-# %% ../nbs/58_adapt.ipynb #7c51f531
+# %% ../nbs/58_adapt.ipynb #01904bed
 def adapt_rows(
     methods: dict,  # of `train_adapted`
     held: ReidSplit,  # as in `judge_held`
@@ -165,7 +165,7 @@ def _rates(method, target, threshold) -> tuple:  # false and true matches at a t
     )
     return roc.rates_at(threshold)
 
-# %% ../nbs/58_adapt.ipynb #6efb427c
+# %% ../nbs/58_adapt.ipynb #aa41437a
 _COLUMNS = 'mAP rank1 threshold true_match target_mAP target_rank1 target_false_match target_true_match'.split()
 _TOLD = (
     'mAP and rank-1: held-back synthetic people, as the cameras would show them, searched among all pictures of the'
@@ -227,7 +227,7 @@ def run_adapt(
     settings: dict,  # of `adapt_settings`; without 'control' there is none
     start=None,  # as in `train_adapted`
     false_match: float = 1e-3,  # wanted share of pairs of different people that are taken for the same
-    **told,  # of `train_adapted`: seed, device, progress, data sets
+    **told,  # of `train_adapted`: seed, device, progress, noted
 ) -> list:  # of `adapt_rows`; nothing in processes other than the first
     "From labelled renders and unlabelled pictures to a model and a threshold; the same call goes on where it stopped."
     methods = train_adapted(source, target.train, out, settings, start, **told)

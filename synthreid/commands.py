@@ -1047,8 +1047,8 @@ def adapt(
     pictures, seen = _decoded(labelled, real.train, size, None, cache, device, on_broken)
     query, gallery = (load_images(s, size, cache, on_broken=on_broken) for s in (real.query, real.gallery))
     real = replace(real, train=seen, query=query, gallery=gallery)
-    told = dict(seed=seed, device=device, source=specs[0] if len(specs) == 1 else None, target=spec)
-    run_adapt(pictures, real, out, settings, start, false_match, **told)
+    noted = dict(source=specs[0] if len(specs) == 1 else None, target=spec)
+    run_adapt(pictures, real, out, settings, start, false_match, seed=seed, device=device, noted=noted)
     if is_first():
         print((Path(out) / 'table.md').read_text())
         print(f'Model: {out}/adapted. Threshold: {out}/threshold.json. Report: {out}/report.html')

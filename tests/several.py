@@ -42,7 +42,12 @@ METHODS = {
     'dgnet, target': lambda: DGNet(DGNetConfig(**SWAP, use_target=True), 8),
     'selftrain': lambda: adapted('direct'),
     'selftrain, all of it': lambda: adapted(
-        'joint', source='classes', weight_proxy=0.5, memory_update='hard', outliers='singletons', eps=(0.3, 0.5, 0.7)
+        'joint',
+        use_source='classes',
+        weight_proxy=0.5,
+        memory_update='hard',
+        outliers='singletons',
+        eps=(0.3, 0.5, 0.7),
     ),
 }
 

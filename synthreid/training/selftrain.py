@@ -7,7 +7,7 @@ __all__ = ['SelfTrainConfig', 'check_selftrain', 'take_net', 'make_learner', 'No
            'cluster_contrast', 'refresh', 'proxy_contrast', 'without_camera', 'cluster_at', 'same_groups', 'judge_eps',
            'check_clusters', 'divide_people', 'HeldOut', 'SelfTrainBatches', 'cluster_batch', 'SelfTrain', 'ClusterLog']
 
-# %% ../../nbs/45_training.selftrain.ipynb #44ec32f0
+# %% ../../nbs/45_training.selftrain.ipynb #0d29ca1f
 import copy
 import inspect
 import warnings
@@ -45,7 +45,7 @@ from .flip import flip_epoch, make_flip_net
 from .joint import draw_cameras
 from .loop import Hook, Method, rate_at, set_rate, update
 
-# %% ../../nbs/45_training.selftrain.ipynb #0652e0c2
+# %% ../../nbs/45_training.selftrain.ipynb #51cff9cb
 @dataclass
 class SelfTrainConfig:
     "Self-training on clusters of the unlabelled target, chosen without its labels."
@@ -56,7 +56,7 @@ class SelfTrainConfig:
     epochs: int = 50  # equal parts of the run; each begins with a clustering
     batch_size: int = 256  # target images per step
     images_per_id: int = 16  # of every cluster in a batch
-    source: Literal['none', 'classes', 'apart'] = 'none'  # its people as more classes, or told apart by themselves
+    use_source: Literal['none', 'classes', 'apart'] = 'none'  # its people as more classes, or told apart by themselves
     source_batch: int = 64  # source images per step, where they are trained along
     source_images_per_id: int = 4  # of each person in it
     translated_share: float = 0.5  # of them, where the start translates
@@ -102,7 +102,7 @@ class SelfTrainConfig:
     head_layers: tuple[int, ...] = (4, 6, 3)  # its blocks per stage
     head_widths: tuple[int, ...] = (128, 256, 512)  # its width per stage
 
-# %% ../../nbs/45_training.selftrain.ipynb #e9f062c4
+# %% ../../nbs/45_training.selftrain.ipynb #f0485df9
 def check_selftrain(
     config: SelfTrainConfig,  # of any origin
 ):
@@ -114,9 +114,9 @@ def check_selftrain(
         remedy = 'use 0.2, or choose agreement and keep last'
         raise expected("people held back for choose='validation' and keep='best'", f'hold_out {c.hold_out}', remedy)
     check_pairs(c.batch_size, c.images_per_id)
-    if c.source != 'none':
+    if c.use_source != 'none':
         check_pairs(c.source_batch, c.source_images_per_id)
-    for name in ('batch_size', 'source_batch') if c.source != 'none' else ('batch_size',):
+    for name in ('batch_size', 'source_batch') if c.use_source != 'none' else ('batch_size',):
         if vars(c)[name] % c.norm_group or vars(c)[name] % c.images_per_id and name == 'batch_size':
             what = f'{name} divisible by norm_group {c.norm_group}, batch_size by images_per_id {c.images_per_id}, too'
             raise expected(what, vars(c)[name], 'change one of them')
@@ -354,7 +354,7 @@ def divide_people(
     parts = hold_out(source, share, 0)
     return parts.train, parts.query + parts.gallery
 
-# %% ../../nbs/45_training.selftrain.ipynb #da97dfc9
+# %% ../../nbs/45_training.selftrain.ipynb #de5615ff
 class HeldOut:
     "People of the source who are not trained on, as the target's cameras would show them; made when first asked for."
 
@@ -391,7 +391,7 @@ class HeldOut:
             )
         return np.concatenate(made)
 
-# %% ../../nbs/45_training.selftrain.ipynb #ceb535b6
+# %% ../../nbs/45_training.selftrain.ipynb #18b50e4c
 class SelfTrainBatches:
     "What a step may look at: the pictures of the target, people of the source, people held back."
 
@@ -406,7 +406,7 @@ class SelfTrainBatches:
         source, back = divide_people(source, c.hold_out)
         self.held = HeldOut(back, method.start, c, target.camids.max() + 1) if c.hold_out else None
         self.target, self.camids, self.people, self.stream = Pixels(target.images, *place), target.camids, None, None
-        if c.source != 'none':
+        if c.use_source != 'none':
             check_even(**{'source_batch / norm_group': c.source_batch // c.norm_group})
             source = source.relabel()
             self.people = source
@@ -555,7 +555,7 @@ def cluster(
         told = f'{counts} at eps {c.eps}'
         raise expected('at least two clusters of the target at the start', told, 'give other eps, or a better start')
 
-# %% ../../nbs/45_training.selftrain.ipynb #ad9073a4
+# %% ../../nbs/45_training.selftrain.ipynb #f5bce14e
 @patch
 def _remember(self: SelfTrain, codes, labels, camids, people):
     "Memories of clusters, of proxies and of the people of the source."
@@ -569,7 +569,7 @@ def _remember(self: SelfTrain, codes, labels, camids, people):
         mine_is[inside] = own.ravel()
         self.memory |= dict(owners=there(torch.from_numpy(pairs[:, 0])), proxy=there(torch.from_numpy(mine_is)))
         self.memory['proxies'] = there(_means(codes[inside], own.ravel(), len(pairs)))
-    if c.source != 'none':
+    if c.use_source != 'none':
         known = embed_all(self.nets['embedder'], Pixels(people.images, self.device), len(people))
         self.memory['people'] = there(_means(known, people.pids, people.n_ids))
 
@@ -590,7 +590,7 @@ def _of_source(self: SelfTrain, batch, random) -> torch.Tensor:
 
     return augment(batch['source'], random, c.augment, c.strength, erasing=c.erasing, between=translate_some)
 
-# %% ../../nbs/45_training.selftrain.ipynb #9c99b51e
+# %% ../../nbs/45_training.selftrain.ipynb #d7e45697
 def _begins(config, i) -> bool:
     "Whether an epoch begins with this step."
     epoch = lambda step: flip_epoch(step, config.steps, config.epochs)
@@ -612,7 +612,7 @@ def step(self: SelfTrain, batch, i):
     index = cluster_batch(labels.cpu().numpy(), batch['camids'], c.batch_size, c.images_per_id, i, self.seed)
     images = augment(batch['target'](mine(index)), random, c.augment, c.strength, erasing=c.erasing)
     labels, seen = labels[send(index, self.device)], {}
-    everybody = torch.cat([memory['clusters'], memory['people']]) if c.source == 'classes' else memory['clusters']
+    everybody = torch.cat([memory['clusters'], memory['people']]) if c.use_source == 'classes' else memory['clusters']
     net.train()
     with NormInGroups(c.norm_group):
         codes = unit_codes(net, images)
@@ -622,11 +622,11 @@ def step(self: SelfTrain, batch, i):
         owners = memory['owners'], mine(labels)
         contrast = proxy_contrast(codes, memory['proxies'], *owners, c.proxy_temperature, c.proxy_negatives)
         losses['proxy'], seen['proxies'] = c.weight_proxy * contrast, (codes, memory['proxy'][send(index, self.device)])
-    if c.source != 'none':
+    if c.use_source != 'none':
         with NormInGroups(c.norm_group, running=False):
             codes = unit_codes(net, self._of_source(batch, random))
         pids, own = batch['source_pids'], memory['people']
-        shift = len(memory['clusters']) if c.source == 'classes' else 0
+        shift = len(memory['clusters']) if c.use_source == 'classes' else 0
         contrast = cluster_contrast(codes, everybody if shift else own, pids + shift, c.temperature)
         losses['source'], seen['people'] = c.weight_source * contrast, (codes, gathered(pids))
     told = update(losses, self.opts['embedder'])
