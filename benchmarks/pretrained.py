@@ -104,16 +104,16 @@ def spoilt(x):
     }
 
 
-def study(source, target, n=300):
-    "Frechet distance to pictures of the cameras, by two stand-ins for FID; their floor is a half against the other."
+def study(source, target, n):
+    "Frechet distance to pictures of the cameras, by two stand-ins for FID; good are other pictures of these cameras."
     images, cameras = target.train.images, target.train.camids
     order = np.random.default_rng(0).permutation(len(images))
-    real, rest = images[order[: len(order) // 2]], images[order[len(order) // 2 :]][:n]
+    real, rest = images[order[:n]], images[order[len(order) // 2 :]][:n]
     sets = {'good': rest} | {k: to_uint8(v) for k, v in spoilt(to_signed(rest)).items()}
     sets['one camera of six'] = np.resize(images[cameras == 0], (n, *images.shape[1:]))
     sets['not translated'] = source.images[:: max(1, len(source) // n)][:n]
     found = {}
-    for extractor in (random_features([source.images, images]), pretrained_features()):
+    for extractor in (random_features([source.images, images], max_images=200), pretrained_features(size=(128, 64))):
         known = extractor(real)
         found[extractor.distance_name] = {k: frechet_between(extractor(v), known) for k, v in sets.items()}
     return found
@@ -137,6 +137,7 @@ def main():
     parser.add_argument('--draw', type=int, default=0)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=120)
+    parser.add_argument('--pictures', type=int, default=300, help='of each kind in the study')
     parser.add_argument('--ids', type=int, nargs=2, default=(60, 108), metavar=('SOURCE', 'TARGET'))
     parser.add_argument('--rows', default='floors,scratch,installed,installed, input,installed, half,study')
     parser.add_argument('--data', default='runs/pretrained')
@@ -158,7 +159,7 @@ def main():
             extractor = pretrained_features(size=(128, 64))
             done['floors'] = measure(pretrained_embed(extractor), [extractor.net], target, PER_CAMERA)
         elif row == 'study':
-            done[row] = study(source, target)
+            done[row] = study(source, target, a.pictures)
         else:
             done[row] = trained(ROWS[row], source, target, a.steps, a.seed)
         print(row, done[row], flush=True)
