@@ -143,11 +143,13 @@ def recover(work, simulations, methods, names, seed=0):
 # ---- what training on it is worth
 
 
-def trained(work, source, targets, steps, seed):
+def trained(work, source, targets, steps, seed, size):
     "mAP and rank-1 on each target of a net that has seen the source alone."
-    load = lambda split: load_images(split, SIZE, cache=work / 'cache', progress=False)
-    config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=SIZE)
-    run = Run(work / 'runs' / f'{source.name}_steps{steps}_seed{seed}', 'direct', config, seed=seed, device='cpu')
+    load = lambda split: load_images(split, size, cache=work / 'cache', progress=False)
+    config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=size)
+    run = Run(
+        work / 'runs' / f'{source.name}_{size}_steps{steps}_seed{seed}', 'direct', config, seed=seed, device='cpu'
+    )
     labelled = load(load_dataset('market1501', source).labelled())
     method, _ = run.train(labelled, None, tensorboard=False, progress=False)
     told = {}
@@ -172,7 +174,7 @@ def fitted_world(work, name, target, simulations, seed):
     return World(**told['world'])
 
 
-def transfer(work, steps, seeds, which, simulations, gaps):
+def transfer(work, steps, seeds, which, simulations, gaps, size):
     "`cameras`: with all their effects; `clean`: cameras that see the same world and change nothing."
     torch.set_num_threads(1)
     options = dict(size=SIZE, workers=0, progress=False)
@@ -187,8 +189,8 @@ def transfer(work, steps, seeds, which, simulations, gaps):
         world = world or fitted_world(work, name, targets['cameras'], simulations, seed)
         source = work / f'source_{kind if kind == "usual" else f"{name}_{kind}"}'
         render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=(world,), **options)
-        file = work / 'transfer' / f'{name}_{kind}_steps{steps}_seed{seed}.json'
-        print(name, kind, seed, kept(file, partial(trained, work, source, targets, steps, seed)), flush=True)
+        file = work / 'transfer' / f'{name}_{kind}_{size}_steps{steps}_seed{seed}.json'
+        print(name, kind, seed, kept(file, partial(trained, work, source, targets, steps, seed, size)), flush=True)
 
 
 def recovered(work):
@@ -230,6 +232,7 @@ def main():
     parser.add_argument('--simulations', type=int, default=240)
     parser.add_argument('--methods', default='regression,descent,cma')
     parser.add_argument('--names', default=','.join(WORLDS))
+    parser.add_argument('--size', default=SIZE, help='of the pictures in training and test')
     parser.add_argument('--gaps', default=','.join(GAPS))
     parser.add_argument('--worlds', default='usual,true,fitted')
     parser.add_argument('--steps', type=int, default=150)
@@ -240,7 +243,9 @@ def main():
     elif told.part == 'recover':
         recover(told.work, told.simulations, told.methods.split(','), told.names.split(','))
     elif told.part == 'transfer':
-        transfer(told.work, told.steps, told.seeds, told.worlds.split(','), told.simulations, told.gaps.split(','))
+        transfer(
+            told.work, told.steps, told.seeds, told.worlds.split(','), told.simulations, told.gaps.split(','), told.size
+        )
     else:
         print(recovered(told.work), transferred(told.work), sep='\n\n')
 

@@ -88,6 +88,7 @@ _LOW, _WIDTH = (np.array([RANGES[k][i] for k in SEARCHED], float) for i in (0, 1
 _WIDTH = _WIDTH - _LOW
 _USUAL = (np.array([getattr(USUAL, k) for k in SEARCHED]) - _LOW) / _WIDTH
 _PICTURES = 32  # rendered of each world
+_MOST = 800  # worlds; the regression is solved in their number
 
 
 def _world_at(point, base: World = USUAL) -> World:
@@ -233,7 +234,7 @@ def _answer(pool, target, centre, spread) -> tuple:  # points (len(target), P), 
 def _fill(pool, until, deadline, most, seed, workers, bar, near=()):
     "Simulate worlds until there are `most`, or the time is over; always some."
     least = len(pool.points) + 8 if deadline else 0
-    while len(pool.points) < min(most, 10**9) and (len(pool.points) < least or time.monotonic() < until):
+    while len(pool.points) < most and (len(pool.points) < least or time.monotonic() < until):
         n = min(8 * max(1, workers), most - len(pool.points))
         first = len(pool.points)
         draw = lambda i: _draw_point(np.random.default_rng([seed, i]), *near)
@@ -261,7 +262,7 @@ def fit_world(
     images: np.ndarray,  # (N, H, W, 3) uint8 unlabelled target pictures, at least 16
     camids=None,  # (N,) their cameras; None: one camera
     minutes: float = 10,  # for the simulations
-    simulations: int | None = None,  # stop after so many worlds; None: when the time is over
+    simulations: int | None = None,  # stop after so many worlds, at most 800; None: when the time is over
     per_camera: bool = False,  # True: a world per camera, the people the same in all
     keep=None,  # file for the simulated worlds: the same call goes on from there
     seed: int = 0,  # of the worlds drawn
@@ -274,12 +275,12 @@ def fit_world(
     check_positive(minutes=minutes, simulations=simulations or 1)
     camids = np.zeros(len(images), int) if camids is None else np.asarray(camids)
     began, small, workers = time.monotonic(), _small(images), usable_cores() if workers is None else workers
-    most, views = simulations or 10**9, np.unique(camids)
+    most, views = min(simulations or _MOST, _MOST), np.unique(camids)
     target, pool, end = _summary(small, camids), _Pool(keep), began + 60 * minutes
     rows = [target] + [_summary(small[camids == c], camids[camids == c]) for c in views if per_camera]
     with tqdm(total=simulations, desc='worlds', disable=not progress, unit='world', initial=len(pool.points)) as bar:
         fill = partial(_fill, pool, seed=seed, workers=workers, bar=bar)
-        fill(began + 30 * minutes, True, max(10, most // 2) if simulations else most)
+        fill(began + 30 * minutes, True, max(10, most // 2))
         centre, spread = _first_answer(pool, target)
         fill(end, True, most, near=(np.where(np.isfinite(spread), centre, _USUAL), spread))
     points, errors = _answer(pool, np.stack(rows), centre, spread)
