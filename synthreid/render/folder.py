@@ -6,6 +6,7 @@
 __all__ = ['Renders', 'render_images', 'load_truth', 'render_folder']
 
 # %% ../../nbs/10_render.folder.ipynb #5a25ce4f
+import csv
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -31,7 +33,7 @@ from synthreid.core import (
     usable_cores,
 )
 from .body import JOINTS
-from .camera import Domain, camera_domain, draw_image, game_domain
+from .camera import Domain, People, camera_domain, draw_image, game_domain, picture_attributes
 from .world import World, describe_worlds, write_world
 
 # %% ../../nbs/10_render.folder.ipynb #6af77106
@@ -59,7 +61,9 @@ def _get_domain(
         domain = game_domain() if domain == 'game' else camera_domain()
     if unknown := set(effects) - set(asdict(domain)):
         raise UserError(f'expected effects among {", ".join(asdict(domain))}; got {", ".join(sorted(unknown))}')
-    return replace(domain, **effects)
+    domain = replace(domain, **effects)
+    check_choice(get_args(People), people=domain.people)
+    return domain
 
 # %% ../../nbs/10_render.folder.ipynb #c25e1d8d
 def _with_parent(work, job):
@@ -199,6 +203,8 @@ def _settings(domain: Domain, ids: int, per_id: int, size, seed: int, test_fract
     "All that decides the pictures of a folder; the usual world is not named, as before there were others."
     told = asdict(domain)
     del told['worlds']
+    if domain.people == 'classic':  # not named either
+        del told['people']
     settings = dict(renderer=_RENDERER_VERSION, domain=told, ids=ids, per_id=per_id, size=list(size))
     worlds = describe_worlds(domain.worlds)
     return settings | dict(seed=seed, test_fraction=test_fraction) | (dict(world=worlds) if worlds else {})
@@ -240,6 +246,20 @@ def load_truth(
             for p, m, j in zip(z['paths'], z['masks'], z['joints'])
         }
 
+# %% ../../nbs/10_render.folder.ipynb #62e8ad96
+def _write_attributes(file: Path, domain: Domain, seed: int, jobs, rows):
+    "A CSV file with the attributes of everybody who was rendered; pictures without a person have no line."
+    with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
+        writer = None
+        for (*_, (_, label, pid, index, _, _)), (path, _, _) in zip(jobs, rows):
+            if pid < 0:
+                continue
+            row = dict(path=path, pid=label) | picture_attributes(domain, pid, index, seed)
+            writer = writer or csv.DictWriter(f, list(row))
+            if f.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
 # %% ../../nbs/10_render.folder.ipynb #698b5d71
 def render_folder(
     out,  # folder to write
@@ -276,6 +296,8 @@ def render_folder(
         jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
         rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
         _write_truth(out / 'truth.npz', rows, size)
+        if domain.people == 'realistic':
+            _write_attributes(out / 'attributes.csv', domain, seed, jobs, rows)
         for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
             if left.stat().st_mtime < began:
                 left.unlink()
