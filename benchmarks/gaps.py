@@ -26,7 +26,7 @@ from synthreid.render.folder import render_folder
 from synthreid.render.world import read_world, write_world
 from synthreid.training.runs import Run
 
-SIZE, PEOPLE = '64x32', dict(source_ids=100, target_ids=120)
+SIZE, PEOPLE = '64x32', dict(source_ids=80, target_ids=72)
 ROWS = {
     'source-only': 'direct transfer',
     'strong': 'direct transfer, strong augmentation',

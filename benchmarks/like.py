@@ -1,9 +1,9 @@
 """Does `render --like` find the world before the cameras, and does training on it help?
 
     python benchmarks/like.py pool     --work FOLDER [--simulations 210]    # worlds from everywhere, for all targets
-    python benchmarks/like.py recover  --work FOLDER [--simulations 240] [--methods regression,descent,cma]
+    python benchmarks/like.py recover  --work FOLDER [--simulations 240] [--methods regression,...]
     python benchmarks/like.py transfer --work FOLDER [--steps 150] [--seeds 1]
-    python benchmarks/like.py table    --work FOLDER            # writes like.md and like.json
+    python benchmarks/like.py table    --work FOLDER            # prints both tables from what was run
 
 `recover`: targets whose world is known, before six cameras, 120 unlabelled pictures; three searchers with the same
 number of rendered worlds. `transfer`: three gaps of content; a net is trained on renders of the usual world, of the
@@ -37,11 +37,11 @@ GAPS = dict(
     tight=World(zoom=1.35, stretch=1.3, lift=0.04),
     dark=World(brightness=0.4, saturation=0.4, outerwear=0.9, long_hair=0.8),
     above=World(pitch=25.0, side=0.9, zoom=0.8),
-)
-WORLDS = GAPS | dict(
-    loose=World(zoom=0.75, lift=-0.08, brightness=1.2, bare_legs=0.7),
     mixed=World(zoom=1.2, stretch=1.2, pitch=12.0, side=0.8, brightness=0.55, outerwear=0.8, crowd=3.0),
 )
+WORLDS = GAPS | dict(loose=World(zoom=0.75, lift=-0.08, brightness=1.2, bare_legs=0.7))
+
+SEARCHERS, KINDS = ('regression', 'descent', 'cma'), ('usual', 'fitted', 'true')
 
 
 def kept(file, make):
@@ -116,8 +116,9 @@ def evolve(distance, budget, seed):
     return cma.fmin(distance, fit._USUAL, 0.2, options)[0]
 
 
-def recover(work, simulations, methods, seed=0):
-    for name, world in WORLDS.items():
+def recover(work, simulations, methods, names, seed=0):
+    for name in names:
+        world = WORLDS[name]
         images, camids = hidden(world)
         for method in methods:
 
@@ -142,11 +143,13 @@ def recover(work, simulations, methods, seed=0):
 # ---- what training on it is worth
 
 
-def trained(work, source, targets, steps, seed):
+def trained(work, source, targets, steps, seed, size):
     "mAP and rank-1 on each target of a net that has seen the source alone."
-    load = lambda split: load_images(split, SIZE, cache=work / 'cache', progress=False)
-    config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=SIZE)
-    run = Run(work / 'runs' / f'{source.name}_steps{steps}_seed{seed}', 'direct', config, seed=seed, device='cpu')
+    load = lambda split: load_images(split, size, cache=work / 'cache', progress=False)
+    config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=size)
+    run = Run(
+        work / 'runs' / f'{source.name}_{size}_steps{steps}_seed{seed}', 'direct', config, seed=seed, device='cpu'
+    )
     labelled = load(load_dataset('market1501', source).labelled())
     method, _ = run.train(labelled, None, tensorboard=False, progress=False)
     told = {}
@@ -171,11 +174,11 @@ def fitted_world(work, name, target, simulations, seed):
     return World(**told['world'])
 
 
-def transfer(work, steps, seeds, which, simulations):
+def transfer(work, steps, seeds, which, simulations, gaps, size):
     "`cameras`: with all their effects; `clean`: cameras that see the same world and change nothing."
     torch.set_num_threads(1)
     options = dict(size=SIZE, workers=0, progress=False)
-    jobs = [(seed, kind, name) for seed in range(seeds) for kind in which for name in GAPS]
+    jobs = [(seed, kind, name) for seed in range(seeds) for kind in which for name in gaps]
     for seed, kind, name in jobs:
         targets = dict(cameras=work / f'target_{name}', clean=work / f'clean_{name}')
         domains = dict(cameras=camera_domain(), clean=gap_domain('content'))
@@ -186,8 +189,40 @@ def transfer(work, steps, seeds, which, simulations):
         world = world or fitted_world(work, name, targets['cameras'], simulations, seed)
         source = work / f'source_{kind if kind == "usual" else f"{name}_{kind}"}'
         render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=(world,), **options)
-        file = work / 'transfer' / f'{name}_{kind}_steps{steps}_seed{seed}.json'
-        print(name, kind, seed, kept(file, partial(trained, work, source, targets, steps, seed)), flush=True)
+        file = work / 'transfer' / f'{name}_{kind}_{size}_steps{steps}_seed{seed}.json'
+        print(name, kind, seed, kept(file, partial(trained, work, source, targets, steps, seed, size)), flush=True)
+
+
+def recovered(work):
+    "True numbers beside those found, per world and searcher."
+    lines = ['| world | number | usual | true | ' + ' | '.join(SEARCHERS) + ' | expected error |', '|---' * 8 + '|']
+    for name, world in WORLDS.items():
+        files = {m: sorted((work / 'recover').glob(f'{name}_{m}_*.json')) for m in SEARCHERS}
+        told = {m: json.loads(f[0].read_text()) for m, f in files.items() if f}
+        for number in describe_worlds((world,)):
+            found = [
+                f'{t.get("world", {}).get(number, getattr(USUAL, number)):.2f}' if t else ''
+                for t in map(told.get, SEARCHERS)
+            ]
+            error = told['regression']['errors'][number]
+            error = 'cannot be told' if np.isnan(error) else f'± {error:.2f}'
+            true = f'{getattr(USUAL, number):.2f} | {getattr(world, number):.2f}'
+            lines.append(f'| {name} | {number} | {true} | ' + ' | '.join(found) + f' | {error} |')
+    return '\n'.join(lines)
+
+
+def transferred(work):
+    "mAP by world of the renders; the share of the way from the usual to the true world."
+    told = {f.stem: json.loads(f.read_text()) for f in sorted((work / 'transfer').glob('*.json'))}
+    lines = ['| gap | cameras | usual world | fitted world | true world | share of the way |', '|---' * 6 + '|']
+    for name in GAPS:
+        for cameras in ('clean', 'cameras'):
+            found = [[100 * t[f'{cameras}_mAP'] for k, t in told.items() if k.startswith(f'{name}_{w}')] for w in KINDS]
+            if all(found):
+                usual, fitted, true = map(np.mean, found)
+                share = f'{(fitted - usual) / (true - usual):.2f}' if true - usual > 1 else 'no way to go'
+                lines.append(f'| {name} | {cameras} | {usual:.1f} | {fitted:.1f} | {true:.1f} | {share} |')
+    return '\n'.join(lines)
 
 
 def main():
@@ -196,6 +231,9 @@ def main():
     parser.add_argument('--work', type=Path, required=True)
     parser.add_argument('--simulations', type=int, default=240)
     parser.add_argument('--methods', default='regression,descent,cma')
+    parser.add_argument('--names', default=','.join(WORLDS))
+    parser.add_argument('--size', default=SIZE, help='of the pictures in training and test')
+    parser.add_argument('--gaps', default=','.join(GAPS))
     parser.add_argument('--worlds', default='usual,true,fitted')
     parser.add_argument('--steps', type=int, default=150)
     parser.add_argument('--seeds', type=int, default=1)
@@ -203,9 +241,13 @@ def main():
     if told.part == 'pool':
         draw_pool(told.work, told.simulations)
     elif told.part == 'recover':
-        recover(told.work, told.simulations, told.methods.split(','))
+        recover(told.work, told.simulations, told.methods.split(','), told.names.split(','))
     elif told.part == 'transfer':
-        transfer(told.work, told.steps, told.seeds, told.worlds.split(','), told.simulations)
+        transfer(
+            told.work, told.steps, told.seeds, told.worlds.split(','), told.simulations, told.gaps.split(','), told.size
+        )
+    else:
+        print(recovered(told.work), transferred(told.work), sep='\n\n')
 
 
 if __name__ == '__main__':

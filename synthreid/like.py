@@ -69,8 +69,8 @@ def _like_report(out, fit: WorldFit, images, size, told) -> Path:
     shown = np.linspace(0, len(images) - 1, 12).round().astype(int)
     figure = plot_translations(usual[:12], {'fitted\nworld': fitted[:12]}, images[shown], n=12)
     said = (
-        f'Content: {fit.before:.2f} from the target in the usual world, {fit.after:.2f} in the fitted one (squares'
-        f' of the spread over {fit.simulated} worlds). {features.distance_name}: {away[0]:.2f} and {away[1]:.2f}.'
+        f'Content: {fit.before:.2f} from the target in the usual world, {fit.after:.2f} in the fitted one (squares of'
+        f' expected errors; {fit.simulated} worlds drawn). {features.distance_name}: {away[0]:.2f} and {away[1]:.2f}.'
     )
     if fit.worlds == (USUAL,):
         said += ' No world was nearer than the usual one, which was rendered.'

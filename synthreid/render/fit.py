@@ -88,6 +88,7 @@ _LOW, _WIDTH = (np.array([RANGES[k][i] for k in SEARCHED], float) for i in (0, 1
 _WIDTH = _WIDTH - _LOW
 _USUAL = (np.array([getattr(USUAL, k) for k in SEARCHED]) - _LOW) / _WIDTH
 _PICTURES = 32  # rendered of each world
+_MOST = 800  # worlds; the regression is solved in their number
 
 
 def _world_at(point, base: World = USUAL) -> World:
@@ -159,8 +160,8 @@ class WorldFit(NamedTuple):
 
     worlds: tuple  # of World: one, or one per camera
     errors: dict  # number: expected error of cross-validation, in its own unit; NaN: cannot be read, left as usual
-    before: float  # distance of the usual renders to the target's content, 1 is the spread of the pool
-    after: float  # distance of the renders of the fit
+    before: float  # squared distance of the usual renders to the target as both are read, in expected errors
+    after: float  # that of fresh renders of the fit
     simulated: int  # worlds that were drawn
     seconds: float
 
@@ -206,10 +207,17 @@ def _small(images) -> np.ndarray:  # (N, 64, 32, 3) uint8
     return images if images.shape[1:3] == _FIT_SIZE else np.stack([resize(x) for x in images])
 
 
+def _recentred(found, errors, Y, weights, prior) -> np.ndarray:  # like `found`
+    "Regression answers with the mean of what was drawn where it knows little; `prior` shall stand there instead."
+    mean = np.average(Y, 0, weights)
+    left = np.minimum(errors**2 / (np.average((Y - mean) ** 2, 0, weights) + 1e-9), 1)
+    return np.clip(found + left * (prior - mean), 0, 1)
+
+
 def _first_answer(pool, target) -> tuple:  # point (P,), spread (P,): NaN where nothing can be read
     X, Y, groups = pool.rows(wide=True)
     found, errors = _read_off(X, Y, groups, target[None])
-    return found[0], np.where(errors < 0.93 * Y.std(0), errors, np.nan)
+    return _recentred(found, errors, Y, None, _USUAL)[0], np.where(errors < 0.93 * Y.std(0), errors, np.nan)
 
 
 def _answer(pool, target, centre, spread) -> tuple:  # points (len(target), P), errors (P,): NaN where usual
@@ -219,13 +227,14 @@ def _answer(pool, target, centre, spread) -> tuple:  # points (len(target), P), 
     weights = np.exp(-0.5 * np.minimum(off.sum(1) / max(1, np.isfinite(spread).sum()), 8))
     found, errors = _read_off(X, Y, groups, target, weights)
     known = np.isfinite(spread)
-    return np.where(known, np.clip(found, 0, 1), _USUAL), np.where(known, errors, np.nan)
+    found = _recentred(found, errors, Y, weights, centre)
+    return np.where(known, found, _USUAL), np.where(known, errors, np.nan)
 
 # %% ../../nbs/10b_render.fit.ipynb #75ab2e02
 def _fill(pool, until, deadline, most, seed, workers, bar, near=()):
     "Simulate worlds until there are `most`, or the time is over; always some."
     least = len(pool.points) + 8 if deadline else 0
-    while len(pool.points) < min(most, 10**9) and (len(pool.points) < least or time.monotonic() < until):
+    while len(pool.points) < most and (len(pool.points) < least or time.monotonic() < until):
         n = min(8 * max(1, workers), most - len(pool.points))
         first = len(pool.points)
         draw = lambda i: _draw_point(np.random.default_rng([seed, i]), *near)
@@ -234,18 +243,26 @@ def _fill(pool, until, deadline, most, seed, workers, bar, near=()):
         bar.update(n)
 
 
-def _distance_to(target, world, scale, seed) -> float:
-    "Mean squared difference of a world's statistics to the target's, several sets of cameras."
+def _fresh(world, seed) -> np.ndarray:  # (2 D,)
+    "Statistics of a world's renders that no regression has seen, before several sets of cameras."
     point = (np.array([getattr(world, k) for k in SEARCHED]) - _LOW) / _WIDTH
-    found = np.concatenate([_simulate((seed + 7, i, point))[2] for i in range(3)])
-    return float(np.mean(((found.mean(0) - target) / scale) ** 2))
+    return np.concatenate([_simulate((seed + 7, i, point))[2] for i in range(3)]).mean(0)
+
+
+def _distances(points, errors) -> np.ndarray:  # of all rows but the first to the first
+    "Mean squared difference of what is read off, in expected errors; numbers that cannot be read do not count."
+    return (
+        np.nanmean(((points[1:] - points[0]) / errors) ** 2, 1)
+        if np.isfinite(errors).any()
+        else np.ones(len(points) - 1)
+    )
 
 # %% ../../nbs/10b_render.fit.ipynb #71d09129
 def fit_world(
     images: np.ndarray,  # (N, H, W, 3) uint8 unlabelled target pictures, at least 16
     camids=None,  # (N,) their cameras; None: one camera
     minutes: float = 10,  # for the simulations
-    simulations: int | None = None,  # stop after so many worlds; None: when the time is over
+    simulations: int | None = None,  # stop after so many worlds, at most 800; None: when the time is over
     per_camera: bool = False,  # True: a world per camera, the people the same in all
     keep=None,  # file for the simulated worlds: the same call goes on from there
     seed: int = 0,  # of the worlds drawn
@@ -258,18 +275,18 @@ def fit_world(
     check_positive(minutes=minutes, simulations=simulations or 1)
     camids = np.zeros(len(images), int) if camids is None else np.asarray(camids)
     began, small, workers = time.monotonic(), _small(images), usable_cores() if workers is None else workers
-    most, views = simulations or 10**9, np.unique(camids)
+    most, views = min(simulations or _MOST, _MOST), np.unique(camids)
     target, pool, end = _summary(small, camids), _Pool(keep), began + 60 * minutes
     rows = [target] + [_summary(small[camids == c], camids[camids == c]) for c in views if per_camera]
     with tqdm(total=simulations, desc='worlds', disable=not progress, unit='world', initial=len(pool.points)) as bar:
         fill = partial(_fill, pool, seed=seed, workers=workers, bar=bar)
-        fill(began + 30 * minutes, True, max(10, most // 2) if simulations else most)
+        fill(began + 30 * minutes, True, max(10, most // 2))
         centre, spread = _first_answer(pool, target)
         fill(end, True, most, near=(np.where(np.isfinite(spread), centre, _USUAL), spread))
     points, errors = _answer(pool, np.stack(rows), centre, spread)
-    scale = pool.rows()[0].std(0) + 1e-6
-    joint, before = _world_at(points[0]), _distance_to(target, USUAL, scale, seed)
-    after = _distance_to(target, joint, scale, seed)
+    joint = _world_at(points[0])
+    proof = np.stack([target, _fresh(USUAL, seed), _fresh(joint, seed)])
+    before, after = map(float, _distances(*_answer(pool, proof, centre, spread)))
     worlds = (joint,) if after < before else (USUAL,)
     if per_camera and after < before:
         worlds = _per_camera(points, [np.sum(camids == c) for c in views])
