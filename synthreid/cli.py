@@ -135,6 +135,7 @@ def _parser(
 # %% ../nbs/60_cli.ipynb #5b677dc0
 COMMANDS = {
     'demo': commands.demo,
+    'adapt': commands.adapt,
     'explore': commands.explore,
     'app': commands.app,
     'doctor': commands.doctor,
@@ -293,6 +294,18 @@ def _help_of_train(name: str, everything: bool) -> str:
     return help_text(f'train {name}', doc, blocks, everything=everything)
 
 
+def _filled(given: dict, function) -> dict:
+    "An option with nothing in it, as a shell variable that is not set leaves it, is no path and no name."
+    known = inspect.signature(function).parameters
+    for name, value in given.items():
+        if value == '' and name in known and known[name].default != '':
+            flag = '--' + name.replace('_', '-')
+            raise expected(
+                f'a value for {flag}', 'an empty one', "fill it, or leave the option out ('.' is this folder)"
+            )
+    return given
+
+
 def _train(argv: list):
     "Parse and run `train`: a method, its settings, data and run."
     if not argv or argv[0] in ('-h', '--help', '--help_all'):
@@ -313,6 +326,7 @@ def _train(argv: list):
     given.pop('config', None)
     from synthreid.training.methods import make_config
 
+    _filled(given, commands.train)
     config = make_config(name, {k: given.pop(k) for k in settings if k in given})
     return commands.train(name, config, **given)
 
@@ -338,7 +352,8 @@ def _run(name: str, argv: list):
     if asked := _asked(argv):
         more = _protocols() if name == 'evaluate' else ''
         return print(help_text(name, told.doc, {'': told.options.values()}, positional, asked == 'all', more))
-    return _function(name)(**vars(_parser(name, told.options, positional).parse_args(argv)))
+    given = vars(_parser(name, told.options, positional).parse_args(argv))
+    return _function(name)(**_filled(given, _function(name)))
 
 
 def _complete(line: str):
@@ -411,8 +426,8 @@ def _speaks_of(error, code: int) -> bool:
 
 
 def _start(argv: list) -> int:  # exit code
-    "Find the command and call it; of several processes all but the first leave, except in a training."
-    if argv[:1] != ['train'] and _several():
+    "Find the command and call it; of several processes all but the first leave, except in trainings."
+    if argv[:1] not in (['train'], ['adapt']) and _several():
         from synthreid.processes import leave_to_first
 
         if not leave_to_first(argv[0] if argv else 'this'):

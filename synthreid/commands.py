@@ -4,7 +4,10 @@
 
 # %% auto #0
 __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap', 'fid', 'reproduce', 'import_reference',
-           'export', 'push', 'pull', 'demo', 'explore', 'app']
+           'export', 'push', 'pull', 'demo', 'adapt', 'explore', 'app']
+
+# %% ../nbs/57_commands.ipynb #f243f871
+#| export
 
 # %% ../nbs/57_commands.ipynb #26510785
 import hashlib
@@ -14,6 +17,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,26 +38,48 @@ if TYPE_CHECKING:
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
 def render(
-    domain: Literal['game', 'camera'],  # 'game' (synthetic) or 'camera' (six fixed cameras)
-    out: str,  # folder to write, in the Market-1501 layout
+    domain: Literal['game', 'camera'] = 'game',  # 'game' (synthetic) or 'camera' (six fixed cameras)
+    out: str = '',  # folder to write, in the Market-1501 layout
     ids: int = 200,  # identities
     per_id: int = 10,  # pictures of each
     size: str = '128x64',  # H x W
     seed: int = 0,  # draw of cameras and people
     test_fraction: float = 0.5,  # share of the identities in query and gallery
     workers: int = 0,  # processes; 0: all cores
+    people: Literal['classic', 'realistic'] = 'classic',  # 'realistic': clothed walkers in streets, attributes.csv
+    world: str | None = None,  # YAML file: who is seen and how they are cropped, as --like writes it
+    like: str | None = None,  # folder of unlabelled pictures: render people like those in it
+    layout: str = 'auto',  # layout of that folder; 'auto' looks for itself
+    minutes: float = 10,  # with --like: for the search
+    per_camera: bool = False,  # with --like: crops and viewpoints of each camera by itself
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.data.datasets import load_dataset
+    from synthreid.like import render_like
     from synthreid.render.folder import render_folder
+    from synthreid.render.world import read_world
 
+    if not out:
+        raise expected('a folder to write', 'no --out', 'give --out FOLDER')
+    if like and (world or domain != 'game'):
+        raise expected('--like alone', '--like with --world or --domain camera', 'leave one of them out')
+    if like and people != 'classic':
+        raise expected('--people classic with --like', f'--people {people}', 'the search renders classic people')
     check_positive(ids=ids, per_id=per_id)
     if not 0 < round(ids * test_fraction) < ids:
         got = f'--ids {ids} --test-fraction {test_fraction}'
         raise expected('people for training and for the test', got, 'use a fraction between 0 and 1')
     options = dict(ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction)
-    folder = render_folder(out, domain, workers=workers or None, **options)
-    print(load_dataset('market1501', folder))
+    if like:
+        _check_outside(out, like)
+        found = render_like(_dataset(like, layout), out, minutes, per_camera, workers=workers or None, **options)
+        print(
+            f'content {found.before:.2f} from {like} in the usual world, {found.after:.2f} in that of {out}/world.yaml'
+        )
+    else:
+        worlds = dict(worlds=read_world(world)) if world else {}
+        render_folder(out, domain, workers=workers or None, people=people, **options, **worlds)
+    print(load_dataset('market1501', out))
 
 # %% ../nbs/57_commands.ipynb #8093dfe5
 def _numbers(text: str, flag: str) -> list:
@@ -162,7 +188,7 @@ def doctor(
 # %% ../nbs/57_commands.ipynb #69980851
 def _sources(source, layout, options, pattern) -> list:  # of DatasetSpec
     "One folder, or several separated by commas."
-    folders = [source] if Path(source).exists() else [s.strip() for s in source.split(',')]
+    folders = [source] if source and Path(source).exists() else [s.strip() for s in source.split(',')]
     return [_dataset(folder, layout, options, pattern) for folder in folders]
 
 
@@ -303,10 +329,10 @@ def train(
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
+        read_from=told,
         builds_on=[translate_with] if translate_with else [],
         **how,
     )[1]
-    _note_data(out, told)
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
@@ -352,7 +378,7 @@ def _with_alpha(config, alpha):
         return config
     if 'alpha' not in vars(config):
         raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')):
+    if alpha != 'fine' and not (isinstance(alpha, Real) and 0 <= alpha < float('inf')):
         raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
     return replace(config, alpha=alpha)
 
@@ -366,14 +392,18 @@ def _print_numbers(found: dict, digits: int = 4):
 _NUMBERS = {'rank1': 'rank-1', 'rank5': 'rank-5', 'rank10': 'rank-10', 'mAP': 'mAP', 'mINP': 'mINP'}
 
 
+def _percent(share) -> str:
+    return '-' if share is None else f'{100 * share:.1f}'
+
+
 def _ranking_table(
-    rows: dict,  # {what it is: {'rank1', ..., 'mINP': fractions}}, in the order of the table
+    rows: dict,  # {what it is: {'rank1', ..., 'mINP': fractions, or None}}, in the order of the table
 ) -> str:
     "Results as text, in percent."
     wide = max(map(len, rows))
     lines = [f'{"":{wide}}' + ''.join(f'{k:>9}' for k in _NUMBERS.values())]
     return '\n'.join(
-        [*lines, *(f'{n:{wide}}' + ''.join(f'{100 * r[k]:9.1f}' for k in _NUMBERS) for n, r in rows.items())]
+        [*lines, *(f'{n:{wide}}' + ''.join(f'{_percent(r[k]):>9}' for k in _NUMBERS) for n, r in rows.items())]
     )
 
 
@@ -394,9 +424,19 @@ def _able_method(run, device, able='', remedy=''):  # -> Method
         raise UserError(f'expected a method that {able}, the run {run} holds {method.name!r}: {remedy}')
     return method
 
+# %% ../nbs/57_commands.ipynb #b1e05149
+def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pixels, what it is
+    "Pictures of every camera of a test, without labels: those for training, or, where these are too few, the test's."
+    test = dataset.query + dataset.gallery
+    if test.camids is None:
+        raise expected('cameras for --per-camera', f'none in {dataset.name}', 'leave it out')
+    enough = all((dataset.train.camids == c).sum() >= least for c in {*test.camids.tolist()})
+    return (load(dataset.train), 'training') if enough else (test, 'test')
 
-def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingResult
+
+def _ranked(method, dataset, seen, alpha, per_camera, pictures, flip, protocol, **how):  # -> RankingResult
     "Test on decoded images; the protocol of the result says all that was done."
+    from synthreid.metrics.cameras import camera_embeds
     from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.training.provenance import name_protocol
 
@@ -406,11 +446,34 @@ def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingR
         note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
     how |= dict(flip=flip and not own, protocol=rule, device=method.device)
+    if per_camera != 'none':
+        split, which = pictures
+        nets, more = method.nets.values(), (how['flip'], how['batch_size'], method.device)
+        embed = camera_embeds(embed, split, per_camera, nets, *more)
+        note += f', {per_camera} per camera on unlabelled {which} images'
     found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
 
+# %% ../nbs/57_commands.ipynb #5e6342c1
+def _floor_rows(dataset, protocol, **how) -> dict:  # for `_ranking_table`
+    "What is there without any training; a row that cannot be made says how to get it."
+    from synthreid.metrics.floors import floors
+
+    found = floors(dataset.query, dataset.gallery, dataset.rule if protocol == 'auto' else protocol, **how)
+    return {name: dict.fromkeys(_NUMBERS) if r is None else r.summary() for name, r in found.items()}
+
+
+def _judged(method, rendered, real, weights) -> dict:
+    "What a translation does to pictures."
+    from synthreid.metrics.features import inception_features
+    from synthreid.metrics.translation import evaluate_translation
+
+    extractor = inception_features(weights, method.device) if weights else None
+    pictures = rendered.images, real.images
+    return evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
+
 # %% ../nbs/57_commands.ipynb #0de4ac40
-def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingResult, file or None)]
+def _tell_results(run, target, rows, told, judged, as_json, groups=None):  # told: [(RankingResult, file or None)]
     "Print what an evaluation found, for people or for programs."
     found, file = told[0]
     if as_json:
@@ -418,6 +481,7 @@ def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingR
         numbers = [{'name': name, **row} for name, row in rows.items()]
         counts = {'queries': len(found.ap), 'valid_queries': found.n_valid, 'gallery': found.n_gallery}
         told = {'run': run, 'target': target, 'protocols': protocols, 'rows': numbers, **counts}
+        told |= {} if groups is None else {'groups': groups.reset_index().to_dict('records')}
         return _print_json(told | {'recorded': file and str(file), 'translation': judged})
     print(_ranking_table(rows))
     print(f'\n{found.n_valid} of {len(found.ap)} queries have a match among {found.n_gallery} gallery images')
@@ -428,6 +492,43 @@ def _tell_results(run, target, rows, told, judged, as_json):  # told: [(RankingR
     if judged:
         print()
         _print_numbers(judged)
+    if groups is not None:
+        print(f'\none threshold for all, distance {groups.attrs["threshold"]:.4g}; % of the pairs, with 95% intervals:')
+        print(_group_table(groups))
+
+# %% ../nbs/57_commands.ipynb #6e4b16c5
+def _groups(target, by, query):  # a word per query, or None where nobody asks
+    "The column `by` of the target's table, or of the attributes beside rendered pictures."
+    from synthreid.metrics.groups import read_column
+
+    if by is None:
+        return None
+    target = Path(target)
+    return read_column(target if target.is_file() else target / 'attributes.csv', by, query.paths)
+
+
+def _by_group(method, dataset, groups, flip, metric, protocol, batch_size):  # a DataFrame
+    "Errors per group at one threshold: at a false-match rate of 0.001, or a larger one where pairs are few."
+    from synthreid.metrics.evaluate import extract_features
+    from synthreid.metrics.groups import rates_by_group
+    from synthreid.metrics.openset import evaluate_roc
+
+    parts, rule = (dataset.query, dataset.gallery), dataset.rule if protocol == 'auto' else protocol
+    codes = [extract_features(method.embed, s.images, batch_size, flip, device=method.device) for s in parts]
+    labels = [getattr(s, name) for name in ('pids', 'camids') for s in parts]
+    false_match = max(1e-3, min(0.5, 30 / (len(parts[0]) * len(parts[1]))))  # thirty errors, to see where they fall
+    return rates_by_group(
+        evaluate_roc(*codes, *labels, metric=metric, max_fpr=false_match, protocol=rule), groups, false_match
+    )
+
+
+def _group_table(groups) -> str:
+    "Rates of groups for people to read."
+    told = groups[['people', 'queries']].copy()
+    for name in ('false_match', 'miss'):
+        columns = (groups[name + part] for part in ('', '_low', '_high'))
+        told[name.replace('_', ' ')] = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+    return told.to_string()
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
@@ -445,27 +546,33 @@ def evaluate(
     rerank: bool = False,  # also the ranking after k-reciprocal re-ranking
     flip: bool = True,  # average with the mirror image
     metric: str = 'cosine',  # or 'euclidean', 'squared_euclidean'
+    # what each camera does to all its pictures, taken out without labels ('norms': batch normalisation of its own;
+    # 'centre', 'scale', 'whiten': of the features), from the training images, else from the test's
+    per_camera: Literal['none', 'norms', 'centre', 'scale', 'whiten'] = 'none',
+    floors: bool = False,  # also raw pixels, and pretrained features as they are
     alpha: float | str | None = None,  # of a DG-Net run: weight of the fine-grained head (0: none; fine: it alone)
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     cache: str | None = None,  # folder for decoded images
+    by: str | None = None,  # column of the target's manifest, or of its attributes.csv: errors per value
     json: bool = False,  # one line of JSON in place of the tables
 ):
     "Rank-1, 5, 10, mAP and mINP of a trained method beside those of chance; the protocol is printed with them."
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
-    from synthreid.metrics.features import find_fid_weights, inception_features
+    from synthreid.metrics.features import find_fid_weights
     from synthreid.metrics.ranking import PROTOCOLS
-    from synthreid.metrics.translation import evaluate_translation
     from synthreid.training.provenance import seen_in_training
 
     check_positive(batch_size=batch_size)
     check_choice(('auto', *PROTOCOLS), protocol=protocol)
     check_choice(METRICS, metric=metric)
+    check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
     weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
     method = _able_method(run, device, source and 'translates', 'leave --source out')
     dataset = _test_set(spec)
+    _groups(target, by, dataset.query)
     rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     method.config = _with_alpha(method.config, alpha)
@@ -473,18 +580,18 @@ def evaluate(
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
     how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
+    cameras = per_camera, _pictures_of_cameras(dataset, load) if per_camera != 'none' else None
     rows, told = {}, []
     for again in (False, True)[: 1 + rerank]:
-        found = _ranked(method, dataset, seen, alpha, rerank=again, **how)
+        found = _ranked(method, dataset, seen, alpha, *cameras, rerank=again, **how)
         rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
         told.append((found, _record(run, method, dataset, found)))
+    if floors:
+        rows |= _floor_rows(dataset, device=method.device, **how)
     rows['by chance'] = _chance_row(dataset, protocol)
-    judged = {}
-    if source:
-        extractor = inception_features(weights, method.device) if weights else None
-        pictures = load(rendered).images, load(dataset.train).images
-        judged = evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
-    _tell_results(run, target, rows, told, judged, json)
+    judged = _judged(method, load(rendered), load(dataset.train), weights) if source else {}
+    groups = _by_group(method, dataset, _groups(target, by, dataset.query), **how) if by else None
+    _tell_results(run, target, rows, told, judged, json, groups)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
 def _plain_folder(folder, size, most=None, on_broken='refuse'):
@@ -523,6 +630,17 @@ def _check_new(out):
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
 
 
+def _other_parts(file, told) -> str:
+    "What a folder was begun with, as far as it is not what it is told now."
+    try:
+        then = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        return 'something else'
+    words = {'run': 'another run or checkpoint', 'pictures': 'other pictures'}
+    changed = [k for k in {**then, **told} if then.get(k) != told.get(k)]
+    return ', '.join(words.get(k, f'{k} {then.get(k, "unknown")} (here {told.get(k)})') for k in changed)
+
+
 def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of every folder that is read
     "Write down what a folder is going to hold; one that was begun with anything else is refused."
     from synthreid.training.provenance import fingerprint
@@ -537,7 +655,7 @@ def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of ev
         with atomic_write(file) as tmp:
             tmp.write_text(said)
     elif file.read_text(errors='replace') != said:
-        got = f'{out}, which was begun with others'
+        got = f'{out}, which was begun with {_other_parts(file, told)}'
         raise expected('a new folder, or that of the same pictures, run and options', got, 'choose another --out')
     for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
         left.unlink()
@@ -822,6 +940,10 @@ def demo(
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    gap: Literal[
+        'designed', 'sensor', 'colour', 'light', 'resolution', 'content', 'background', 'all'
+    ] = 'designed',  # what differs before the cameras
+    world: str | None = None,  # YAML file: the world that is rendered for training (see synthreid render --like)
 ):
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
@@ -838,7 +960,55 @@ def demo(
             draw=draw,
             fid_weights=fid_weights,
             device=device,
+            gap=gap,
+            world=world,
         )
+
+# %% ../nbs/57_commands.ipynb #5cbe3920
+def adapt(
+    source: str,  # folder of the labelled synthetic dataset; several, separated by commas
+    target: str,  # folder of pictures of the cameras; labels are not used
+    out: str,  # folder for the runs, threshold.json and report.html; the same command goes on where it stopped
+    layout: str = 'auto',  # layout of the target, see synthreid doctor; 'unlabelled': a folder per camera
+    options: str = '',  # options of the target's reader: protocol=old,split_id=3
+    pattern: str | None = None,  # template of the target's file names, for instance {pid}_c{cam}_{*}.jpg
+    source_layout: str = 'auto',  # layout of the source
+    start: str | None = None,  # finished run of joint, direct or flip to begin with, instead of learning to translate
+    scale: Literal['small', 'full'] = 'small',  # nets for a CPU, or for a GPU
+    size: str = '',  # H x W of the images; none: 64x32, of the scale full 256x128
+    steps: int = 0,  # of the translation; 0: the scale's own
+    adapt_steps: int = 0,  # of the self-training; 0: the scale's own
+    control: bool = False,  # also train without any source, for the table
+    false_match: float = 1e-3,  # wanted share of pairs of different people that are taken for the same
+    seed: int = 0,  # of all trainings
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    cache: str | None = None,  # folder for decoded images, reused by later runs
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
+):
+    "From labelled renders and unlabelled pictures of your cameras to a model for them and a threshold."
+    from synthreid.adapt import adapt_settings, run_adapt
+    from synthreid.data.store import load_images
+    from synthreid.processes import is_first, join, told_to_all
+
+    join(device)
+    with told_to_all():
+        check_choice(('small', 'full'), scale=scale)
+        if not 0 < false_match < 1:
+            raise expected('a false-match rate between 0 and 1', false_match, 'use for instance 0.001')
+        settings = adapt_settings(scale, size, steps, adapt_steps, control)
+        size = settings['adapted'].size
+        parse_size(size)
+        specs, spec = _sources(source, source_layout, '', None), _dataset(target, layout, options, pattern)
+        _check_outside(out, *(d.root for d in [*specs, spec] if d.layout in _WALKED))
+        real, labelled = spec.load(), _source_split(specs, False, None, '', 0)[1]
+    pictures, seen = _decoded(labelled, real.train, size, None, cache, device, on_broken)
+    query, gallery = (load_images(s, size, cache, on_broken=on_broken) for s in (real.query, real.gallery))
+    real = replace(real, train=seen, query=query, gallery=gallery)
+    told = dict(seed=seed, device=device, source=specs[0] if len(specs) == 1 else None, target=spec)
+    run_adapt(pictures, real, out, settings, start, false_match, **told)
+    if is_first():
+        print((Path(out) / 'table.md').read_text())
+        print(f'Model: {out}/adapted. Threshold: {out}/threshold.json. Report: {out}/report.html')
 
 # %% ../nbs/57_commands.ipynb #54d31e65
 def explore(

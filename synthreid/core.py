@@ -238,12 +238,14 @@ def as_tuples(
 @contextmanager
 def naming_file(
     path,  # that is written inside
+    instead_of=None,  # a temporary name for it, which nobody wants to read
 ):
     "A full disk does not say which file it had no room for: errors get the name of this one."
     try:
         yield
     except OSError as e:
-        e.filename = e.filename or str(path)
+        if e.filename is None or str(e.filename) == str(instead_of):
+            e.filename, e.filename2 = str(path), None
         raise
 
 
@@ -256,7 +258,7 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with naming_file(path):
+        with naming_file(path, instead_of=tmp):
             yield tmp
             with open(tmp, 'rb') as f:
                 os.fsync(f.fileno())

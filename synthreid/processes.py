@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Place', 'told_place', 'place', 'is_first', 'join', 'leave', 'leave_to_first', 'ProcessLost', 'share', 'mine', 'drawn',
            'together', 'gathered', 'averaged', 'average_gradients', 'ToldElsewhere', 'any_process', 'told_to_all',
-           'speaks_of', 'first_does', 'begin_alike', 'shared_folder', 'check_even', 'check_shares', 'check_alone']
+           'speaks_of', 'first_does', 'begin_alike', 'from_first', 'by_itself', 'shared_folder', 'check_even',
+           'check_shares', 'check_alone']
 
 # %% ../nbs/01_processes.ipynb #proc0003
 import inspect
@@ -353,6 +354,26 @@ def begin_alike(
         raise expected('a run folder that all processes see', f'one at step {-least} and one at step {most}', remedy)
     for x in (x for net in nets for x in net.state_dict().values()):
         dist.broadcast(x, 0)
+
+# %% ../nbs/01_processes.ipynb #417eac02
+def from_first(
+    x: torch.Tensor,  # of the same shape and type in all processes
+) -> torch.Tensor:  # the numbers of the first
+    "What the first process has computed, in all that have joined."
+    if place().world > 1:
+        x = x.contiguous()
+        dist.broadcast(x, 0)
+    return x
+
+# %% ../nbs/01_processes.ipynb #a0b9acc9
+@contextmanager
+def by_itself():
+    "Inside of `together`: what every process does on the whole, alike."
+    before, _shared.place = share(), Place()
+    try:
+        yield
+    finally:
+        _shared.place = before
 
 # %% ../nbs/01_processes.ipynb #proc0041
 @contextmanager

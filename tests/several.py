@@ -16,6 +16,7 @@ from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
 from synthreid.training.loop import fit
+from synthreid.training.selftrain import SelfTrain, SelfTrainConfig
 
 # all batches can be shared out to two and to three
 SIZE = dict(size='32x16', steps=9)
@@ -39,7 +40,21 @@ METHODS = {
     'flip': lambda: FlipReID(FlipConfig(**FLIP), 8),
     'dgnet': lambda: DGNet(DGNetConfig(**SWAP), 8),
     'dgnet, target': lambda: DGNet(DGNetConfig(**SWAP, use_target=True), 8),
+    'selftrain': lambda: adapted('direct'),
+    'selftrain, all of it': lambda: adapted(
+        'joint', source='classes', weight_proxy=0.5, memory_update='hard', outliers='singletons', eps=(0.3, 0.5, 0.7)
+    ),
 }
+
+
+def adapted(start, **changes) -> SelfTrain:
+    "From another method, in double precision too."
+    start = METHODS[start]()
+    for net in start.nets.values():
+        net.double()
+    kind = SIZE | dict(batch_size=12, images_per_id=2, source_batch=12, source_images_per_id=2, norm_group=2)
+    kind |= dict(steps=3, epochs=2, k1=4, k2=2, min_samples=2, eps=(0.7,), hold_out=0.3, augment='strong')
+    return SelfTrain(SelfTrainConfig(**kind | changes), 8, 3, start=start)
 
 
 def split(seed) -> ReidSplit:
@@ -85,7 +100,9 @@ def train(make, steps=3) -> dict:  # {name: tensor}
     groups = lambda opt: [{'params': group['params']} for group in opt.param_groups]
     method.opts = {name: torch.optim.SGD(groups(opt), lr=1e-3) for name, opt in method.opts.items()}
     batches = method.batches(split(0), split(1))
-    double = lambda batch: {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+    double = lambda batch: {
+        k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()
+    }
     note = lambda method, done, losses: told.append(losses)
     fit(method, lambda i: double(batches(i)), steps, hooks=[note], log_every=1)
     found = {f'{n}.{k}': v for n, net in method.nets.items() for k, v in net.state_dict().items()}

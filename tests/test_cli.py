@@ -796,9 +796,10 @@ def test_a_translation_goes_on(data, tmp_path, monkeypatch):
         made[0].write_bytes(whole[made[0].name][:200])  # half-written
         (out / f'.{made[1].name}.123.tmp').write_bytes(b'half')
         kept = made[1].stat().st_mtime_ns
-        for wrong in (['--camera', 1], ['--run', tmp_path / 'whole']):
-            assert call(*translate, '--out', out, *wrong)[0] == 2
-        assert call('translate', data / 'camera' / 'query', *translate[2:], '--out', out)[0] == 2
+        assert call(*translate, '--out', out, '--run', tmp_path / 'whole')[0] == 2
+        told = lambda *argv: re.search('begun with (.*?):', call(*argv)[2])[1]
+        assert told(*translate, '--out', out, '--camera', 1) == 'camera -1 (here 1)'
+        assert told('translate', data / 'camera' / 'query', *translate[2:], '--out', out) == 'other pictures'
         code, said, err = call(*translate, '--out', out)
         assert code == 0 and f'{len(whole)} images' in said, err
         assert {p.name: p.read_bytes() for p in out.glob('*.png')} == whole and not list(out.glob('.*.tmp'))
@@ -928,3 +929,46 @@ def test_a_manifest_keeps_the_names(data, tmp_path):
     with open(tmp_path / 'numbers.csv', newline='') as f:
         told = {(r['pid'], Path(r['path']).name) for r in csv.DictReader(f)}
     assert all(int(pid) == int(re.match(r'-1|\d+', name)[0]) for pid, name in told)
+
+
+@pytest.mark.parametrize('method,backbone', [('flip', 'resnet_small'), ('direct', 'osnet_x1_0')])
+def test_pictures_too_small_for_any_net(method, backbone, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)  # would be a fault
+    small = '--size 4x4 --steps 1 --batch-size 4 --images-per-id 2 --device cpu --weights null'.split()
+    start = 'train', method, '--source', data / 'game', '--out', tmp_path / 'x', '--backbone', backbone
+    code, said, err = call(*start, *small)
+    assert code == 2 and 'large' in err and not (tmp_path / 'x').exists(), err
+
+
+def test_nothing_given_is_not_this_folder(data, tmp_path, monkeypatch):
+    "As a shell variable that is not set leaves it."
+    monkeypatch.chdir(data / 'game')
+    start = 'train', 'direct', *SMALL
+    for argv, name in (
+        ((*start, '--source', '', '--out', tmp_path / 'x'), '--source'),
+        ((*start, '--source', data / 'game', '--target', '', '--out', tmp_path / 'x'), '--target'),
+        ((*start, '--source', data / 'game', '--cache', '', '--out', tmp_path / 'x'), '--cache'),
+        ((*start, '--source', data / 'game', '--out', ''), '--out'),
+        (('doctor', ''), '--path'),
+        (('fid', data / 'game' / 'query', '', '--stand-in'), '--b'),
+        (('embed', '', '--run', tmp_path, '--out', tmp_path / 'f.npz'), '--folder'),
+        (('render', '--domain', 'game', '--out', '', '--ids', 2), '--out'),
+    ):
+        code, said, err = call(*argv)
+        assert code == 2 and f'a value for {name}, got an empty one' in err, err
+    code, said, err = call(*start, '--source', f'{data / "game"},', '--out', tmp_path / 'x')
+    assert code == 2 and 'an empty name' in err, err
+    assert not (tmp_path / 'x').exists() and not (data / 'game' / 'config.yaml').exists()
+
+
+def test_numbers_of_numpy_are_numbers():
+    from synthreid.training.dgnet import DGNetConfig, join_heads
+    from synthreid.training.direct import DirectConfig
+    from synthreid.training.methods import make_method
+
+    one, two = torch.eye(3), torch.ones(3, 3)
+    assert torch.equal(join_heads(one, two, np.float32(0.25)), join_heads(one, two, 0.25))
+    assert commands._with_alpha(DGNetConfig(), np.float32(0.25)).alpha == 0.25
+    wrong = DirectConfig(size='32x16', backbone='resnet_small', weight_triplet=np.float32(-1))
+    with pytest.raises(UserError, match='weight_triplet'):
+        make_method('direct', wrong, 4)

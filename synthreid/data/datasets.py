@@ -23,6 +23,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -1397,7 +1398,7 @@ def load_dataset(
     "Read a dataset from a folder, whole or a fixed subset of it."
     if isinstance(name, DatasetSpec):
         return name.load(combineall=combineall, per_id=per_id, ids=ids, seed=seed)
-    counts = {k: v for k, v in dict(per_id=per_id, ids=ids).items() if isinstance(v, (int, float))}
+    counts = {k: v for k, v in dict(per_id=per_id, ids=ids).items() if isinstance(v, Real)}
     check_positive(**counts)  # before a million files are listed
     key, read = find_reader(detect_layout(root) if name == 'auto' else name)
     _check_options(key, read, options)
@@ -1428,6 +1429,8 @@ class DatasetSpec:
     def __post_init__(self):
         set_field = partial(object.__setattr__, self)
         set_field('root', os.fspath(self.root))
+        if not self.root:
+            raise expected('the folder of a data set', 'an empty name', "give its path ('.' is the current folder)")
         set_field('layout', self.layout if self.layout == 'auto' else find_reader(self.layout)[0])
         if self.pattern is not None:
             compile_pattern(self.pattern)

@@ -116,11 +116,12 @@ def _neighbours(x: torch.Tensor, k: int, block: int | None = None, keep: torch.T
 
 # %% ../../nbs/31_metrics.reranking.ipynb #25c00848
 def _mutual(index: torch.Tensor, k: int, block: int = 4096) -> torch.Tensor:
-    "(N, k) bool: whether the image of each row is among the first `k` of its neighbour's list, too."
-    index = index[:, :k]
+    "(N, k) bool: whether the image of each row is among the first `k` of its neighbour's list, too; N: no neighbour."
+    index, n = index[:, :k], len(index)
     rows = torch.arange(len(index), device=index.device)
     parts = zip(index.split(block), rows.split(block))
-    return torch.cat([(index[part] == i[:, None, None]).any(2) for part, i in parts])
+    found = [(index[part.clamp_max(n - 1)] == i[:, None, None]).any(2) & (part < n) for part, i in parts]
+    return torch.cat(found)
 
 
 def _members(
@@ -158,7 +159,7 @@ def _ranges(start: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, tor
     return owner, torch.arange(len(owner), device=start.device) + (start - count.cumsum(0) + count)[owner]
 
 
-def _encode(x: torch.Tensor, near: _Neighbours, k1: int) -> _Rows:
+def _encode(x: torch.Tensor, near: _Neighbours, k1: int, scaled: bool = True) -> _Rows:
     "Weights of the members of every image's widened reciprocal set, each row summing to 1."
     n, parts = len(x), []
     mutual, half = _mutual(near.index, k1 + 1), round(k1 / 2) + 1  # a half is rounded to even, as np.around does
@@ -171,21 +172,25 @@ def _encode(x: torch.Tensor, near: _Neighbours, k1: int) -> _Rows:
         missing = (~listed.any(1)).nonzero()[:, 0]  # friends of friends beyond the list
         for m in missing.split(2048):
             d[m] = (x[row[m]] - x[column[m]]).square().sum(1)
-        weight = (-(d / near.farthest[row].clamp_min(1e-30)).square()).exp()
+        if scaled:  # by the farthest distance, and squared, as Zhong et al. do
+            d = (d / near.farthest[row].clamp_min(1e-30)).square()
+        weight = (-d).exp()
         parts.append((row, column, weight / x.new_zeros(n).index_add_(0, row, weight)[row]))
     return _rows(*map(torch.cat, zip(*parts)), n)
 
 # %% ../../nbs/31_metrics.reranking.ipynb #2f559a88
 def _average(rows: _Rows, index: torch.Tensor, k2: int, block: int = 2048) -> _Rows:
-    "Every row replaced by the mean of the rows of its image's `k2` nearest, itself included."
-    n, count, parts = len(index), rows.start.diff(), []
+    "Every row replaced by the mean of the rows of its image's `k2` nearest, itself included; N: no neighbour."
+    n, parts = len(index), []
+    count = torch.nn.functional.pad(rows.start.diff(), (0, 1))
     index = index[:, :k2]
+    known = (index < n).sum(1)
     for s in range(0, n, block):
         near = index[s : s + block].flatten()
         owner, entry = _ranges(rows.start[near], count[near])
         image = owner.div(index.shape[1], rounding_mode='floor')
         cells, to = (image * n + rows.column[entry]).unique(return_inverse=True)
-        value = rows.value.new_zeros(len(cells)).index_add_(0, to, rows.value[entry]) / index.shape[1]
+        value = rows.value.new_zeros(len(cells)).index_add_(0, to, rows.value[entry]) / known[s + cells // n]
         parts.append((s + cells // n, cells % n, value))
     return _rows(*map(torch.cat, zip(*parts)), n)
 
@@ -286,6 +291,23 @@ def evaluate_reranked(
     )
 
 # %% ../../nbs/31_metrics.reranking.ipynb #388fd685
+def _distances_below(rows: _Rows, limit: float = 1.0) -> csr_matrix:
+    "Jaccard distances of all rows to all, those below `limit` alone; 0 on the diagonal."
+    n, counts, columns, distances = len(rows.start) - 1, [], [], []
+    for s, shared in _shared(rows, n, 0):
+        height = len(shared)
+        row, column = shared.nonzero(as_tuple=True)
+        shared = shared[row, column]
+        distance = (1 - shared / (2 - shared)).clamp_min_(0).masked_fill_(row + s == column, 0)
+        near = distance < limit
+        counts.append(torch.bincount(row[near], minlength=height).cpu().numpy())
+        columns.append(column[near].int().cpu().numpy())
+        distances.append(distance[near].cpu().numpy())
+    start = np.concatenate([[0], np.concatenate(counts).cumsum()])
+    columns = np.concatenate(columns)
+    return csr_matrix((np.concatenate(distances), columns, start), shape=(n, n))
+
+
 @torch.no_grad()
 def jaccard_distance(
     features,  # (N, D) array or tensor, any float type
@@ -303,14 +325,7 @@ def jaccard_distance(
     del x
     if k2 > 1:
         rows = _average(rows, near.index, k2)
-    n, parts = len(near.index), []
-    for s, shared in _shared(rows, n, 0):
-        row, column = shared.nonzero(as_tuple=True)
-        shared = shared[row, column]
-        distance = (1 - shared / (2 - shared)).clamp_min_(0).masked_fill_(row + s == column, 0)
-        parts.append([t.cpu() for t in (row + s, column, distance)])
-    rows = _rows(*map(torch.cat, zip(*parts)), n)
-    return csr_matrix((rows.value.numpy(), rows.column.numpy(), rows.start.numpy()), shape=(n, n))
+    return _distances_below(rows)
 
 # %% ../../nbs/31_metrics.reranking.ipynb #88b2a86c
 def expand_queries(

@@ -65,7 +65,8 @@ def save_checkpoint(
 ) -> Path:  # the new checkpoint
     "Write `folder/step_00000042` in one piece. Weights that are not finite are refused."
     weights, states = _finite_weights(method, step), io.BytesIO()
-    torch.save({k: opt.state_dict() for k, opt in method.opts.items()}, states)
+    going = {k: opt.state_dict() for k, opt in method.opts.items()}
+    torch.save(going | ({'memory': method.memory} if method.memory else {}), states)
     files = {'nets.safetensors': save(weights), 'opts.pt': states.getbuffer()}
     final = Path(folder) / f'step_{step:08d}'
     tmp, old = (final.with_name(f'.{final.name}.{os.getpid()}.{kind}') for kind in ('tmp', 'old'))
@@ -171,6 +172,7 @@ def load_checkpoint(
             f'expected weights that fit the configuration, got {len(wrong)} that do not, such as {sorted(wrong)[0]}:'
             f' use the configuration in {checkpoint / "meta.json"}'
         )
+    memory = opts.pop('memory', {})
     try:
         for k, state in opts.items():
             for saved, own in zip(state['param_groups'], method.opts[k].param_groups):
@@ -183,6 +185,8 @@ def load_checkpoint(
         ) from None
     for n, net in method.nets.items():
         net.load_state_dict({k.removeprefix(n + '.'): v for k, v in weights.items() if k.startswith(n + '.')})
+    if optimisers:
+        method.memory = {k: v.to(method.device) for k, v in memory.items()}
     method.extra |= {k: meta[k] for k in ('recipe', 'data') if k in meta and k not in method.extra}
     return meta['step']
 

@@ -8,8 +8,10 @@ __all__ = ['ProgressBar', 'say_duration', 'TimeLeft', 'read_metrics', 'MetricsLo
 # %% ../../nbs/40b_training.hooks.ipynb #a88bf2bc
 import csv
 import sys
+import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,12 @@ def read_metrics(
     return keep
 
 # %% ../../nbs/40b_training.hooks.ipynb #ab4aab23
+def _tell_of_thread(others, failure):
+    "What TensorBoard's thread could not write is raised where the next number is logged: it needs no lines of its own."
+    if not type(failure.thread).__module__.startswith('tensorboard.'):
+        others(failure)
+
+
 class MetricsLog(Hook):
     "Every mean it is told into metrics.csv (long format: step, name, value) and TensorBoard."
 
@@ -114,11 +122,13 @@ class MetricsLog(Hook):
         rows = read_metrics(self.path) if self.path.exists() else []
         with atomic_write(self.path) as tmp, open(tmp, 'w', newline='') as f:
             csv.writer(f).writerows([('step', 'name', 'value'), *(r for r in rows if r[0] <= start)])
-        self.board = None
+        self.board, self.events = None, Path(folder) / 'tensorboard'
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(Path(folder) / 'tensorboard', purge_step=start + 1)
+            self.others = threading.excepthook
+            threading.excepthook = partial(_tell_of_thread, self.others)
+            self.board = SummaryWriter(self.events, purge_step=start + 1)
 
     def __call__(self, method, done, losses):
         if not losses:
@@ -126,14 +136,19 @@ class MetricsLog(Hook):
         with naming_file(self.path), open(self.path, 'a', newline='') as f:
             csv.writer(f).writerows((done, name, repr(loss)) for name, loss in losses.items())
         if self.board:
-            for name, loss in losses.items():
-                self.board.add_scalar(name, loss, done)
+            with naming_file(self.events):
+                for name, loss in losses.items():
+                    self.board.add_scalar(name, loss, done)
 
     def close(self, method, done, failed, losses):
         if failed or done >= self.steps:
             self(method, done, losses)
         if self.board:
-            self.board.close()
+            try:
+                with naming_file(self.events):
+                    self.board.close()
+            finally:
+                threading.excepthook = self.others
 
 # %% ../../nbs/40b_training.hooks.ipynb #dfe7ae33
 def draw_pairs(

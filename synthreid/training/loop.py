@@ -213,9 +213,9 @@ class Method:
         check_choices(config)
         seed_everything(seed, -1)
         self.config, self.seed, self.device, self.fabric = config, seed, pick_device(str(device)), None
-        # written down with the settings; methods whose nets depend on `n_cameras` add it
-        self.extra = dict(n_ids=n_ids, seed=seed)
+        self.extra = dict(n_ids=n_ids, seed=seed)  # written down with the settings; some methods add n_cameras
         self.nets, self.opts, self._random = {}, {}, None  # by name: modules, and the optimisers that train them
+        self.memory = {}  # tensors of any shape without which `step` could not go on; saved with the optimisers
 
     @classmethod
     def uses_target(cls, config) -> bool:  # True: unlabelled target images are needed in training
@@ -268,6 +268,15 @@ def phase(
     """All that `step` decides on the host at step `i`: rates, weights of losses, what is frozen. Steps of one phase
     do the same on the device, and can be recorded; by default no two do."""
     return i
+
+
+@patch
+def hooks(
+    self: Method,
+    folder,  # of the run
+) -> list:  # of `Hook`
+    "Who looks on besides the log and the checkpoints, and writes what only this method knows. Nobody, by default."
+    return []
 
 # %% ../../nbs/40_training.loop.ipynb #e4a15bbe
 def compile_nets(

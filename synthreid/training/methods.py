@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import fields
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 
@@ -20,9 +21,10 @@ from .direct import DirectTransfer
 from .flip import FlipReID
 from .joint import JointTransfer
 from .loop import Method
+from .selftrain import SelfTrain
 
 # %% ../../nbs/46_training.methods.ipynb #1f9e3244
-METHODS = {m.name: m for m in (DirectTransfer, JointTransfer, FlipReID, DGNet)}
+METHODS = {m.name: m for m in (DirectTransfer, JointTransfer, FlipReID, DGNet, SelfTrain)}
 
 # %% ../../nbs/46_training.methods.ipynb #691813bf
 def _check_origin(module, run):
@@ -129,6 +131,9 @@ _SHARES = (
     'flat',
     'milestones',
     'identity_milestones',
+    'momentum',
+    'hold_out',
+    'eps',
 )  # settings from 0 to 1
 
 
@@ -139,7 +144,7 @@ def _check_settings(
     for name, value in ((f.name, vars(config)[f.name]) for f in fields(config)):
         most, told = (1, 'from 0 to 1') if name in _SHARES else (_MOST, f'of at least 0, at most {_MOST:g}')
         for v in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(v, (int, float)) and not 0 <= v <= most:
+            if isinstance(v, Real) and not 0 <= v <= most:
                 raise expected(f'{name} {told}', v, f'--{name.replace("_", "-")}')
 
 # %% ../../nbs/46_training.methods.ipynb #b4ec4232

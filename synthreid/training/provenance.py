@@ -26,6 +26,7 @@ from ..core import UserError, atomic_write, expected, usable_cores
 from ..data.datasets import DatasetSpec, ReidDataset, ReidSplit
 from ..data.store import content_digests
 from ..metrics.ranking import RankingResult
+from ..render.world import describe_worlds, read_world
 
 # %% ../../nbs/47_training.provenance.ipynb #80d09e6d
 def fingerprint(
@@ -120,13 +121,15 @@ def record_data(
     run,  # run folder
     **specs: DatasetSpec | None,  # name: how it is read; for instance source=..., target=...; None is left out
 ) -> Path:  # the file data.json
-    "Note where the data sets of a run lie and how they are read."
+    "Note where the data sets of a run lie, how they are read, and the world they were rendered in."
     run, told = Path(run).resolve(), {}
     for name, spec in specs.items():
         if spec is not None:
             root = Path(spec.root).resolve()
             read = {k: v for k, v in asdict(spec).items() if k != 'root'}
             told[name] = {'folder': str(root), 'from_here': os.path.relpath(root, run), **read}
+            if (root / 'world.yaml').is_file():
+                told[name]['world'] = describe_worlds(read_world(root / 'world.yaml'))
     with atomic_write(run / 'data.json') as tmp:
         tmp.write_text(json.dumps(told, indent=1))
     return run / 'data.json'
