@@ -162,13 +162,14 @@ def check_notebooks():
                     f'cell {number}: the saved output is an error ({output.get("ename")})',
                 )
         check_links(path, notebook, anchors)
-    index = '\n'.join(text(c['source']) for c in notebooks[nbs / 'index.ipynb']['cells'])
+    outputs = [o for c in notebooks[nbs / 'notebooks.ipynb']['cells'] for o in c.get('outputs', ())]
+    index = '\n'.join(text(o['data'].get('text/markdown', '')) for o in outputs if 'data' in o)
     for path in notebooks:
         name = path.relative_to(nbs).as_posix()
         require(
-            name == 'index.ipynb' or f'({name})' in index,
-            'nbs/index.ipynb',
-            f'{name} is missing from the map of notebooks',
+            name in ('index.ipynb', 'notebooks.ipynb') or f'({name})' in index,
+            'nbs/notebooks.ipynb',
+            f'{name} is missing from the map of notebooks: run that page again',
         )
 
 

@@ -68,6 +68,7 @@ EXAMPLES = {
     'evaluate': ['evaluate RUN --target REAL --rerank', 'evaluate RUN --target REAL --json'],
     'compare': ['compare RUN RUN --target A,B,C --out COMPARED'],
     'runs': ['runs runs', 'runs runs --clear-caches'],
+    'adapt': ['adapt --source SYNTHETIC --target REAL --out ADAPTED'],
     'translate': ['translate FOLDER --run RUN --out TRANSLATED'],
     'swap': ['swap --appearance IMAGES --structure IMAGES --run DGNET --out SWAPPED'],
     'embed': ['embed FOLDER --run RUN --out features.npz'],
