@@ -35,13 +35,21 @@ def cpu_seconds() -> float:
 
 
 def measure(
-    domain: str, size: str, ids: int, workers: int
+    domain: str, size: str, ids: int, workers: int, people: str
 ) -> tuple[float, float]:  # pictures per second, pictures per processor second
     "Render `ids` identities with ten pictures each."
     with tempfile.TemporaryDirectory() as d:
         cpu, clock = cpu_seconds(), time.perf_counter()
         root = render_folder(
-            Path(d) / 'set', domain, ids=ids, per_id=10, size=size, test_fraction=0, workers=workers, progress=False
+            Path(d) / 'set',
+            domain,
+            ids=ids,
+            per_id=10,
+            size=size,
+            test_fraction=0,
+            workers=workers,
+            progress=False,
+            people=people,
         )
         clock = time.perf_counter() - clock
         n = len(list(root.rglob('*.jpg')))
@@ -52,14 +60,18 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--workers', type=int, default=usable_cores(), help='processes')
     parser.add_argument('--scale', type=float, default=1.0, help='multiplies the number of pictures')
+    parser.add_argument('--people', nargs='+', default=['classic'], help='classic, realistic')
+    parser.add_argument('--sizes', nargs='+', default=['64x32', '128x64', '256x128'], help='H x W')
     args = parser.parse_args()
     print(
         f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU ({processor()}), Python'
         f' {platform.python_version()}, numpy {np.__version__}, {args.workers} worker processes\n'
     )
-    print('| domain | size | pictures | pictures per second | per second of one core |\n|---|---|---|---|---|')
+    heading = 'domain | people | size | pictures | pictures per second | per second of one core'
+    print(f'| {heading} |\n|---|---|---|---|---|---|')
     for domain in ('game', 'camera'):
-        for size, ids in (('64x32', 300), ('128x64', 120), ('256x128', 40)):
-            ids = max(1, round(ids * args.scale))
-            rate, per_core = measure(domain, size, ids, args.workers)
-            print(f'| {domain} | {size} | {ids * 10} | {rate:.0f} | {per_core:.0f} |', flush=True)
+        for size in args.sizes:
+            for people in args.people:
+                ids = max(1, round({'64x32': 300, '128x64': 120}.get(size, 40) * args.scale))
+                rate, per_core = measure(domain, size, ids, args.workers, people)
+                print(f'| {domain} | {people} | {size} | {ids * 10} | {rate:.0f} | {per_core:.0f} |', flush=True)

@@ -6,6 +6,7 @@
 __all__ = ['COMMANDS', 'POSITIONAL', 'main']
 
 # %% ../nbs/60_cli.ipynb #074a7bd8
+import glob
 import inspect
 import io
 import os
@@ -13,16 +14,17 @@ import re
 import sys
 import traceback
 import warnings
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from fastcore.docments import docments
 
 from . import __version__, commands
 from .core import UserError, expected
-from .processes import leave, leave_to_first, speaks_of
+from .help import COMPLETION, complete, help_text, near, overview
+from .written import Option, Settings, written, written_methods
 
 # %% ../nbs/60_cli.ipynb #4e718c2b
 def _comments_of(
@@ -34,18 +36,11 @@ def _comments_of(
     return {name: ' '.join(text.split()) for name, text in told if text and name != 'return'}
 
 # %% ../nbs/60_cli.ipynb #5aee654e
-class _Option(NamedTuple):
-    name: str
-    hint: object  # what it takes, as a type
-    default: object  # or `inspect.Parameter.empty`
-    comment: str
-
-
-def _options(thing) -> dict:  # {name: _Option}
+def _options(thing) -> dict:  # {name: Option}
     "The parameters of a function, or the fields of a dataclass."
     comments, hints = _comments_of(thing), get_type_hints(thing)
     parameters = inspect.signature(thing).parameters.values()
-    return {p.name: _Option(p.name, hints.get(p.name, str), p.default, comments.get(p.name, '')) for p in parameters}
+    return {p.name: Option(p.name, hints.get(p.name, str), p.default, comments.get(p.name, '')) for p in parameters}
 
 
 def _no_percent(comment: str) -> str:
@@ -88,8 +83,7 @@ def _in_words(message, options: dict, positional=()) -> str:
     "What the parser says, as what was expected and what came."
     said = ' '.join(str(message).split()).removeprefix('Parser key "config": ')
     if m := re.match(r"(?:unrecognized arguments: |Option ')([^\s']+)", said):  # from the shell; from a --config file
-        near = get_close_matches(m[1].lstrip('-').split('=')[0], options, 1)
-        hint = f' (did you mean --{near[0]}?)' if near else ''
+        hint = near(m[1].lstrip('-').split('=')[0], options, '--')
         return _dashes(f'expected options that there are, got {m[1]}{hint}')
     if m := re.match('the following arguments are required: (.*)', said):
         missing = [n.upper() if n in positional else _dashes(f'--{n}') for n in m[1].split(', ')]
@@ -110,39 +104,32 @@ def _dashes(text: str) -> str:
 # %% ../nbs/60_cli.ipynb #068b09cf
 def _parser(
     name: str,  # of the command
-    function,  # what it calls
+    own: dict,  # {name: Option} of the function that it calls
     positional=(),  # parameters given by place
-    config=None,  # dataclass of a method's settings, added to the options
-    more: str = '',  # said at the end of the help
+    settings: dict | None = None,  # {name: Option} of a method, added to these
 ):
-    "An argument parser from a function's signature."
+    "An argument parser from options."
     from jsonargparse import ArgumentParser
 
-    own = {k: o for k, o in _options(function).items() if config is None or k not in ('method', 'config')}
-    settings = _options(config) if config else {}
-
     class OneLine(ArgumentParser):
-        def format_help(self):
-            return _dashes(super().format_help()) + more
-
         def error(self, message, ex=None):
-            raise UserError(f'{_in_words(message, own | settings, positional)}: see synthreid {name} --help')
+            known = own | (settings or {})
+            raise UserError(f'{_in_words(message, known, positional)}: see synthreid {name} --help')
 
-    named = [o for o in own.values() if o.name not in positional]
-    needed = [f'--{o.name} {o.name.upper()}' for o in named if o.default is inspect.Parameter.empty]
-    usage = ' '.join(['%(prog)s', *(p.upper() for p in positional), *needed, '[options]'])
-    parser = OneLine(prog=f'synthreid {name}', usage=usage, description=function.__doc__)
-    if config:
+    parser = OneLine(prog=f'synthreid {name}', add_help=False)
+    if settings is not None:
         parser.add_argument('--config', action='config', help='YAML file with these options')
-        title = f'the method ({config.__doc__.strip().rstrip(".")})'
-        parser.add_function_arguments(_signature(title, settings.values()), None)
+        parser.add_function_arguments(_signature('the method', settings.values()), None)
     for p in positional:
-        parser.add_argument(p, type=str, help=_no_percent(own[p].comment))
+        several = {'nargs': '+'} if get_origin(own[p].hint) is list else {}
+        missing = {} if own[p].default is inspect.Parameter.empty else {'nargs': '?', 'default': own[p].default}
+        parser.add_argument(p, type=str, help=_no_percent(own[p].comment), **several, **missing)
+    named = [o for o in own.values() if o.name not in positional]
     for o in named:
         if o.default is False:
             parser.add_argument(f'--{o.name}', action='store_true', help=_no_percent(o.comment))
     rest = [o for o in named if o.default is not False]
-    parser.add_function_arguments(_signature('data and run' if config else 'more options', rest), None)
+    parser.add_function_arguments(_signature('data and run', rest), None)
     return parser
 
 # %% ../nbs/60_cli.ipynb #5b677dc0
@@ -154,6 +141,8 @@ COMMANDS = {
     'doctor': commands.doctor,
     'train': commands.train,
     'evaluate': commands.evaluate,
+    'compare': 'compare:compare',
+    'runs': 'ledger:runs',
     'translate': commands.translate,
     'swap': commands.swap,
     'embed': commands.embed,
@@ -165,10 +154,12 @@ COMMANDS = {
     'push': commands.push,
     'pull': commands.pull,
 }
-POSITIONAL = {
+POSITIONAL = {  # command: parameters given by place
     'explore': ['run'],
     'app': ['run'],
     'evaluate': ['run'],
+    'compare': ['runs'],
+    'runs': ['folder'],
     'translate': ['folder'],
     'embed': ['folder'],
     'doctor': ['path'],
@@ -180,21 +171,37 @@ POSITIONAL = {
 }
 
 # %% ../nbs/60_cli.ipynb #eb2992d9
-def _overview() -> str:
-    "What `synthreid --help` prints."
-    rows = [f'  {name:17} {f.__doc__}' for name, f in COMMANDS.items()]
-    return '\n'.join(
-        [
-            'usage: synthreid COMMAND [options]',
-            '',
-            'Person re-identification from synthetic labels to real cameras.',
-            '',
-            *rows,
-            '',
-            'synthreid COMMAND --help tells the options. synthreid --version tells the version.',
-            'New here? Run: synthreid demo',
-        ]
-    )
+def _function(command: str):
+    "The function of a command."
+    found = COMMANDS[command]
+    if isinstance(found, str):
+        module, name = found.split(':')
+        found = vars(import_module(f'synthreid.{module}'))[name]
+    return found
+
+
+def _written_command(command: str) -> Settings:  # its documentation and its options
+    "What can be said of a command without importing what it imports."
+    found = COMMANDS[command]
+    told = written(*found.split(':')) if isinstance(found, str) else None
+    if told is not None:
+        return told
+    function = _function(command)
+    return Settings(function.__doc__ or '', _options(function))
+
+
+def _told_method(name: str) -> tuple:  # its settings, whether it has published ones
+    "The settings of a method; of this package's without importing it."
+    methods = written_methods()
+    if name in methods:
+        return methods[name].settings, methods[name].reference
+    if ':' not in name and (hint := near(name, methods)):
+        got = f'{name!r}{hint}'
+        raise expected(f'a method of {", ".join(methods)}', got, 'choose one of these, or name MODULE:CLASS')
+    from synthreid.training.methods import find_method
+
+    method = find_method(name)
+    return Settings(method.Config.__doc__ or '', _options(method.Config)), method.reference is not None
 
 # %% ../nbs/60_cli.ipynb #6fbe2ff6
 def _read_options(path) -> dict:
@@ -211,22 +218,20 @@ def _read_options(path) -> dict:
     return told or {}
 
 
-def _settings_of_run(told, path, method) -> dict:
+def _settings_of_run(told, path, method: str) -> dict:
     "What the config.yaml of a run says that are options; those of a plain file stay as they are."
-    from synthreid.training.methods import method_address
-
     if 'config' not in told:
         return told
     if not isinstance(told['config'], dict):
         got = repr(told['config'])
         raise expected(f'the settings of a run as config in {path}', got, 'give the config.yaml of a run')
-    if told.get('method') != method_address(method):
+    if told.get('method') != method:
         remedy = f'name that method (synthreid train {told.get("method", "METHOD")})'
-        raise expected(f'settings of the method {method.name} in {path}', f'those of {told.get("method")!r}', remedy)
+        raise expected(f'settings of the method {method} in {path}', f'those of {told.get("method")!r}', remedy)
     return told['config'] | {k: told[k] for k in ('seed', 'precision', 'tf32') if k in told}
 
 
-def _with_files(argv: list, method) -> list:
+def _with_files(argv: list, method: str) -> list:
     "The same arguments with the content of the files in place of their names; later ones count."
     import yaml
 
@@ -236,47 +241,135 @@ def _with_files(argv: list, method) -> list:
         argv[i + 1] = yaml.safe_dump(told, default_flow_style=True, width=float('inf'))
     return argv
 
-# %% ../nbs/60_cli.ipynb #44038954
-def _protocols() -> str:
-    "What `evaluate --help` says of the protocols."
-    from synthreid.metrics.ranking import PROTOCOLS
+# %% ../nbs/60_cli.ipynb #50ef7685
+def _presets(method: str) -> dict:  # {name: file}
+    "The recipes to start from that a method has."
+    folder = Path(__import__('synthreid').__file__).parent / 'recipes' / 'presets'
+    return {p.stem.removeprefix(f'{method}_'): p for p in sorted(folder.glob(f'{glob.escape(method)}_*.yaml'))}
 
-    return '\n'.join(['\nprotocols:', *(f'  {k:14} {v}' for k, v in PROTOCOLS.items())]) + '\n'
+
+def _with_preset(argv: list, method: str) -> list:
+    "`--preset NAME` as the first of the files with options, so that all others count more."
+    argv = [part for a in argv for part in (a.split('=', 1) if a.startswith('--preset=') else [a])]
+    if '--preset' not in argv[:-1]:
+        return argv
+    i, presets = argv.index('--preset'), _presets(method)
+    if argv[i + 1] not in presets:
+        got = f'{argv[i + 1]!r}{near(argv[i + 1], presets)}'
+        raise expected(f'a preset of {method} ({", ".join(presets) or "none"})', got, 'see synthreid/recipes/presets')
+    return ['--config', str(presets[argv[i + 1]]), *argv[:i], *argv[i + 2 :]]
+
+# %% ../nbs/60_cli.ipynb #44038954
+def _asked(argv: list) -> str:  # '', 'help' or 'all'
+    "Whether somebody wants to read."
+    return 'all' if '--help_all' in argv else 'help' if {'-h', '--help'} & set(argv) else ''
+
+
+def _overview_of_methods() -> str:
+    "What `train --help` prints."
+    rows = [f'  {name:8} {m.settings.doc}' for name, m in written_methods().items()]
+    told = ['usage: synthreid train METHOD [options]', '', _written_command('train').doc, '', *rows]
+    told += ['  module:Class  a method of your own', '', 'synthreid train METHOD --help tells its options.']
+    return '\n'.join(told)
+
+
+def _train_options(name: str) -> tuple:  # options of the run, of the method; whether there are published ones
+    "All that `train NAME` takes."
+    settings, published = _told_method(name)
+    own = {k: o for k, o in _written_command('train').options.items() if k not in ('method', 'config')}
+    return own, settings.options, published
+
+
+def _help_of_train(name: str, everything: bool) -> str:
+    "What `train NAME --help` prints."
+    own, settings, published = _train_options(name)
+    files = [Option('config', str, None, 'YAML file with these options, or the config.yaml of a run')]
+    if published:
+        files.append(Option('reference', bool, False, 'start from the published settings; other options change them'))
+    if presets := _presets(name):
+        told = f'recipe to start from ({", ".join(presets)}; files in synthreid/recipes/presets)'
+        files.insert(0, Option('preset', str, None, f'{told}; other options change it'))
+    blocks = {'the method': settings.values(), 'data and run': [*own.values(), *files]}
+    doc = f'{_written_command("train").doc} The method: {_told_method(name)[0].doc}'
+    return help_text(f'train {name}', doc, blocks, everything=everything)
+
+
+def _filled(given: dict, function) -> dict:
+    "An option with nothing in it, as a shell variable that is not set leaves it, is no path and no name."
+    known = inspect.signature(function).parameters
+    for name, value in given.items():
+        if value == '' and name in known and known[name].default != '':
+            flag = '--' + name.replace('_', '-')
+            raise expected(
+                f'a value for {flag}', 'an empty one', "fill it, or leave the option out ('.' is this folder)"
+            )
+    return given
 
 
 def _train(argv: list):
     "Parse and run `train`: a method, its settings, data and run."
-    from synthreid.training.methods import METHODS, find_method, make_config
-
-    if not argv or argv[0] in ('-h', '--help'):
-        methods = '\n'.join(f'  {name:8} {m.Config.__doc__}' for name, m in METHODS.items())
-        print(
-            f'usage: synthreid train METHOD [options]\n\n{commands.train.__doc__}\n\n{methods}\n'
-            '  module:Class  a method of your own\n\nsynthreid train METHOD --help tells its options; train joint'
-            ' --reference starts from the published settings.'
-        )
-        return
+    if not argv or argv[0] in ('-h', '--help', '--help_all'):
+        return print(_overview_of_methods())
     if argv[0] == '--config' and argv[1:]:
         argv = [str(_read_options(argv[1]).get('method', argv[0])), *argv]
     name, argv = argv[0], argv[1:]
-    method = find_method(name)
-    parser = _parser(f'train {name}', commands.train, config=method.Config)
-    if method.reference:
-        parser.description += ' --reference starts from the published settings, other options change them.'
-        if '--reference' in argv:
-            parser.set_defaults(vars(method.reference()))
-            argv = [a for a in argv if a != '--reference']
-    given = vars(parser.parse_args(_with_files(argv, method)).clone())
+    if asked := _asked(argv):
+        return print(_help_of_train(name, asked == 'all'))
+    own, settings, published = _train_options(name)
+    parser = _parser(f'train {name}', own, settings=settings)
+    if published and '--reference' in argv:
+        from synthreid.training.methods import find_method
+
+        parser.set_defaults(vars(find_method(name).reference()))
+        argv = [a for a in argv if a != '--reference']
+    given = vars(parser.parse_args(_with_files(_with_preset(argv, name), _address(name))).clone())
     given.pop('config', None)
-    settings = {field.name: given.pop(field.name) for field in fields(method.Config) if field.name in given}
-    return commands.train(name, make_config(name, settings), **given)
+    from synthreid.training.methods import make_config
+
+    _filled(given, commands.train)
+    config = make_config(name, {k: given.pop(k) for k in settings if k in given})
+    return commands.train(name, config, **given)
+
+# %% ../nbs/60_cli.ipynb #b5b7fde3
+def _address(name: str) -> str:
+    "How a run names the method."
+    if ':' not in name:
+        return name
+    from synthreid.training.methods import find_method, method_address
+
+    return method_address(find_method(name))
+
+
+def _protocols() -> str:
+    "What `evaluate --help` says of the protocols."
+    told = written('metrics.ranking', 'PROTOCOLS')
+    return '\n'.join(['\n\nprotocols:', *(f'  {k:14} {v}' for k, v in told.items())])
 
 
 def _run(name: str, argv: list):
     "Parse and run any other command."
-    more = _protocols() if name == 'evaluate' and {'-h', '--help'} & set(argv) else ''
-    parser = _parser(name, COMMANDS[name], POSITIONAL.get(name, ()), more=more)
-    return COMMANDS[name](**vars(parser.parse_args(argv)))
+    told, positional = _written_command(name), POSITIONAL.get(name, ())
+    if asked := _asked(argv):
+        more = _protocols() if name == 'evaluate' else ''
+        return print(help_text(name, told.doc, {'': told.options.values()}, positional, asked == 'all', more))
+    given = vars(_parser(name, told.options, positional).parse_args(argv))
+    return _function(name)(**_filled(given, _function(name)))
+
+
+def _complete(line: str):
+    "Print what may follow a line that is being typed."
+
+    def options(command, method):
+        if command == 'train':
+            own, settings, _ = _train_options(method)
+            preset = Option('preset', Literal[tuple(_presets(method)) or ('',)], None, '')
+            return settings | own | {'preset': preset}
+        return _written_command(command).options if command in COMMANDS else {}
+
+    try:
+        print('\n'.join(complete(line, COMMANDS, written_methods(), options)))
+    except UserError:  # a method that there is not
+        return
 
 # %% ../nbs/60_cli.ipynb #39fef209
 _NO_MEMORY = (
@@ -309,21 +402,52 @@ def _as_python(argument: str) -> str:
     return re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', argument)
 
 
+def _several() -> bool:
+    "Whether `torchrun` or `srun` may have started this process among others."
+    env = os.environ
+    return {'RANK', 'WORLD_SIZE'} <= env.keys() or env.get('SLURM_STEP_NUM_TASKS', '1') != '1'
+
+
+def _end_together():
+    "The end of what processes did together."
+    if _several():
+        from synthreid.processes import leave
+
+        leave()
+
+
+def _speaks_of(error, code: int) -> bool:
+    "Whether this process is the one to tell of an error."
+    if not _several():
+        return True
+    from synthreid.processes import speaks_of
+
+    return speaks_of(error, code)
+
+
 def _start(argv: list) -> int:  # exit code
     "Find the command and call it; of several processes all but the first leave, except in trainings."
-    if argv[:1] not in (['train'], ['adapt']) and not leave_to_first(argv[0] if argv else 'this'):
-        return 0
-    if not argv or argv[0] in ('-h', '--help', 'help'):
-        return print(_overview())
+    if argv[:1] not in (['train'], ['adapt']) and _several():
+        from synthreid.processes import leave_to_first
+
+        if not leave_to_first(argv[0] if argv else 'this'):
+            return 0
+    if not argv or argv[0] in ('-h', '--help', '--help_all', 'help'):
+        return print(overview({name: _written_command(name).doc for name in COMMANDS}))
     if argv[0] == '--version':
         return print(__version__)
+    if argv[0] == 'completion':
+        return print(COMPLETION, end='')
+    if argv[0] == '--complete':
+        return _complete(os.environ.get('COMP_LINE', '')[: int(os.environ.get('COMP_POINT', 10**6))])
     if argv[0] not in COMMANDS:
-        raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {argv[0]!r}: see synthreid --help')
+        got = f'{argv[0]!r}{near(argv[0], COMMANDS)}'
+        raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {got}: see synthreid --help')
     if argv[0] != 'train':
         return _run(argv[0], argv[1:])
     return _train(argv[2:] if argv[1:2] == ['--method'] else argv[1:])  # the method's place says as much
 
-
+# %% ../nbs/60_cli.ipynb #ee870f8c
 def main(
     argv=None,  # arguments; None: those of the process
 ) -> int:  # exit code: 0 fine, 1 the doctor's warnings, 2 wrong input, 70 a fault of this package, 130 interrupted
@@ -334,7 +458,7 @@ def main(
     try:
         code = _start([_as_python(a) for a in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()
-        leave()
+        _end_together()
         return code or 0
     except SystemExit as e:
         return e.code or 0
@@ -345,7 +469,7 @@ def main(
         code, said = _complaint(e)
         if code == 70:
             traceback.print_exc()
-        if speaks_of(e, code):
+        if _speaks_of(e, code):
             print(f'synthreid: {said}', file=sys.stderr)
         return code
     finally:

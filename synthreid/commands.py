@@ -6,6 +6,9 @@
 __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap', 'fid', 'reproduce', 'import_reference',
            'export', 'push', 'pull', 'demo', 'adapt', 'explore', 'app']
 
+# %% ../nbs/57_commands.ipynb #f243f871
+#| export
+
 # %% ../nbs/57_commands.ipynb #26510785
 import hashlib
 import inspect
@@ -14,8 +17,9 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from synthreid.core import (
     UserError,
@@ -28,30 +32,54 @@ from synthreid.core import (
     parse_size,
     pick_device,
 )
-from .data.datasets import DatasetSpec
+
+if TYPE_CHECKING:
+    from synthreid.data.datasets import DatasetSpec
 
 # %% ../nbs/57_commands.ipynb #35faa5f7
 def render(
-    domain: Literal['game', 'camera'],  # 'game' (synthetic) or 'camera' (six fixed cameras)
-    out: str,  # folder to write, in the Market-1501 layout
+    domain: Literal['game', 'camera'] = 'game',  # 'game' (synthetic) or 'camera' (six fixed cameras)
+    out: str = '',  # folder to write, in the Market-1501 layout
     ids: int = 200,  # identities
     per_id: int = 10,  # pictures of each
     size: str = '128x64',  # H x W
     seed: int = 0,  # draw of cameras and people
     test_fraction: float = 0.5,  # share of the identities in query and gallery
     workers: int = 0,  # processes; 0: all cores
+    people: Literal['classic', 'realistic'] = 'classic',  # 'realistic': clothed walkers in streets, attributes.csv
+    world: str | None = None,  # YAML file: who is seen and how they are cropped, as --like writes it
+    like: str | None = None,  # folder of unlabelled pictures: render people like those in it
+    layout: str = 'auto',  # layout of that folder; 'auto' looks for itself
+    minutes: float = 10,  # with --like: for the search
+    per_camera: bool = False,  # with --like: crops and viewpoints of each camera by itself
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.data.datasets import load_dataset
+    from synthreid.like import render_like
     from synthreid.render.folder import render_folder
+    from synthreid.render.world import read_world
 
+    if not out:
+        raise expected('a folder to write', 'no --out', 'give --out FOLDER')
+    if like and (world or domain != 'game'):
+        raise expected('--like alone', '--like with --world or --domain camera', 'leave one of them out')
+    if like and people != 'classic':
+        raise expected('--people classic with --like', f'--people {people}', 'the search renders classic people')
     check_positive(ids=ids, per_id=per_id)
     if not 0 < round(ids * test_fraction) < ids:
         got = f'--ids {ids} --test-fraction {test_fraction}'
         raise expected('people for training and for the test', got, 'use a fraction between 0 and 1')
     options = dict(ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction)
-    folder = render_folder(out, domain, workers=workers or None, **options)
-    print(load_dataset('market1501', folder))
+    if like:
+        _check_outside(out, like)
+        found = render_like(_dataset(like, layout), out, minutes, per_camera, workers=workers or None, **options)
+        print(
+            f'content {found.before:.2f} from {like} in the usual world, {found.after:.2f} in that of {out}/world.yaml'
+        )
+    else:
+        worlds = dict(worlds=read_world(world)) if world else {}
+        render_folder(out, domain, workers=workers or None, people=people, **options, **worlds)
+    print(load_dataset('market1501', out))
 
 # %% ../nbs/57_commands.ipynb #8093dfe5
 def _numbers(text: str, flag: str) -> list:
@@ -93,8 +121,10 @@ def _reader_options(text: str) -> dict:
 _WALKED = ('unlabelled', 'folders', 'pattern')  # layouts that take every picture in the folder
 
 
-def _dataset(folder, layout='auto', options='', pattern=None) -> DatasetSpec:
+def _dataset(folder, layout='auto', options='', pattern=None) -> 'DatasetSpec':
     "What the command line says of a data set, as one value."
+    from synthreid.data.datasets import DatasetSpec
+
     return DatasetSpec(str(folder), layout, _reader_options(options), pattern)
 
 
@@ -103,6 +133,25 @@ def _check_outside(out, *folders):
     for folder in folders:
         if Path(out).resolve().is_relative_to(Path(folder).resolve()):
             raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
+
+# %% ../nbs/57_commands.ipynb #51fcc5f2
+def _print_json(told):
+    "One line for other programs."
+    plain = lambda v: v.item() if hasattr(v, 'item') else str(v)
+    print(json.dumps(told, default=plain, allow_nan=False))
+
+
+def _diagnosis_record(found) -> dict:
+    "What the doctor found, for other programs."
+    splits = {} if found.dataset is None else found.dataset.splits
+    counts = {
+        name: {'images': len(s), 'people': len({*s.pids[s.pids > 0].tolist()}), 'cameras': len({*s.camids.tolist()})}
+        for name, s in splits.items()
+    }
+    spec = found.spec and {'layout': found.spec.layout, 'options': found.spec.options, 'pattern': found.spec.pattern}
+    read = {'path': str(found.path), 'folder': str(found.folder), 'recognised': found.recognised, 'read_with': spec}
+    findings = [vars(f) | {'files': f.files} for f in found.findings]
+    return read | {'splits': counts, 'exit_code': found.exit_code, 'findings': findings}
 
 # %% ../nbs/57_commands.ipynb #1158c969
 def doctor(
@@ -115,27 +164,31 @@ def doctor(
     hold_out: float = 0,  # share of the people that the manifest keeps for query and gallery, where the folder has none
     seed: int = 0,  # of the draw of these people
     options: str = '',  # options of the reader: protocol=old,split_id=3
+    json: bool = False,  # one line of JSON in place of the text
 ) -> int:  # exit code: 0 fine, 1 warnings, 2 errors
     "Examine a dataset before anyone trains on it: what was recognised, what is wrong, what to do."
     from synthreid.data.doctor import check_outputs, examine
 
     check_outputs(picture, manifest, hold_out)
     found = examine(path, layout, pattern, thorough, **_reader_options(options))
-    print(found)
+    if json:
+        _print_json(_diagnosis_record(found))
+    else:
+        print(found)
     if picture:
         from synthreid.visual.plots import plot_cameras
 
         with atomic_write(picture) as tmp:
             plot_cameras(found.readable()).savefig(tmp, format=Path(picture).suffix[1:] or 'png', dpi=150)
-        print(f'picture in {picture}')
+        print(f'picture in {picture}', file=sys.stderr if json else sys.stdout)
     if manifest:
-        print(found.save_manifest(manifest, hold_out, seed))
+        print(found.save_manifest(manifest, hold_out, seed), file=sys.stderr if json else sys.stdout)
     return found.exit_code
 
 # %% ../nbs/57_commands.ipynb #69980851
 def _sources(source, layout, options, pattern) -> list:  # of DatasetSpec
     "One folder, or several separated by commas."
-    folders = [source] if Path(source).exists() else [s.strip() for s in source.split(',')]
+    folders = [source] if source and Path(source).exists() else [s.strip() for s in source.split(',')]
     return [_dataset(folder, layout, options, pattern) for folder in folders]
 
 
@@ -200,6 +253,24 @@ def _tell_end(done, steps, out):
         raise KeyboardInterrupt(f'stopped at step {done} of {steps}, saved in {out}: run the same command to go on')
     print(f'{done} of {steps} steps done in {out}')
 
+# %% ../nbs/57_commands.ipynb #3c001bc1
+_WORK = 5e9  # pixels in all batches of a run: on two CPU cores, a day of ResNet-50
+
+
+def _warn_of_work(config, device):
+    "Say before the first step that a processor is too slow for these settings."
+    told = vars(config)
+    if not {'steps', 'batch_size', 'size'} <= told.keys() or pick_device(device).type != 'cpu':
+        return
+    height, width = parse_size(told['size'])
+    if told['steps'] * told['batch_size'] * height * width > _WORK:
+        print(
+            f'warning: {told["steps"]:,} steps of {told["batch_size"]} images of {told["size"]} take days to months on'
+            ' a processor. --preset cpu-trial shows the method in minutes; fewer --steps and a smaller --size are'
+            ' faster; a GPU takes an hour or two',
+            file=sys.stderr,
+        )
+
 # %% ../nbs/57_commands.ipynb #0da67a15
 def train(
     method: str,  # 'direct', 'joint', ..., or a class of yours: my_module:MyMethod
@@ -232,7 +303,7 @@ def train(
     cache: str | None = None,  # folder for decoded images, reused by later runs
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
-    from synthreid.processes import check_alone, join, told_to_all
+    from synthreid.processes import check_alone, is_first, join, told_to_all
     from synthreid.training.runs import Run
 
     join(device)
@@ -250,20 +321,22 @@ def train(
     if not translate_with and run.is_finished(labelled, unlabelled):
         _note_data(out, told)
         return print(f'{config.steps} of {config.steps} steps were done before in {out}')
+    if is_first():
+        _warn_of_work(config, device)
     how = dict(data_on_device=data_on_device, compile=compile, recorded=recorded)
     done = run.train(
         *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
         sample_every=sample_every,
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
+        read_from=told,
         builds_on=[translate_with] if translate_with else [],
         **how,
     )[1]
-    _note_data(out, told)
     _tell_end(done, config.steps, out)
 
 # %% ../nbs/57_commands.ipynb #3c3ee049
-def _test_set(spec: DatasetSpec):  # -> ReidDataset with query and gallery
+def _test_set(spec: 'DatasetSpec'):  # -> ReidDataset with query and gallery
     "A data set that one can be tested on."
     dataset = spec.load()
     if len(dataset.query):
@@ -286,14 +359,15 @@ def _tell_seen(run, seen):
         print(f'warning: {seen}. {remedy}', file=sys.stderr)
 
 
-def _record(run, method, dataset, found):
-    "Write a result into the checkpoint, where that is possible."
+def _record(run, method, dataset, found):  # -> file, or None
+    "Write a result into the checkpoint, where that is possible; say where."
     from synthreid.metrics.tables import result_row
-    from synthreid.training.runs import record_metrics
+    from synthreid.training.runs import find_checkpoint, record_metrics
 
     row = result_row(method.name, found, target=dataset.name, metric=found.metric, protocol=found.protocol)
     try:
         record_metrics(run, row)
+        return find_checkpoint(run) / 'meta.json'
     except OSError as e:
         print(f'(not recorded in {run}: {e.strerror})', file=sys.stderr)
 
@@ -304,7 +378,7 @@ def _with_alpha(config, alpha):
         return config
     if 'alpha' not in vars(config):
         raise UserError('expected a run of DG-Net for --alpha, got one without two heads: leave it out')
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and 0 <= alpha < float('inf')):
+    if alpha != 'fine' and not (isinstance(alpha, Real) and 0 <= alpha < float('inf')):
         raise UserError(f"expected --alpha of at least 0, or 'fine', got {alpha}: 0.5 is published")
     return replace(config, alpha=alpha)
 
@@ -313,6 +387,32 @@ def _print_numbers(found: dict, digits: int = 4):
     "Names and numbers, one per line."
     for name, value in found.items():
         print(f'{name:24} {value:.{digits}g}' if isinstance(value, float) else f'{name:24} {value}')
+
+# %% ../nbs/57_commands.ipynb #40e7ee9a
+_NUMBERS = {'rank1': 'rank-1', 'rank5': 'rank-5', 'rank10': 'rank-10', 'mAP': 'mAP', 'mINP': 'mINP'}
+
+
+def _percent(share) -> str:
+    return '-' if share is None else f'{100 * share:.1f}'
+
+
+def _ranking_table(
+    rows: dict,  # {what it is: {'rank1', ..., 'mINP': fractions, or None}}, in the order of the table
+) -> str:
+    "Results as text, in percent."
+    wide = max(map(len, rows))
+    lines = [f'{"":{wide}}' + ''.join(f'{k:>9}' for k in _NUMBERS.values())]
+    return '\n'.join(
+        [*lines, *(f'{n:{wide}}' + ''.join(f'{_percent(r[k]):>9}' for k in _NUMBERS) for n, r in rows.items())]
+    )
+
+
+def _chance_row(dataset, protocol) -> dict:
+    "What random lists would have on this test."
+    from synthreid.metrics.chance import chance_level
+
+    q, g = dataset.query, dataset.gallery
+    return chance_level(q.pids, g.pids, q.camids, g.camids, dataset.rule if protocol == 'auto' else protocol)
 
 # %% ../nbs/57_commands.ipynb #06f814ad
 def _able_method(run, device, able='', remedy=''):  # -> Method
@@ -324,9 +424,19 @@ def _able_method(run, device, able='', remedy=''):  # -> Method
         raise UserError(f'expected a method that {able}, the run {run} holds {method.name!r}: {remedy}')
     return method
 
+# %% ../nbs/57_commands.ipynb #b1e05149
+def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pixels, what it is
+    "Pictures of every camera of a test, without labels: those for training, or, where these are too few, the test's."
+    test = dataset.query + dataset.gallery
+    if test.camids is None:
+        raise expected('cameras for --per-camera', f'none in {dataset.name}', 'leave it out')
+    enough = all((dataset.train.camids == c).sum() >= least for c in {*test.camids.tolist()})
+    return (load(dataset.train), 'training') if enough else (test, 'test')
 
-def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingResult
+
+def _ranked(method, dataset, seen, alpha, per_camera, pictures, flip, protocol, **how):  # -> RankingResult
     "Test on decoded images; the protocol of the result says all that was done."
+    from synthreid.metrics.cameras import camera_embeds
     from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.training.provenance import name_protocol
 
@@ -336,8 +446,89 @@ def _ranked(method, dataset, seen, alpha, flip, protocol, **how):  # -> RankingR
         note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
     how |= dict(flip=flip and not own, protocol=rule, device=method.device)
+    if per_camera != 'none':
+        split, which = pictures
+        nets, more = method.nets.values(), (how['flip'], how['batch_size'], method.device)
+        embed = camera_embeds(embed, split, per_camera, nets, *more)
+        note += f', {per_camera} per camera on unlabelled {which} images'
     found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
+
+# %% ../nbs/57_commands.ipynb #5e6342c1
+def _floor_rows(dataset, protocol, **how) -> dict:  # for `_ranking_table`
+    "What is there without any training; a row that cannot be made says how to get it."
+    from synthreid.metrics.floors import floors
+
+    found = floors(dataset.query, dataset.gallery, dataset.rule if protocol == 'auto' else protocol, **how)
+    return {name: dict.fromkeys(_NUMBERS) if r is None else r.summary() for name, r in found.items()}
+
+
+def _judged(method, rendered, real, weights) -> dict:
+    "What a translation does to pictures."
+    from synthreid.metrics.features import inception_features
+    from synthreid.metrics.translation import evaluate_translation
+
+    extractor = inception_features(weights, method.device) if weights else None
+    pictures = rendered.images, real.images
+    return evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
+
+# %% ../nbs/57_commands.ipynb #0de4ac40
+def _tell_results(run, target, rows, told, judged, as_json, groups=None):  # told: [(RankingResult, file or None)]
+    "Print what an evaluation found, for people or for programs."
+    found, file = told[0]
+    if as_json:
+        protocols = [f'{r.protocol}, {r.metric}' for r, _ in told]
+        numbers = [{'name': name, **row} for name, row in rows.items()]
+        counts = {'queries': len(found.ap), 'valid_queries': found.n_valid, 'gallery': found.n_gallery}
+        told = {'run': run, 'target': target, 'protocols': protocols, 'rows': numbers, **counts}
+        told |= {} if groups is None else {'groups': groups.reset_index().to_dict('records')}
+        return _print_json(told | {'recorded': file and str(file), 'translation': judged})
+    print(_ranking_table(rows))
+    print(f'\n{found.n_valid} of {len(found.ap)} queries have a match among {found.n_gallery} gallery images')
+    for result, _ in told:
+        print(f'{result.protocol}, {result.metric}')
+    if file:
+        print(f'recorded in {file}')
+    if judged:
+        print()
+        _print_numbers(judged)
+    if groups is not None:
+        print(f'\none threshold for all, distance {groups.attrs["threshold"]:.4g}; % of the pairs, with 95% intervals:')
+        print(_group_table(groups))
+
+# %% ../nbs/57_commands.ipynb #6e4b16c5
+def _groups(target, by, query):  # a word per query, or None where nobody asks
+    "The column `by` of the target's table, or of the attributes beside rendered pictures."
+    from synthreid.metrics.groups import read_column
+
+    if by is None:
+        return None
+    target = Path(target)
+    return read_column(target if target.is_file() else target / 'attributes.csv', by, query.paths)
+
+
+def _by_group(method, dataset, groups, flip, metric, protocol, batch_size):  # a DataFrame
+    "Errors per group at one threshold: at a false-match rate of 0.001, or a larger one where pairs are few."
+    from synthreid.metrics.evaluate import extract_features
+    from synthreid.metrics.groups import rates_by_group
+    from synthreid.metrics.openset import evaluate_roc
+
+    parts, rule = (dataset.query, dataset.gallery), dataset.rule if protocol == 'auto' else protocol
+    codes = [extract_features(method.embed, s.images, batch_size, flip, device=method.device) for s in parts]
+    labels = [getattr(s, name) for name in ('pids', 'camids') for s in parts]
+    false_match = max(1e-3, min(0.5, 30 / (len(parts[0]) * len(parts[1]))))  # thirty errors, to see where they fall
+    return rates_by_group(
+        evaluate_roc(*codes, *labels, metric=metric, max_fpr=false_match, protocol=rule), groups, false_match
+    )
+
+
+def _group_table(groups) -> str:
+    "Rates of groups for people to read."
+    told = groups[['people', 'queries']].copy()
+    for name in ('false_match', 'miss'):
+        columns = (groups[name + part] for part in ('', '_low', '_high'))
+        told[name.replace('_', ' ')] = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+    return told.to_string()
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
@@ -355,26 +546,33 @@ def evaluate(
     rerank: bool = False,  # also the ranking after k-reciprocal re-ranking
     flip: bool = True,  # average with the mirror image
     metric: str = 'cosine',  # or 'euclidean', 'squared_euclidean'
+    # what each camera does to all its pictures, taken out without labels ('norms': batch normalisation of its own;
+    # 'centre', 'scale', 'whiten': of the features), from the training images, else from the test's
+    per_camera: Literal['none', 'norms', 'centre', 'scale', 'whiten'] = 'none',
+    floors: bool = False,  # also raw pixels, and pretrained features as they are
     alpha: float | str | None = None,  # of a DG-Net run: weight of the fine-grained head (0: none; fine: it alone)
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     batch_size: int = 100,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     cache: str | None = None,  # folder for decoded images
+    by: str | None = None,  # column of the target's manifest, or of its attributes.csv: errors per value
+    json: bool = False,  # one line of JSON in place of the tables
 ):
-    "Rank-1, 5, 10, mAP and mINP of a trained method; the protocol is printed with them."
+    "Rank-1, 5, 10, mAP and mINP of a trained method beside those of chance; the protocol is printed with them."
     from synthreid.data.store import load_images
     from synthreid.metrics.distances import METRICS
-    from synthreid.metrics.features import find_fid_weights, inception_features
+    from synthreid.metrics.features import find_fid_weights
     from synthreid.metrics.ranking import PROTOCOLS
-    from synthreid.metrics.translation import evaluate_translation
     from synthreid.training.provenance import seen_in_training
 
     check_positive(batch_size=batch_size)
     check_choice(('auto', *PROTOCOLS), protocol=protocol)
     check_choice(METRICS, metric=metric)
+    check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
     weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
     method = _able_method(run, device, source and 'translates', 'leave --source out')
     dataset = _test_set(spec)
+    _groups(target, by, dataset.query)
     rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
     load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     method.config = _with_alpha(method.config, alpha)
@@ -382,14 +580,18 @@ def evaluate(
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
     how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
+    cameras = per_camera, _pictures_of_cameras(dataset, load) if per_camera != 'none' else None
+    rows, told = {}, []
     for again in (False, True)[: 1 + rerank]:
-        found = _ranked(method, dataset, seen, alpha, rerank=again, **how)
-        print(found)
-        _record(run, method, dataset, found)
-    if source:
-        extractor = inception_features(weights, method.device) if weights else None
-        pictures = load(rendered).images, load(dataset.train).images
-        _print_numbers(evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device))
+        found = _ranked(method, dataset, seen, alpha, *cameras, rerank=again, **how)
+        rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
+        told.append((found, _record(run, method, dataset, found)))
+    if floors:
+        rows |= _floor_rows(dataset, device=method.device, **how)
+    rows['by chance'] = _chance_row(dataset, protocol)
+    judged = _judged(method, load(rendered), load(dataset.train), weights) if source else {}
+    groups = _by_group(method, dataset, _groups(target, by, dataset.query), **how) if by else None
+    _tell_results(run, target, rows, told, judged, json, groups)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
 def _plain_folder(folder, size, most=None, on_broken='refuse'):
@@ -428,6 +630,17 @@ def _check_new(out):
         raise UserError(f'expected an empty or new folder, {out} has files in it: choose another --out')
 
 
+def _other_parts(file, told) -> str:
+    "What a folder was begun with, as far as it is not what it is told now."
+    try:
+        then = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        return 'something else'
+    words = {'run': 'another run or checkpoint', 'pictures': 'other pictures'}
+    changed = [k for k in {**then, **told} if then.get(k) != told.get(k)]
+    return ', '.join(words.get(k, f'{k} {then.get(k, "unknown")} (here {told.get(k)})') for k in changed)
+
+
 def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of every folder that is read
     "Write down what a folder is going to hold; one that was begun with anything else is refused."
     from synthreid.training.provenance import fingerprint
@@ -442,7 +655,7 @@ def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of ev
         with atomic_write(file) as tmp:
             tmp.write_text(said)
     elif file.read_text(errors='replace') != said:
-        got = f'{out}, which was begun with others'
+        got = f'{out}, which was begun with {_other_parts(file, told)}'
         raise expected('a new folder, or that of the same pictures, run and options', got, 'choose another --out')
     for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
         left.unlink()
@@ -582,6 +795,7 @@ def fid(
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them (which decodes all twice)
     batch_size: int = 32,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    json: bool = False,  # one line of JSON in place of the lines
 ):
     "Frechet distance (FID), kernel distance, precision, recall, density and coverage between two folders of images."
     from synthreid.metrics.features import find_fid_weights, inception_features, random_features
@@ -600,7 +814,8 @@ def fid(
         )
     else:
         extractor = inception_features(weights, pick_device(device), resize)
-    _print_numbers(compare_folders(a, b, extractor, None if cache == 'none' else cache, batch_size), 6)
+    found = compare_folders(a, b, extractor, None if cache == 'none' else cache, batch_size)
+    _print_json(found) if json else _print_numbers(found, 6)
 
 # %% ../nbs/57_commands.ipynb #3d0dff65
 def reproduce(
@@ -725,6 +940,10 @@ def demo(
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
+    gap: Literal[
+        'designed', 'sensor', 'colour', 'light', 'resolution', 'content', 'background', 'all'
+    ] = 'designed',  # what differs before the cameras
+    world: str | None = None,  # YAML file: the world that is rendered for training (see synthreid render --like)
 ):
     "Render both domains, train the controls and the joint model, evaluate, write report.html."
     from synthreid.demo import run_demo
@@ -741,6 +960,8 @@ def demo(
             draw=draw,
             fid_weights=fid_weights,
             device=device,
+            gap=gap,
+            world=world,
         )
 
 # %% ../nbs/57_commands.ipynb #5cbe3920

@@ -21,10 +21,13 @@ import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 # %% ../nbs/00_core.ipynb #7b55e4c4
 class UserError(ValueError):
@@ -57,8 +60,10 @@ def step_seed(
 def step_generator(
     *parts: int,  # as in `step_seed`
     device='cpu',  # device of the numbers that will be drawn
-) -> torch.Generator:  # a fresh generator for this step alone
+) -> 'torch.Generator':  # a fresh generator for this step alone
     "A torch generator whose whole state is a function of `parts`."
+    import torch
+
     return torch.Generator(device).manual_seed(step_seed(*parts))
 
 # %% ../nbs/00_core.ipynb #cb08c45d
@@ -66,6 +71,9 @@ def seed_everything(
     *parts: int,  # as in `step_seed`
 ):
     "Seed Python, NumPy and torch (all devices) from `parts`."
+    import numpy as np
+    import torch
+
     s = step_seed(*parts)
     random.seed(s)
     np.random.seed(s % 2**32)
@@ -75,8 +83,11 @@ def seed_everything(
 def send(
     values,  # array or tensor on the CPU; a tensor that is on `device` already stays
     device='cpu',  # where the result lives
-) -> torch.Tensor:  # same dtype and shape
+) -> 'torch.Tensor':  # same dtype and shape
     "Copy to a device without waiting for it."
+    import numpy as np
+    import torch
+
     if isinstance(values, np.ndarray) and not values.flags.writeable:
         values = np.array(values)  # a read-only memory map
     x, device = torch.as_tensor(values), torch.device(device)
@@ -88,10 +99,12 @@ def send(
 @lru_cache(maxsize=256)
 def constant(
     values: tuple,  # numbers
-    dtype: torch.dtype,  # of the result
-    device: torch.device,  # where it lives
-) -> torch.Tensor:  # (len(values),); shared: not to be changed
+    dtype: 'torch.dtype',  # of the result
+    device: 'torch.device',  # where it lives
+) -> 'torch.Tensor':  # (len(values),); shared: not to be changed
     "The same numbers as a tensor, sent to the device the first time they are asked for."
+    import torch
+
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
@@ -100,6 +113,8 @@ def outside_autocast(
     device,  # of the tensors at hand
 ):  # a context
     "Inside, nothing is computed in lower precision than it is stored in."
+    import torch
+
     kind = torch.device(device).type
     lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if lowered else nullcontext()
@@ -109,6 +124,8 @@ def widen(
     x,  # tensor, or a list or dictionary of tensors; anything else passes
 ):  # the same; bf16 and fp16 have become float32
     "At least float32."
+    import torch
+
     if isinstance(x, (list, tuple)):
         return [widen(v) for v in x]
     if isinstance(x, dict):
@@ -120,6 +137,7 @@ def in_float32(
     function,  # of tensors; its arguments are widened
 ):
     "A function as an island of float32 (float64 stays float64)."
+    import torch
 
     @wraps(function)
     def island(*args, **kwargs):
@@ -134,8 +152,10 @@ def in_float32(
 def to_signed(
     images,  # uint8 `(..., H, W, 3)` array or tensor
     device='cpu',  # where the result lives
-) -> torch.Tensor:  # float32 `(..., 3, H, W)` in [-1, 1]
+) -> 'torch.Tensor':  # float32 `(..., 3, H, W)` in [-1, 1]
     "uint8 channels-last images to float channels-first images in [-1, 1]."
+    import torch
+
     x = send(images, device)
     if x.dtype != torch.uint8:
         raise UserError(f'expected uint8 images, got {x.dtype}: pass the stored pixels (0..255)')
@@ -143,16 +163,18 @@ def to_signed(
 
 
 def to_uint8(
-    x: torch.Tensor,  # float `(..., 3, H, W)` in [-1, 1]; values outside are clipped
-) -> np.ndarray:  # uint8 `(..., H, W, 3)`
+    x: 'torch.Tensor',  # float `(..., 3, H, W)` in [-1, 1]; values outside are clipped
+) -> 'np.ndarray':  # uint8 `(..., H, W, 3)`
     "Float channels-first images in [-1, 1] to uint8 channels-last images."
+    import torch
+
     return x.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 # %% ../nbs/00_core.ipynb #9b6c88ab
 def check_images(
-    x: torch.Tensor,  # what a net is about to receive
+    x: 'torch.Tensor',  # what a net is about to receive
     divisor: int = 4,  # H and W must be multiples of this
-) -> torch.Tensor:  # `x`, unchanged
+) -> 'torch.Tensor':  # `x`, unchanged
     "Raise a `UserError` unless `x` is a float `(B, 3, H, W)` batch with H and W divisible by `divisor`."
     if x.ndim != 4 or x.shape[1] != 3:
         raise UserError(f'expected images (B, 3, H, W), got {tuple(x.shape)}: channels come second')
@@ -216,12 +238,14 @@ def as_tuples(
 @contextmanager
 def naming_file(
     path,  # that is written inside
+    instead_of=None,  # a temporary name for it, which nobody wants to read
 ):
     "A full disk does not say which file it had no room for: errors get the name of this one."
     try:
         yield
     except OSError as e:
-        e.filename = e.filename or str(path)
+        if e.filename is None or str(e.filename) == str(instead_of):
+            e.filename, e.filename2 = str(path), None
         raise
 
 
@@ -234,7 +258,7 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with naming_file(path):
+        with naming_file(path, instead_of=tmp):
             yield tmp
             with open(tmp, 'rb') as f:
                 os.fsync(f.fileno())
@@ -305,8 +329,10 @@ def lock_folder(
 # %% ../nbs/00_core.ipynb #b8b2905f
 def pick_device(
     device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-) -> torch.device:  # the device, checked
+) -> 'torch.device':  # the device, checked
     "'auto' takes the GPU when there is one. A device that is not there is refused by name."
+    import torch
+
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:

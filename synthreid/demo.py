@@ -7,6 +7,7 @@ __all__ = ['STEPS', 'system_rows', 'demo_rows', 'slug', 'demo_folders', 'demo_da
            'embedding_map', 'make_tables', 'notes', 'demo_report', 'run_demo']
 
 # %% ../nbs/55_demo.ipynb #a26b5a64
+import hashlib
 import json
 import re
 import time
@@ -14,12 +15,22 @@ from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from shlex import quote
+from typing import get_args
 
 import numpy as np
 import torch
 
 from . import __version__
-from .core import UserError, atomic_write, check_positive, is_new, parse_size, pick_device, step_seed
+from synthreid.core import (
+    UserError,
+    atomic_write,
+    check_choice,
+    check_positive,
+    is_new,
+    parse_size,
+    pick_device,
+    step_seed,
+)
 from .data.datasets import DatasetSpec, ReidDataset, ReidSplit, load_dataset
 from .data.store import load_images
 from .metrics.distances import top_k
@@ -28,7 +39,9 @@ from .metrics.features import find_fid_weights, inception_features, random_featu
 from .metrics.ranking import RankingResult, label_matches
 from .metrics.tables import result_row, results_table, table_html, table_markdown
 from .metrics.translation import evaluate_translation, translate_images
+from .render.camera import Gap, gap_domain
 from .render.folder import load_truth, render_folder
+from .render.world import read_world
 from .training.checkpoint import list_checkpoints
 from .training.dgnet import DGNetConfig
 from .training.direct import DirectConfig
@@ -166,10 +179,13 @@ def demo_folders(
     source_ids: int = 150,  # synthetic identities
     target_ids: int = 270,  # people in front of the cameras
     seed: int = 0,  # draw of cameras and people
+    gap: Gap = 'designed',  # what differs before the cameras
+    world=None,  # YAML file: the world that the game renders; None: the usual one
 ) -> tuple[Path, Path]:  # of the game, of the cameras
     "Where `demo_data` renders to."
     game, camera = f'game_{size}_{source_ids}_draw{seed}', f'camera_{size}_{target_ids}_draw{seed}'
-    return Path(folder) / game, Path(folder) / camera
+    game += f'_{hashlib.sha256(repr(read_world(world)).encode()).hexdigest()[:8]}' if world else ''
+    return Path(folder) / game, Path(folder) / (camera if gap == 'designed' else f'{camera}_{gap}')
 
 
 def demo_data(
@@ -179,12 +195,15 @@ def demo_data(
     target_ids: int = 270,  # people in front of the cameras; 5 of 9 of them are for testing
     seed: int = 0,  # draw of cameras and people
     progress: bool = True,  # show bars
+    gap: Gap = 'designed',  # what differs before the cameras
+    world=None,  # YAML file: the world that the game renders; None: the usual one
 ) -> tuple[ReidSplit, ReidDataset, np.ndarray]:  # source, target, masks of the source: all with images in memory
     "Render (or reuse) both domains and load them."
-    game, camera = demo_folders(folder, size, source_ids, target_ids, seed)
+    game, camera = demo_folders(folder, size, source_ids, target_ids, seed, gap, world)
     options = dict(size=parse_size(size), seed=seed, progress=progress)
-    render_folder(game, 'game', ids=source_ids, per_id=10, test_fraction=0.2, **options)
-    render_folder(camera, 'camera', ids=target_ids, per_id=12, test_fraction=5 / 9, **options)
+    worlds = dict(worlds=read_world(world)) if world else {}
+    render_folder(game, 'game', ids=source_ids, per_id=10, test_fraction=0.2, **options, **worlds)
+    render_folder(camera, gap_domain(gap), ids=target_ids, per_id=12, test_fraction=5 / 9, **options)
     load = lambda split: load_images(split, size, cache=Path(folder) / 'cache', progress=progress)
     source = load(load_dataset('market1501', game).labelled())
     truth = load_truth(game)
@@ -431,13 +450,15 @@ def demo_report(
     return write_report(Path(out) / 'report.html', title, data, sections, **told)
 
 # %% ../nbs/55_demo.ipynb #dce48dd2
-def _describe_data(source, target, size, draw, steps) -> str:
+def _describe_data(source, target, size, draw, steps, gap='designed', world=None) -> str:
     "What is trained and tested on, in a sentence."
     cameras = len(np.unique(target.train.camids))
+    other = '' if gap == 'designed' else f', gap: {gap}'
+    other += f', rendered in the world of {Path(world).name}' if world else ''
     return (
         f'Trained on {len(source)} renders of {source.n_ids} synthetic people and {len(target.train)} unlabelled images'
         f' of {cameras} cameras; tested on {target.query.n_ids} other people, {len(target.query)} queries,'
-        f' {len(target.gallery)} gallery images; {size}, draw {draw}, {steps} steps.'
+        f' {len(target.gallery)} gallery images; {size}, draw {draw}{other}, {steps} steps.'
     )
 
 
@@ -486,22 +507,28 @@ def run_demo(
     fid_weights=None,  # pytorch-fid's Inception weights
     device: str = 'auto',  # where to compute
     progress: bool = True,  # show bars
+    gap: Gap = 'designed',  # what differs before the cameras: one part of the designed gap, or more than it
+    world=None,  # YAML file: the world that the game renders; None: the usual one
 ) -> Path:  # report.html
     "The main job from nothing to a report; the same call goes on where it stopped."
     people, asked = (dict(source_ids=40, target_ids=54) if quick else {}), steps
     steps = steps or (60 if quick else STEPS)
     check_positive(seeds=seeds, steps=steps)
+    check_choice(get_args(Gap), gap=gap)
     pick_device(device)
     parse_size(size)
     out, began = Path(out), time.perf_counter()
     if not is_new(out) and not (out / 'data').is_dir():
         raise UserError(f'expected a new folder or that of a demo, {out} holds other files: choose another --out')
-    runs = out / 'runs' / f'{size}_draw{draw}_steps{steps}{"_quick" if quick else ""}'
+    where = dict(gap=gap, world=world)
+    rendered = demo_folders('', world=world)[0].name.rpartition('_')[2] if world else ''
+    other = f'{"_quick" if quick else ""}{"" if gap == "designed" else "_" + gap}{rendered and "_" + rendered}'
+    runs = out / 'runs' / f'{size}_draw{draw}_steps{steps}{other}'
     weights = find_fid_weights(fid_weights)
-    source, target, masks = demo_data(out / 'data', size, seed=draw, progress=progress, **people)
-    specs = [DatasetSpec(folder) for folder in demo_folders(out / 'data', size, seed=draw, **people)]
+    source, target, masks = demo_data(out / 'data', size, seed=draw, progress=progress, **people, **where)
+    specs = [DatasetSpec(folder) for folder in demo_folders(out / 'data', size, seed=draw, **people, **where)]
     extractor = inception_features(weights) if weights else random_features([source.images, target.train.images])
-    data = _describe_data(source, target, size, draw, steps)
+    data = _describe_data(source, target, size, draw, steps, **where)
     print(data)
     results, methods, report = [], {}, None
     for seed in range(seeds):
@@ -512,7 +539,9 @@ def run_demo(
             results.append(result)
             methods.setdefault(row, method)
         metrics, how = runs / slug('joint', 0) / 'metrics.csv', 'pca' if quick else 'umap'
-        told = _told(out, quick, seeds=seeds, oracle=oracle, systems=systems, size=size, steps=asked, draw=draw)
+        told = _told(
+            out, quick, seeds=seeds, oracle=oracle, systems=systems, size=size, steps=asked, draw=draw, **where
+        )
         report = demo_report(out, results, methods, source, target, data, metrics, how, **told)
         with atomic_write(out / 'table.md') as tmp:
             tmp.write_text('\n\n'.join([*make_tables(results), notes(results, data)]) + '\n')

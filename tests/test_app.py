@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from http.client import HTTPConnection
 from pathlib import Path
@@ -315,3 +316,29 @@ def test_explore_says_what_is_missing(runs, monkeypatch, capsys):
         assert main(['app', str(joint)]) == 2 and '--source' in capsys.readouterr().err
     finally:
         (runs / 'noted').rename(joint / 'data.json')
+
+
+STARTING = """
+import os, signal, sys
+from synthreid.visual import serve
+
+serve._need = serve._try_out = lambda *what: None
+serve.write_notebook = lambda *what, **how: os.kill(os.getpid(), signal.SIGTERM)
+serve.app('anything')
+"""
+
+
+def test_told_to_end_while_it_starts(tmp_path):
+    "SIGTERM before the server is there: nothing is left behind."
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'TMPDIR': str(tmp_path)}
+    ended = subprocess.run([sys.executable, '-c', STARTING], env=env, timeout=PATIENCE / 1000)
+    assert ended.returncode == 128 + signal.SIGTERM and not list(tmp_path.glob('synthreid_*'))
+
+
+def test_an_interrupt_of_this_process_alone(tmp_path):
+    "`kill -INT`, which does not reach the server as Ctrl-C does: a server that knows of nothing is ended."
+    from synthreid.visual.serve import _serve
+
+    deaf = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); time.sleep(60)'
+    interrupt = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert _serve([sys.executable, '-c', deaf], tmp_path, ready=lambda process: interrupt.start()) == -signal.SIGTERM

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import inspect
 import io
+import json
 import os
 import re
 import shutil
@@ -233,13 +235,231 @@ def test_help_says_everything_once():
 
     said = call('evaluate', '--help')[1]
     assert all(f'  {name} ' in said for name in PROTOCOLS)
-    said = call('train', 'direct', '--help')[1]
+    said = call('train', 'direct', '--help-all')[1]
     assert (
         '%%' not in said
         and "the method's config" not in said
         and '--source-pattern' in said
         and '--translate-with' in said
     )
+
+
+# What each of these may load: of what takes long, nothing; and where a table is examined, pandas.
+_LONG = 'torch', 'torchvision', 'lightning_fabric', 'timm', 'matplotlib', 'seaborn', 'scipy', 'umap', 'ipywidgets'
+_ASKED = [
+    (['--version'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['--help'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['tarin', '--help'], 2, ('numpy', 'pandas', 'jsonargparse')),
+    (['completion'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['train', '--help'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['train', 'joint', '--help'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['train', 'dgnet', '--help-all'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['train', 'jont', '--out', 'x'], 2, ('numpy', 'pandas', 'jsonargparse')),
+    (['train', 'joint', '--stpes', '5', '--source', 'a', '--out', 'b'], 2, ('numpy', 'pandas')),
+    (['train', 'flip', '--source', 'a', '--out', 'b', '--augment', 'mild'], 2, ('numpy', 'pandas')),
+    (['evaluate', '--help-all'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['evaluate', 'run'], 2, ('numpy', 'pandas')),
+    (['compare', '--help'], 0, ('numpy', 'pandas', 'jsonargparse')),
+    (['runs', '.'], 0, ('numpy', 'pandas')),
+    (['render', '--domain', 'moon', '--out', 'x'], 2, ('numpy', 'pandas')),
+    (['doctor', 'CAMERA'], 0, ()),
+    (['doctor', 'nowhere'], 2, ()),
+]
+_LOADED = """
+import json, sys
+from synthreid.cli import main
+code = main(json.loads(sys.argv[1]))
+print(json.dumps([code, sorted({m.partition('.')[0] for m in sys.modules})]))
+"""
+
+
+@pytest.mark.parametrize('argv,code,more', _ASKED, ids=[' '.join(a[0]) for a in _ASKED])
+def test_questions_are_answered_without_loading_torch(argv, code, more, data):
+    argv = [str(data / 'camera') if a == 'CAMERA' else a for a in argv]
+    done = subprocess.run(
+        [sys.executable, '-c', _LOADED, json.dumps(argv)], capture_output=True, text=True, check=True, cwd=data
+    )
+    got, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert got == code, done.stderr
+    assert not set(loaded) & {*_LONG, *more}, set(loaded) & {*_LONG, *more}
+
+
+def test_what_is_nearly_right_is_guessed():
+    for argv, hint in (
+        (['tarin'], 'did you mean train?'),
+        (['evalaute', 'run'], 'did you mean evaluate?'),
+        (['train', 'jont'], 'did you mean joint?'),
+        (['train', 'dg-net'], 'did you mean dgnet?'),
+        (['translate', 'a', '--rum', 'x', '--out', 'y'], 'did you mean --run?'),
+    ):
+        code, said, err = call(*argv)
+        assert code == 2 and hint in err and err.count('\n') == 1, err
+
+
+@pytest.mark.parametrize('name', ['direct', 'joint', 'flip', 'dgnet'])
+def test_short_help_shows_what_decides_and_the_long_one_everything(name):
+    from synthreid.training.methods import METHODS
+
+    short, whole = (call('train', name, how)[1] for how in ('--help', '--help-all'))
+    listed = lambda text: {line.split()[0] for line in text.splitlines() if line.startswith('  --')}
+    fields = {f'--{f.name.replace("_", "-")}' for f in dataclasses.fields(METHODS[name].Config)}
+    assert fields <= listed(whole) and listed(short) <= listed(whole)
+    assert 10 <= len(listed(short)) <= 16 and {'--source', '--target', '--out', '--steps', '--size'} <= listed(short)
+    assert f'{len(listed(whole)) - len(listed(short))} more options' in short and 'examples:' in short
+    assert 'type:' not in whole and 'default:' not in whole and 'null' not in whole
+
+
+@pytest.mark.parametrize('command', [c for c in cli.COMMANDS if c != 'train'])
+def test_every_help_has_examples_that_parse(command):
+    code, said, err = call(command, '--help')
+    shown = [line.split()[1:] for line in said.partition('examples:')[2].splitlines() if line.startswith('  synthreid')]
+    assert code == 0 and shown, said
+    told = cli._written_command(command)
+    for argv in shown:
+        assert argv[0] == command
+        cli._parser(command, told.options, cli.POSITIONAL.get(command, ())).parse_args(
+            [cli._as_python(a) for a in argv[1:]]
+        )
+
+
+@pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')
+def test_bash_takes_the_completion():
+    code, said, err = call('completion')
+    done = subprocess.run(['bash', '-c', said + 'complete -p synthreid'], capture_output=True, text=True)
+    assert done.stdout.strip() == "complete -o default -C 'synthreid --complete' synthreid", done.stderr
+
+
+@pytest.mark.parametrize(
+    'line,words',
+    [
+        ('synthreid tra', ['train', 'translate']),
+        ('synthreid train j', ['joint']),
+        ('synthreid train joint --deco', ['--decoder']),
+        ('synthreid train joint --decoder ', ['field', 'transposed', 'resize']),
+        ('synthreid render --domain c', ['camera']),
+        ('synthreid train flip --preset o', ['one-gpu']),
+        ('synthreid train jont --', []),
+        ('synthreid nothing --', []),
+        ('synthreid evaluate ru', []),
+    ],
+)
+def test_completion(line, words, monkeypatch):
+    monkeypatch.setenv('COMP_LINE', line + 'what stands behind the cursor')
+    monkeypatch.setenv('COMP_POINT', str(len(line)))
+    code, said, err = call('--complete')
+    assert code == 0 and said.split() == words, said + err
+
+
+@pytest.mark.parametrize('method', ['direct', 'joint', 'flip', 'dgnet'])
+def test_presets_are_whole_recipes(method):
+    from synthreid.demo import demo_rows, system_rows
+    from synthreid.training.methods import METHODS, make_config
+
+    own, settings, _ = cli._train_options(method)
+    found, kind = {}, METHODS[method]
+    for name in cli._presets(method):
+        argv = cli._with_files(cli._with_preset(['--preset', name, '--source', 'a', '--out', 'b'], method), method)
+        given = vars(cli._parser(f'train {method}', own, settings=settings).parse_args(argv).clone())
+        found[name] = make_config(method, {k: v for k, v in given.items() if k in settings})
+    assert found.keys() >= {'cpu-trial', 'one-gpu'}
+    rows = {**demo_rows(), **{row: told for row, told in system_rows(600).items()}}
+    theirs = [dataclasses.replace(config, size='64x32') for name, config in rows.values() if name == method]
+    assert found['cpu-trial'] in theirs, 'the demo shows what it does'
+    if kind.reference or method == 'flip':
+        assert found['reference'] == (kind.reference or kind.Config)()
+    assert found['one-gpu'] == kind.Config()
+
+
+def test_options_change_a_preset(data, tmp_path):
+    where = '--source', data / 'game', '--target', data / 'camera', '--out', tmp_path / 'x'
+    code, said, err = call(
+        'train', 'joint', *where, '--steps', 1, '--preset', 'cpu-trial', '--device', 'cpu', *JOINT[4:]
+    )
+    assert code == 0 and 'of 1 steps' in said, err
+    told = yaml.safe_load((tmp_path / 'x' / 'config.yaml').read_text())['config']
+    assert (told['steps'], told['size'], told['n_patches'], told['dim']) == (1, '64x32', 48, 8)
+    code, said, err = call('train', 'joint', *where, '--preset', 'cpu')
+    assert code == 2 and "a preset of joint (cpu-trial, one-gpu, reference), got 'cpu'" in err
+
+
+def test_results_as_a_table_and_as_json(data, tmp_path):
+    where = '--target', data / 'camera', '--device', 'cpu'
+    assert call('train', 'direct', '--source', data / 'game', '--out', tmp_path / 'run', *SMALL)[0] == 0
+    code, said, err = call('evaluate', tmp_path / 'run', *where, '--rerank')
+    table = {line[:18].strip(): line[18:].split() for line in said.splitlines()[:4]}
+    assert code == 0 and list(table) == ['', 'direct', 'direct, re-ranked', 'by chance'], said + err
+    told = json.loads(call('evaluate', tmp_path / 'run', *where, '--rerank', '--json')[1])
+    for row in told['rows']:
+        assert table[row.pop('name')] == [f'{100 * v:.1f}' for v in row.values()]
+    assert told['recorded'] in said and len(told['protocols']) == 2 and all(p in said for p in told['protocols'])
+    kept = json.loads(Path(told['recorded']).read_text())['metrics']
+    assert [row['rank1'] for row in kept] == [told['rows'][0]['rank1'], told['rows'][1]['rank1']]
+    # chance, by counting: of the gallery without junk and without the person on the query's camera
+    dataset = load_dataset('auto', data / 'camera')
+    g, shares = dataset.gallery[dataset.gallery.pids != -1], []
+    for pid, cam in zip(dataset.query.pids, dataset.query.camids):
+        own = g.pids == pid
+        right = own & (g.camids != cam)
+        shares.append(right.sum() / (len(g) - (own & ~right).sum()))
+    assert told['rows'][2]['rank1'] == pytest.approx(np.mean(shares))
+
+
+def test_the_doctor_and_distances_as_json(data, tmp_path):
+    code, said, err = call('doctor', data / 'camera', '--json')
+    told, found = json.loads(said), examine(data / 'camera')
+    assert code == told['exit_code'] == found.exit_code and told['read_with']['layout'] == 'market1501'
+    assert [f['name'] for f in told['findings']] == [f.name for f in found.findings]
+    assert told['splits']['query'] == {'images': 24, 'people': 4, 'cameras': 6}
+    (tmp_path / 'empty').mkdir()
+    code, said, err = call('doctor', tmp_path / 'empty', '--json')
+    assert code == 2 and json.loads(said)['findings'][0]['name'] == 'no_pictures'
+    both = data / 'game' / 'query', data / 'camera' / 'query', '--stand-in', '--cache', 'none', '--device', 'cpu'
+    plain, told = call('fid', *both)[1], json.loads(call('fid', *both, '--json')[1])
+    assert f'{told["frechet"]:.6g}' in plain and f'{told["coverage"]:.6g}' in plain
+
+
+def test_runs_are_listed_and_compared(data, tmp_path):
+    for name, seed in ('one', 0), ('two', 1):
+        where = '--source', data / 'game', '--out', tmp_path / name, '--seed', seed
+        assert call('train', 'direct', *where, *SMALL)[0] == 0
+    code, said, err = call(
+        'compare', tmp_path / 'one', tmp_path / 'two', '--target', data / 'camera', '--device', 'cpu'
+    )
+    assert code == 0 and 'one' in said and 'by chance' in said and ' p = ' in said.replace('(p', ' p'), err
+    told = json.loads(
+        call('compare', tmp_path / 'one', tmp_path / 'two', '--target', data / 'camera', '--device', 'cpu', '--json')[1]
+    )
+    for row in told['rows']:  # the numbers of `evaluate`
+        only = json.loads(
+            call('evaluate', tmp_path / row['run'], '--target', data / 'camera', '--device', 'cpu', '--json')[1]
+        )
+        assert row['mAP'] == pytest.approx(only['rows'][0]['mAP']) and row['rank1'] == only['rows'][0]['rank1']
+        assert told['chance']['camera'] == {k: v for k, v in only['rows'][1].items() if k != 'name'}
+    assert told['pairs'][0]['mAP'] == pytest.approx(told['rows'][0]['mAP'] - told['rows'][1]['mAP'])
+    code, said, err = call('runs', tmp_path, '--json')
+    told = json.loads(said)
+    assert [(Path(r['run']).name, r['step'], r['state']) for r in told] == [
+        ('one', 2, 'finished'),
+        ('two', 2, 'finished'),
+    ]
+    files = [p for p in (tmp_path / 'one').rglob('*') if p.is_file()]
+    assert told[0]['bytes'] == sum(p.stat().st_size for p in files) and told[0]['results'][0]['target'] == 'camera'
+    start = json.loads((tmp_path / 'one' / 'starts.jsonl').read_text())
+    assert (
+        start['versions']['torch'].split('+')[0] == torch.__version__.split('+')[0]
+        and start['cores'] >= 1
+        and start['processor']
+    )
+    code, said, err = call('compare', tmp_path / 'one', '--target', data / 'nowhere')
+    assert code == 2 and 'nowhere' in err
+
+
+def test_importing_the_package_loads_nothing():
+    code = 'import sys, synthreid; print(sorted({m.partition(".")[0] for m in sys.modules} & {"torch", "numpy"}))'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '[]\n'
+    with pytest.raises(AttributeError, match='no attribute .lode'):
+        _ = synthreid.lode
+    assert synthreid.load.__module__ == 'synthreid.model'
 
 
 def test_subsets(data, tmp_path, monkeypatch):
@@ -576,9 +796,10 @@ def test_a_translation_goes_on(data, tmp_path, monkeypatch):
         made[0].write_bytes(whole[made[0].name][:200])  # half-written
         (out / f'.{made[1].name}.123.tmp').write_bytes(b'half')
         kept = made[1].stat().st_mtime_ns
-        for wrong in (['--camera', 1], ['--run', tmp_path / 'whole']):
-            assert call(*translate, '--out', out, *wrong)[0] == 2
-        assert call('translate', data / 'camera' / 'query', *translate[2:], '--out', out)[0] == 2
+        assert call(*translate, '--out', out, '--run', tmp_path / 'whole')[0] == 2
+        told = lambda *argv: re.search('begun with (.*?):', call(*argv)[2])[1]
+        assert told(*translate, '--out', out, '--camera', 1) == 'camera -1 (here 1)'
+        assert told('translate', data / 'camera' / 'query', *translate[2:], '--out', out) == 'other pictures'
         code, said, err = call(*translate, '--out', out)
         assert code == 0 and f'{len(whole)} images' in said, err
         assert {p.name: p.read_bytes() for p in out.glob('*.png')} == whole and not list(out.glob('.*.tmp'))
@@ -708,3 +929,46 @@ def test_a_manifest_keeps_the_names(data, tmp_path):
     with open(tmp_path / 'numbers.csv', newline='') as f:
         told = {(r['pid'], Path(r['path']).name) for r in csv.DictReader(f)}
     assert all(int(pid) == int(re.match(r'-1|\d+', name)[0]) for pid, name in told)
+
+
+@pytest.mark.parametrize('method,backbone', [('flip', 'resnet_small'), ('direct', 'osnet_x1_0')])
+def test_pictures_too_small_for_any_net(method, backbone, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)  # would be a fault
+    small = '--size 4x4 --steps 1 --batch-size 4 --images-per-id 2 --device cpu --weights null'.split()
+    start = 'train', method, '--source', data / 'game', '--out', tmp_path / 'x', '--backbone', backbone
+    code, said, err = call(*start, *small)
+    assert code == 2 and 'large' in err and not (tmp_path / 'x').exists(), err
+
+
+def test_nothing_given_is_not_this_folder(data, tmp_path, monkeypatch):
+    "As a shell variable that is not set leaves it."
+    monkeypatch.chdir(data / 'game')
+    start = 'train', 'direct', *SMALL
+    for argv, name in (
+        ((*start, '--source', '', '--out', tmp_path / 'x'), '--source'),
+        ((*start, '--source', data / 'game', '--target', '', '--out', tmp_path / 'x'), '--target'),
+        ((*start, '--source', data / 'game', '--cache', '', '--out', tmp_path / 'x'), '--cache'),
+        ((*start, '--source', data / 'game', '--out', ''), '--out'),
+        (('doctor', ''), '--path'),
+        (('fid', data / 'game' / 'query', '', '--stand-in'), '--b'),
+        (('embed', '', '--run', tmp_path, '--out', tmp_path / 'f.npz'), '--folder'),
+        (('render', '--domain', 'game', '--out', '', '--ids', 2), '--out'),
+    ):
+        code, said, err = call(*argv)
+        assert code == 2 and f'a value for {name}, got an empty one' in err, err
+    code, said, err = call(*start, '--source', f'{data / "game"},', '--out', tmp_path / 'x')
+    assert code == 2 and 'an empty name' in err, err
+    assert not (tmp_path / 'x').exists() and not (data / 'game' / 'config.yaml').exists()
+
+
+def test_numbers_of_numpy_are_numbers():
+    from synthreid.training.dgnet import DGNetConfig, join_heads
+    from synthreid.training.direct import DirectConfig
+    from synthreid.training.methods import make_method
+
+    one, two = torch.eye(3), torch.ones(3, 3)
+    assert torch.equal(join_heads(one, two, np.float32(0.25)), join_heads(one, two, 0.25))
+    assert commands._with_alpha(DGNetConfig(), np.float32(0.25)).alpha == 0.25
+    wrong = DirectConfig(size='32x16', backbone='resnet_small', weight_triplet=np.float32(-1))
+    with pytest.raises(UserError, match='weight_triplet'):
+        make_method('direct', wrong, 4)

@@ -220,3 +220,10 @@ def test_a_picture_in_train_and_test_is_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         read_manifest(table)  # the protocol leaves this match out
+
+
+def test_a_column_id_names_people_only_where_no_other_does(tmp_path):
+    (tmp_path / 'a.jpg').touch()
+    for head, row, pid in (('filename\tID\tCam', 'a.jpg\t7\t2', 7), ('Image;id;Person', 'a.jpg;1;9', 9)):
+        (tmp_path / 'list.csv').write_text(f'{head}\n{row}\n')
+        assert load_dataset('manifest', tmp_path / 'list.csv').train.pids.tolist() == [pid]

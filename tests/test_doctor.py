@@ -5,6 +5,7 @@ import builtins
 import errno
 import os
 import random
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ from synthreid.data.doctor import (
     look_at_files,
     suggest_pattern,
 )
+from synthreid.render.folder import render_images
 from synthreid.render.layouts import LAYOUT_NAMES, make_layout
 from synthreid.visual.plots import plot_cameras
 
@@ -752,3 +754,19 @@ def test_turned_and_oversized_pictures_are_told(tmp_path):
     assert found['turned'].severity == 'note' and found['turned'].files == [str(lying)]
     assert 'landscape' not in found, 'it stands when it is read'
     assert len(found['broken'].files) == 1 and '9000x9000, more than 34 million pixels' in found['broken'].files[0]
+
+
+def test_the_camera_in_the_names_of_a_folder_per_person_is_guessed(tmp_path):
+    made = render_images('camera', np.repeat(range(4), 6), np.tile(range(6), 4), size=(32, 16))
+    for i, (pid, cam, image) in enumerate(zip(made.pids, made.camids, made.images)):
+        for root, name in ('told', f'cam{cam + 1}_{i:04d}'), ('plain', f'{i:04d}'):
+            (tmp_path / root / f'person {pid}').mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / root / f'person {pid}' / f'{name}.png')
+    (note,) = (f for f in examine(tmp_path / 'told', progress=False).findings if f.name == 'no_cameras')
+    pattern = re.search(r"--pattern '(.*)'", note.remedy)[1]
+    again = examine(tmp_path / 'told', pattern=pattern, progress=False).dataset
+    pairs = {(re.search(r'cam(\d+)_', str(p))[1], int(c)) for p, c in zip(again.train.paths, again.train.camids)}
+    assert len(again.train) == 24 and len(pairs) == len(set(made.camids)), 'one number for each name'
+    assert len(set(again.train.pids)) == 4 and len(set(again.train.camids)) == len(set(made.camids))
+    (note,) = (f for f in examine(tmp_path / 'plain', progress=False).findings if f.name == 'no_cameras')
+    assert '--pattern' not in note.remedy

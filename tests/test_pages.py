@@ -65,15 +65,17 @@ def test_page_works_offline(name, tmp_path):
 def test_saved_widgets_can_be_seen_without_trust(notebook):
     "Beside every saved widget lies a picture, and a sentence that no address in memory stands in."
     book = json.loads(notebook.read_text(encoding='utf-8'))
-    outputs = [o['data'] for c in book['cells'] for o in c.get('outputs', ()) if 'data' in o]
-    widgets = [data for data in outputs if 'application/vnd.jupyter.widget-view+json' in data]
-    widgets = [data for data in widgets if '%|' not in ''.join(data['text/plain'])]  # but bars of progress
+    outputs = [(o['data'], o['metadata']) for c in book['cells'] for o in c.get('outputs', ()) if 'data' in o]
+    widgets = [(data, told) for data, told in outputs if 'application/vnd.jupyter.widget-view+json' in data]
+    widgets = [w for w in widgets if '%|' not in ''.join(w[0]['text/plain'])]  # but bars of progress
     assert bool(widgets) == (notebook.parent == NOTEBOOKS)
-    for data in widgets:
+    for data, metadata in widgets:
         picture = Image.open(io.BytesIO(base64.b64decode(data['image/png'])))
         assert min(picture.size) > 60 and len(np.unique(np.asarray(picture.convert('L')))) > 10
         text = ''.join(data['text/plain'])
         assert ': ' in text and ' object' not in text and 'trusted notebook' in text
+        alt = metadata['image/png']['alt']  # for those who do not see the picture
+        assert ': ' in alt and text.startswith(f'{alt} (')
 
 
 def hover_offline(page):

@@ -7,6 +7,8 @@ import json
 import resource
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import pytest
 import yaml
 
 from synthreid.cli import main
+from synthreid.core import atomic_write
 from synthreid.render.folder import render_folder
 from synthreid.training.checkpoint import list_checkpoints, read_meta
 from synthreid.training.direct import DirectTransfer
-from synthreid.training.hooks import read_metrics
+from synthreid.training.hooks import MetricsLog, read_metrics
+from synthreid.training.provenance import find_data
 
 STEPS = 50
 TINY = (
@@ -279,3 +283,71 @@ def test_rates_without_measure(home, tmp_path, capsys, setting):
 def test_a_folder_with_runs_is_no_run(home, capsys):
     assert main(['evaluate', str(home), '--target', str(home / 'camera'), '--device', 'cpu']) == 2
     one_line(capsys, f'name one of the runs inside: {home / "part"}, {home / "whole"}')
+
+
+def test_a_killed_run_knows_its_data(home, tmp_path, monkeypatch):
+    "As the explorers need it: what is written at the end alone is lost with the process."
+
+    def killed(self, batch, i):
+        raise SystemError('killed')
+
+    monkeypatch.setattr(DirectTransfer, 'step', killed)
+    run = tmp_path / 'run'
+    assert train(home, run) == 70
+    assert Path(find_data(run)['source'].root) == home / 'game'
+
+
+def test_a_refused_start_leaves_nothing(home, tmp_path, capsys):
+    "Other people, other nets: the weights do not fit, and the folder is free for the next attempt."
+    new, empty = tmp_path / 'new', tmp_path / 'empty'
+    empty.mkdir()
+    for run in (new, empty):
+        assert train(home, run, '--start-from', str(home / 'whole'), '--ids', '4') == 2
+        one_line(capsys, 'weights that fit')
+    assert not new.exists() and not list(empty.iterdir())
+    assert train(home, home / 'part', '--start-from', str(home / 'whole')) == 2, 'a run keeps what it has'
+    assert (home / 'part' / 'config.yaml').exists()
+
+
+def test_a_run_is_not_inside_another_run(home, capsys):
+    for inner in ('inner', 'checkpoints/inner'):
+        assert train(home, home / 'whole' / inner) == 2
+        one_line(capsys, 'outside of other runs', str(home / 'whole'))
+        assert not (home / 'whole' / inner).exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(home, tmp_path, capsys):
+    "And not the temporary file that was to become it."
+    run = shutil.copytree(home / 'part', tmp_path / 'run')
+    (run / 'metrics.csv').unlink()
+    (run / 'metrics.csv').mkdir()
+    with pytest.raises(OSError) as caught, atomic_write(run / 'metrics.csv') as tmp:
+        tmp.write_text('')
+    assert caught.value.filename == str(run / 'metrics.csv') and caught.value.filename2 is None
+    assert train(home, run) == 2
+    one_line(capsys, f'{run / "metrics.csv"}:')
+
+
+def test_no_room_for_tensorboard_is_told_once(tmp_path, monkeypatch):
+    "Its thread ends with a traceback of its own otherwise."
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(self, data):
+        raise OSError(28, 'No space left on device')
+
+    threads = []
+    monkeypatch.setattr(threading, 'excepthook', threads.append)
+    log = MetricsLog(tmp_path, steps=9)
+    monkeypatch.setattr(RecordWriter, 'write', full)
+    with pytest.raises(OSError) as caught:
+        for done in range(1, 1000):
+            log(None, done, {'id': 1.0})
+            time.sleep(0.01)
+    assert caught.value.errno == 28 and caught.value.filename == str(tmp_path / 'tensorboard')
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    assert [failed.exc_type for failed in threads] == [ZeroDivisionError], 'others are told as before'
+    with pytest.raises(OSError):
+        log.close(None, 9, False, {})
+    assert threading.excepthook == threads.append

@@ -23,6 +23,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -523,6 +524,8 @@ def _column_names(header, file) -> list:  # of strings
     "The columns' names in this package, where they are known by another one; two of one name are a `UserError`."
     known = {other: name for name, others in _COLUMNS.items() for other in (name, *others.split())}
     plain = [known.get(re.sub(r'[\s-]+', '_', h.strip().lower()), h.strip()) for h in header]
+    if 'pid' not in plain:
+        plain = ['pid' if p.lower() == 'id' else p for p in plain]  # else it may number the rows
     written = {h.strip() for h in header} & set(_COLUMNS)
     names = [h.strip() if p in written and h.strip() != p else p for h, p in zip(header, plain)]
     if twice := [n for n in names if names.count(n) > 1]:
@@ -1395,7 +1398,7 @@ def load_dataset(
     "Read a dataset from a folder, whole or a fixed subset of it."
     if isinstance(name, DatasetSpec):
         return name.load(combineall=combineall, per_id=per_id, ids=ids, seed=seed)
-    counts = {k: v for k, v in dict(per_id=per_id, ids=ids).items() if isinstance(v, (int, float))}
+    counts = {k: v for k, v in dict(per_id=per_id, ids=ids).items() if isinstance(v, Real)}
     check_positive(**counts)  # before a million files are listed
     key, read = find_reader(detect_layout(root) if name == 'auto' else name)
     _check_options(key, read, options)
@@ -1426,6 +1429,8 @@ class DatasetSpec:
     def __post_init__(self):
         set_field = partial(object.__setattr__, self)
         set_field('root', os.fspath(self.root))
+        if not self.root:
+            raise expected('the folder of a data set', 'an empty name', "give its path ('.' is the current folder)")
         set_field('layout', self.layout if self.layout == 'auto' else find_reader(self.layout)[0])
         if self.pattern is not None:
             compile_pattern(self.pattern)

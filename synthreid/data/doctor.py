@@ -963,13 +963,14 @@ def check_outputs(
     hold_out: float = 0,  # share of the people for a test of their own, which only a manifest can hold
 ):
     "Raise a `UserError` where the files that an examination is to write cannot be written so."
-    from matplotlib.backend_bases import FigureCanvasBase
+    if picture is not None:
+        from matplotlib.backend_bases import FigureCanvasBase
 
-    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
-    if picture is not None and Path(picture).suffix[1:].lower() not in kinds:
-        raise UserError(
-            f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})'
-        )
+        kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+        if Path(picture).suffix[1:].lower() not in kinds:
+            raise UserError(
+                f'expected a picture file such as cameras.png, got {picture}: choose another suffix ({" ".join(kinds)})'
+            )
     if manifest is not None and Path(manifest).suffix.lower() != '.csv':
         raise UserError(
             f'expected a manifest ending in .csv, got {manifest}: rename it, the commands know a manifest by this'
@@ -1123,6 +1124,17 @@ def _asked(path, layout, pattern, options) -> tuple[Path, str, dict]:  # absolut
     return path, layout, options
 
 
+def _with_camera(finding, key, listing) -> Finding:
+    "Of a folder per person whose names seem to tell the camera: the finished pattern."
+    if finding.name != 'no_cameras' or key != 'folders':
+        return finding
+    pattern = suggest_pattern(listing.pictures)
+    if not pattern or '{cam}' not in pattern or not pattern.rpartition('/')[0].endswith('{pid}'):
+        return finding
+    remedy = f'if {{cam}} in {pattern} is the camera, read the folder with --pattern {shlex.quote(pattern)}'
+    return replace(finding, remedy=remedy)
+
+
 def _as_spec(path, key, options) -> DatasetSpec:
     "How it was read."
     options = dict(options)
@@ -1175,7 +1187,7 @@ def examine(
     if key in ('folders', 'pattern', 'manifest'):
         checks.append(_check_nobody)
     if dataset:
-        findings += [f for check in checks for f in check(dataset)]
+        findings += [_with_camera(f, key, listing) for check in checks for f in check(dataset)]
         findings += _check_duplicates(dataset, find_duplicates(paths, looks))
     findings.sort(key=lambda f: -SEVERITIES.index(f.severity))
     spec = None if dataset is None else _as_spec(path, key, options)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..core import UserError
+from ..core import UserError, expected
 from .features import as_signed
 from .ranking import _WITHOUT_JUNK, RankingResult, _check_protocol, drop_junk, evaluate_ranking
 from .reranking import evaluate_reranked
@@ -66,8 +66,22 @@ def extract_features(
     return F.normalize(torch.cat(out)) if normalise else torch.cat(out)
 
 # %% ../../nbs/33_metrics.evaluate.ipynb #3f7d37f7
+def _codes(embed, split, rows, **options) -> torch.Tensor:
+    "Codes of these rows of a split; where every camera has an embedding of its own, each picture by that one."
+    if not isinstance(embed, dict):
+        return extract_features(embed, split.images, rows=rows, **options)
+    camids = np.full(len(rows), -1) if split.camids is None else np.asarray(split.camids)[rows]
+    if strange := sorted({*camids.tolist()} - {*embed}):
+        raise expected('an embedding for every camera', f'none for camera {strange[0]}', 'estimate it on its pictures')
+    order = np.argsort(camids, kind='stable')
+    parts = [
+        extract_features(embed[c], split.images, rows=rows[camids == c], **options) for c in np.unique(camids).tolist()
+    ]
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order, kind='stable')).to(parts[0].device)]
+
+
 def evaluate_reid(
-    embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)
+    embed,  # (B, 3, H, W) in [-1, 1] -> (B, D); or {camera: such a function}, see `metrics.cameras`
     query,  # object with `.images`, `.pids` and `.camids` (None: unknown, for protocols that need none)
     gallery,  # likewise; the query itself under 'leave_one_out'
     flip: bool = True,  # True: average with the mirror image (test-time flip)
@@ -89,9 +103,9 @@ def evaluate_reid(
         raise UserError(f'expected gallery images, got {len(pids)} of which none remain under the protocol {protocol}')
     camids = None if gallery.camids is None else np.asarray(gallery.camids)[rows]
     options = dict(batch_size=batch_size, flip=flip, device=device, progress=progress, fetch=False)
-    q = extract_features(embed, query.images, **options)
+    q = _codes(embed, query, np.arange(len(query.pids)), **options)
     same = gallery is query and len(rows) == len(q)
-    g = q if same else extract_features(embed, gallery.images, rows=rows, **options)
+    g = q if same else _codes(embed, gallery, rows, **options)
     rank = evaluate_reranked if rerank else evaluate_ranking
     options = dict(metric=metric, max_rank=max_rank, protocol=protocol, multi_query=multi_query)
     result = rank(q, g, query.pids, pids[rows], query.camids, camids, **options)

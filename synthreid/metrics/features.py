@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FID_WEIGHTS', 'FeatureExtractor', 'as_signed', 'find_fid_weights', 'inception_features', 'random_features',
-           'check_features', 'feature_statistics', 'FolderFeatures', 'cache_folder', 'folder_features']
+           'pretrained_features', 'check_features', 'feature_statistics', 'FolderFeatures', 'cache_folder',
+           'folder_features']
 
 # %% ../../nbs/29_metrics.features.ipynb #3070ab55
 import hashlib
@@ -25,6 +26,7 @@ from ..core import UserError, atomic_write, check_choice, expected, step_seed, t
 from ..data.datasets import list_images
 from ..data.store import MAX_PIXELS, READING, BrokenImage, content_digests, open_picture, read_image
 from .distances import as_features, refuse_rows
+from ..models.backbones import backbone
 
 # %% ../../nbs/29_metrics.features.ipynb #f72265d5
 _RESIZERS = {'bilinear': dict(mode='bilinear'), 'antialiased bicubic': dict(mode='bicubic', antialias=True)}
@@ -234,6 +236,17 @@ def _random_resnet18(stages: int, seed: int) -> nn.Module:
         r = resnet18(weights=None)
     kept = [r.layer1, r.layer2, r.layer3, r.layer4][:stages]
     return nn.Sequential(r.conv1, r.bn1, r.relu, r.maxpool, *kept, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+# %% ../../nbs/29_metrics.features.ipynb #24d1da97
+def pretrained_features(
+    name: str = 'tf_efficientnet_lite0',  # backbone whose ImageNet weights install
+    device='cpu',  # where it computes
+    size: tuple[int, int] = (256, 128),  # (H, W) that all images are resized to; for crops of people about 224x224
+    resize: _Resizer = 'antialiased bicubic',  # name of the resizer, see `_resize_signed`
+) -> FeatureExtractor:  # 1280-d; a `UserError` that names the package where it is missing
+    "A backbone with ImageNet weights from a package, its last maps averaged; its Frechet distance is no FID."
+    net = nn.Sequential(backbone(name, 'installed'), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return FeatureExtractor(net, f'{name} on ImageNet, {size[0]}x{size[1]}', device=device, size=size, resize=resize)
 
 # %% ../../nbs/29_metrics.features.ipynb #8e34e5e6
 def _pixels(path) -> int:

@@ -6,6 +6,7 @@
 __all__ = ['Renders', 'render_images', 'load_truth', 'render_folder']
 
 # %% ../../nbs/10_render.folder.ipynb #5a25ce4f
+import csv
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -31,7 +33,8 @@ from synthreid.core import (
     usable_cores,
 )
 from .body import JOINTS
-from .camera import Domain, camera_domain, draw_image, game_domain
+from .camera import Domain, People, camera_domain, draw_image, game_domain, picture_attributes
+from .world import World, describe_worlds, write_world
 
 # %% ../../nbs/10_render.folder.ipynb #6af77106
 @dataclass
@@ -58,7 +61,9 @@ def _get_domain(
         domain = game_domain() if domain == 'game' else camera_domain()
     if unknown := set(effects) - set(asdict(domain)):
         raise UserError(f'expected effects among {", ".join(asdict(domain))}; got {", ".join(sorted(unknown))}')
-    return replace(domain, **effects)
+    domain = replace(domain, **effects)
+    check_choice(get_args(People), people=domain.people)
+    return domain
 
 # %% ../../nbs/10_render.folder.ipynb #c25e1d8d
 def _with_parent(work, job):
@@ -194,6 +199,17 @@ def _file(job):
     return rel, np.packbits(mask), joints
 
 # %% ../../nbs/10_render.folder.ipynb #80a2c521
+def _settings(domain: Domain, ids: int, per_id: int, size, seed: int, test_fraction: float) -> dict:
+    "All that decides the pictures of a folder; the usual world is not named, as before there were others."
+    told = asdict(domain)
+    del told['worlds']
+    if domain.people == 'classic':  # not named either
+        del told['people']
+    settings = dict(renderer=_RENDERER_VERSION, domain=told, ids=ids, per_id=per_id, size=list(size))
+    worlds = describe_worlds(domain.worlds)
+    return settings | dict(seed=seed, test_fraction=test_fraction) | (dict(world=worlds) if worlds else {})
+
+
 def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
     "Whether the folder holds all pictures of these settings; those of others are not touched."
     for f in (done, started):
@@ -230,6 +246,20 @@ def load_truth(
             for p, m, j in zip(z['paths'], z['masks'], z['joints'])
         }
 
+# %% ../../nbs/10_render.folder.ipynb #62e8ad96
+def _write_attributes(file: Path, domain: Domain, seed: int, jobs, rows):
+    "A CSV file with the attributes of everybody who was rendered; pictures without a person have no line."
+    with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
+        writer = None
+        for (*_, (_, label, pid, index, _, _)), (path, _, _) in zip(jobs, rows):
+            if pid < 0:
+                continue
+            row = dict(path=path, pid=label) | picture_attributes(domain, pid, index, seed)
+            writer = writer or csv.DictWriter(f, list(row))
+            if f.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
 # %% ../../nbs/10_render.folder.ipynb #698b5d71
 def render_folder(
     out,  # folder to write
@@ -250,8 +280,7 @@ def render_folder(
             f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}'
         )
     _check_number(domain, ids, per_id, test_fraction, size)
-    settings = dict(renderer=_RENDERER_VERSION, domain=asdict(domain), ids=ids, per_id=per_id, size=list(size))
-    settings |= dict(seed=seed, test_fraction=test_fraction)
+    settings = _settings(domain, ids, per_id, size, seed, test_fraction)
     started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     if _is_finished(out, started, done, settings):
         return out
@@ -262,9 +291,13 @@ def render_folder(
             (out / d).mkdir(parents=True, exist_ok=True)
         with atomic_write(started) as tmp:
             tmp.write_text(json.dumps(settings, indent=1))
+        if 'world' in settings:
+            write_world(domain.worlds, out / 'world.yaml')
         jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
         rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
         _write_truth(out / 'truth.npz', rows, size)
+        if domain.people == 'realistic':
+            _write_attributes(out / 'attributes.csv', domain, seed, jobs, rows)
         for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
             if left.stat().st_mtime < began:
                 left.unlink()

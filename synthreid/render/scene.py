@@ -306,6 +306,8 @@ def draw_scene(
     scale: float,  # pixels per metre at the person
     feet: float,  # row where people stand
     pitch: float,  # camera looks down by this, radians
+    kind: str = 'mixed',  # one of the walls instead, whatever the place had; 'open' is far away
+    walkers: bool = True,  # False: no painted people far away
 ) -> np.ndarray:  # (H, W, 3) float32, linear light
     "Paint a place as seen by a camera that looks down by `pitch`."
     h, w = shape
@@ -319,6 +321,8 @@ def draw_scene(
     ground = pick(rng, slabs=2, asphalt=1.3, pavers=1.2, concrete=1, grass=0.6, tiles=0.5, crossing=0.4)
     if rng.random() < 0.3:
         wall, gap = 'open', rng.uniform(14, 30)
+    if kind != 'mixed':  # drawn in any case: nothing else of the place moves
+        wall, gap = kind, gap + 12 if kind == 'open' else min(gap, 9)
     depth = np.where(drop > 0.02, eye / np.maximum(drop, 0.02), 1e3)
     far = dist + gap
     on_ground = depth < far
@@ -333,7 +337,9 @@ def draw_scene(
     for _ in range(rng.integers(0, 4) if gap > 2 else rng.integers(0, 2)):
         zz = dist + rng.uniform(0.5, 0.95) * min(gap, 14)
         s = zz / dist
-        kind = pick(rng, car=1.2 if gap > 4 else 0, trunk=0.8, post=0.7, bin=0.4, walker=1 if gap > 3 else 0)
+        kind = pick(
+            rng, car=1.2 if gap > 4 else 0, trunk=0.8, post=0.7, bin=0.4, walker=1 if gap > 3 and walkers else 0
+        )
         _stand(rng, out, kind, col[None] * s + 0 * drop, eye - drop * zz, rng.uniform(-0.5, 0.5) * w / scale * s)
     soft = rng.random() < 0.6
     out = box_blur(out, max(1, round(scale / 90)) if soft and scale > 50 else 0)

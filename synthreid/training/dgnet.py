@@ -10,6 +10,7 @@ __all__ = ['SwapNetsConfig', 'make_swap_nets', 'DGNetConfig', 'weights_at', 'DGN
 
 # %% ../../nbs/44_training.dgnet.ipynb #000c8c69
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -42,7 +43,7 @@ class SwapNetsConfig:
     size: str = '256x128'  # H x W of the images
     backbone: str = 'resnet50'  # of the appearance encoder: a timm name, or 'resnet_small' for CPUs
     width: int = 32  # of 'resnet_small' alone: channels of its first stage
-    weights: str | None = None  # 'imagenet' (published; downloads), or a local file; None starts at random
+    weights: str | None = None  # 'imagenet' (published; downloads), 'installed', a local file; None starts at random
     stripes: int = 4  # horizontal parts of the appearance code
     embedding_dim: int = 512  # numbers in each of the two embeddings
     dropout: tuple[float, ...] = (0.5, 0.75)  # of the primary and of the fine-grained head
@@ -453,7 +454,7 @@ def join_heads(
     alpha: float | str = 0.5,  # weight of the fine-grained similarity, or 'fine' for it alone
 ) -> torch.Tensor:  # (B, 2 D): dot products are cos(primary) + alpha cos(fine)
     "Two embeddings as one."
-    if alpha != 'fine' and not (isinstance(alpha, (int, float)) and alpha >= 0):
+    if alpha != 'fine' and not (isinstance(alpha, Real) and alpha >= 0):
         raise expected("alpha of at least 0, or 'fine'", repr(alpha), '0.5 is published')
     weights = (0.0, 1.0) if alpha == 'fine' else (1.0, alpha**0.5)
     return torch.cat([w * F.normalize(x.float()) for w, x in zip(weights, (primary, fine))], 1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ..core import expected
 from ..data.augment import GEOMETRY, augment
 from ..data.batches import LabelledBatches, Pixels, check_pairs
-from ..models.backbones import backbone
+from ..models.backbones import InstanceNormKind, backbone
 from ..models.reid import CentreLoss, Embedder, batch_hard_triplet, circle_loss
 from ..processes import gathered
 from .loop import Method, rate_at, set_rate, update
@@ -31,8 +31,10 @@ class DirectConfig:
 
     size: str = '256x128'  # H x W of the images
     backbone: str = 'resnet50'  # 'resnet50', any timm name, or 'resnet_small' for CPUs
-    weights: str | None = None  # 'imagenet' (downloads), or a local file; None starts at random
+    # 'imagenet' (downloads), 'installed' (of a package, see `models.backbones`), or a local file; None starts at random
+    weights: str | None = None
     last_stride: int = 2  # stride of the last stage; 1 keeps more detail
+    instance_norm: InstanceNormKind = 'none'  # 'input': every picture alike in colour; 'half': early blocks as IBN-Net
     pooling: Literal['average', 'gem'] = 'average'  # of the backbone's maps; GeM learns its exponent
     gem_power: float = 3.0  # exponent of GeM at the start
     clip: bool = False  # True: features clipped to [0, 1] after the pooling
@@ -70,7 +72,7 @@ def make_embedder(
 ) -> Embedder:  # images to features, on the CPU
     "The network of the settings: a backbone and one neck."
     if body is None:
-        body = backbone(config.backbone, config.weights, config.last_stride)
+        body = backbone(config.backbone, config.weights, config.last_stride, config.instance_norm)
     net = Embedder(
         body,
         n_ids,

@@ -38,7 +38,7 @@ class FlipConfig(DirectConfig):
 
     size: str = '384x128'  # H x W of the images
     backbone: str = 'resnest50d'  # see `models.backbones`; 'encoder': the joint model's encoder and identity net
-    weights: str | None = 'imagenet'  # or a local file, of 'encoder' a joint run; None starts at random
+    weights: str | None = 'imagenet'  # 'installed', or a local file, of 'encoder' a joint run; None starts at random
     last_stride: int = 1  # stride of the last stage
     neck: Literal['flipreid', 'bn', 'none'] = 'flipreid'  # regions and clipping, or as in direct transfer
     regions: int = 2  # horizontal parts with embeddings of their own
@@ -160,7 +160,7 @@ def make_flip_net(
 ) -> torch.nn.Module:  # `Embedder` or `RegionalEmbedder`, on the CPU
     "The network of the settings."
     c, encoder = config, config.backbone == 'encoder'
-    body = make_encoder(c, joint) if encoder else backbone(c.backbone, c.weights, c.last_stride)
+    body = make_encoder(c, joint) if encoder else backbone(c.backbone, c.weights, c.last_stride, c.instance_norm)
     if c.neck != 'flipreid':
         return make_embedder(c, n_ids, body)
     return RegionalEmbedder(body, n_ids, c.regions, c.pooling, c.gem_power, c.clip, c.classifier_std)

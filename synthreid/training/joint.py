@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TranslationKind', 'TranslationConfig', 'JointConfig', 'JointBatches', 'make_nets', 'closed_forms',
-           'start_translation', 'apply_translation', 'move_batch', 'draw_cameras', 'patch_contrast', 'generator_losses',
-           'discriminator_losses', 'reid_images', 'identity_losses', 'joint_optimiser', 'joint_rate', 'check_joint',
-           'JointTransfer']
+           'start_translation', 'apply_translation', 'move_batch', 'draw_cameras', 'patch_pairs', 'hardness_at',
+           'contrast_loss', 'patch_contrast', 'generator_losses', 'discriminator_losses', 'reid_images', 'what_is_read',
+           'identity_losses', 'joint_optimiser', 'joint_rate', 'check_joint', 'JointTransfer']
 
 # %% ../../nbs/42_training.joint.ipynb #95e047e1
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -20,10 +20,12 @@ from ..core import UserError, check_positive, constant, expected, parse_size, st
 from ..data.augment import augment
 from ..data.batches import LabelledBatches, Pixels, check_pairs
 from ..data.datasets import ReidSplit
+from ..models.backbones import InstanceNormKind, backbone
+from ..models.contrast import hard_nce, modulated_nce, relation_loss
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
-from ..models.reid import IdentityNet
+from ..models.reid import Embedder, IdentityNet
 from ..processes import check_even, drawn, gathered, place, share
 from .direct import AugmentKind, reid_losses
 from .loop import Method, only_training, rate_at, set_rate, update
@@ -62,6 +64,10 @@ class TranslationConfig:
     n_patches: int = 256  # per image and layer
     temperature: float = 0.07  # of InfoNCE
     all_negatives: bool = False  # True: negatives from the whole batch
+    # how places compete: all alike; hDCE: similar places of the source weigh more; MoNCE: by optimal transport
+    contrast: Literal['patchnce', 'hdce', 'monce'] = 'patchnce'
+    hardness: tuple[float, float] = (50.0, 10.0)  # gamma of hDCE at the first and the last step (Jung et al. 2022)
+    weight_relation: float = 0.0  # SRC; what Jung et al. call 0.05 is 12.8 here: they add over 256 places
     # encoder layers that PatchNCE compares, by tap; None: (0, 2, 3, 4, 8) for nine blocks, as CUT, see `nce_taps`
     contrast_layers: tuple[int, ...] | None = None
     lr: float = 2e-4  # Adam; generator, projector, identity net
@@ -91,7 +97,12 @@ class JointConfig(TranslationConfig):
     strength: float = 0.5  # of the photometric part of 'strong'
     erasing: float = 0.0  # probability of random erasing, except in 'none' (0.5 in long runs)
     light: float = 0.0  # strength of random light fields inside 'strong'
-    head: Literal['bottleneck', 'basic'] = 'bottleneck'  # stages 2-4 of ResNet-50, or a small one
+    reads: Literal['encoder', 'picture'] = 'encoder'  # what the identity net gets; 'picture': it is the backbone below
+    backbone: str = 'tf_efficientnet_lite0'  # see `models.backbones`
+    weights: str | None = None  # 'installed', 'imagenet' or a file, see direct transfer; None starts at random
+    last_stride: int = 1  # stride of its last stage
+    instance_norm: InstanceNormKind = 'none'  # see direct transfer
+    head: Literal['bottleneck', 'basic'] = 'bottleneck'  # of 'encoder': stages 2-4 of ResNet-50, or a small one
     head_layers: tuple[int, ...] = (4, 6, 3)  # blocks per stage
     head_widths: tuple[int, ...] = (128, 256, 512)  # width per stage
     pooling: Literal['average', 'gem'] = 'average'  # of the head's maps
@@ -183,7 +194,10 @@ def make_nets(
     cameras = n_cameras if cfg.cameras and cfg.translation in ('gan', 'closed_form') else 0
     generator = Generator(cfg.dim, cfg.n_blocks, cfg.decoder, cameras, cfg.field_stride)
     generator.nce_taps = cfg.contrast_layers or generator.nce_taps
-    identity = IdentityNet(n_ids, generator.out_channels, cfg.head_layers, cfg.head, cfg.head_widths, cfg.pooling)
+    if cfg.reads == 'picture':
+        identity = Embedder(backbone(cfg.backbone, cfg.weights, cfg.last_stride, cfg.instance_norm), n_ids, cfg.pooling)
+    else:
+        identity = IdentityNet(n_ids, generator.out_channels, cfg.head_layers, cfg.head, cfg.head_widths, cfg.pooling)
     if cfg.classifier_std:
         torch.nn.init.normal_(identity.neck.classifier.weight, std=cfg.classifier_std)
     nets = {'generator': generator, 'identity': identity}
@@ -273,15 +287,15 @@ def draw_cameras(
     return drawn(partial(torch.randint, n_cameras), n, generator=random, device=random.device) if n_cameras else None
 
 # %% ../../nbs/42_training.joint.ipynb #e4a401e7
-def patch_contrast(
+def patch_pairs(
     nets: dict,  # generator, projector
-    config: TranslationConfig,  # n_patches, temperature, all_negatives
+    config: TranslationConfig,  # n_patches, all_negatives
     taps: dict,  # {tap: (B, C, H, W)} of the images before translation, from `encode`
     images: torch.Tensor,  # (B, 3, H, W), their translations
     random: torch.Generator | None = None,  # draws the places
     ids: dict | None = None,  # {tap: (P,) int64}: these places instead (row * W + column)
-) -> torch.Tensor:  # scalar, mean over the taps
-    "The contrastive loss between pictures and their translations (Park et al. 2020)."
+) -> list:  # of every tap, in order: queries and keys, each (B*P, D) of length 1
+    "The same places of translations and sources."
     cfg, project, ids = config, nets['projector'], ids or {}
     sampled = [sample_patches(layer, cfg.n_patches, ids.get(tap), random) for tap, layer in taps.items()]
     again = nets['generator'].encode(images, tuple(taps), only_taps=True)[1]
@@ -289,11 +303,51 @@ def patch_contrast(
     with torch.no_grad():
         keys = project([patches.detach() for patches, _ in sampled])
     pairs = zip(project(queries), keys)
-    if cfg.all_negatives:
-        pairs = ((gathered(q), gathered(k)) for q, k in pairs)
-    n = len(images) * (share().world if cfg.all_negatives else 1)
-    each = [patch_nce(q, k, n, cfg.temperature, cfg.all_negatives, unit=True).mean() for q, k in pairs]
-    return sum(each) / len(each)
+    return [(gathered(q), gathered(k)) if cfg.all_negatives else (q, k) for q, k in pairs]
+
+
+def hardness_at(
+    config: TranslationConfig,  # hardness, steps
+    step: int,  # from 0
+) -> float:  # gamma of hDCE
+    "It falls in a straight line over the run: the longer, the more the similar places weigh."
+    first, last = config.hardness
+    return first + (last - first) * min(1.0, step / config.steps)
+
+
+def contrast_loss(
+    loss,  # loss(queries, keys, images, all_negatives=...) of every patch
+    config: TranslationConfig,  # all_negatives
+    pairs: list,  # of `patch_pairs`
+    n_images: int,  # B
+) -> torch.Tensor:  # scalar
+    "The mean of a loss over patches and taps."
+    n = n_images * (share().world if config.all_negatives else 1)
+    return sum(loss(q, k, n, all_negatives=config.all_negatives).mean() for q, k in pairs) / len(pairs)
+
+
+def patch_contrast(
+    nets: dict,  # generator, projector
+    config: TranslationConfig,  # contrast, n_patches, temperature, all_negatives
+    taps: dict,  # {tap: (B, C, H, W)} of the images before translation, from `encode`
+    images: torch.Tensor,  # (B, 3, H, W), their translations
+    random: torch.Generator | None = None,  # draws the places
+    ids: dict | None = None,  # {tap: (P,) int64}: these places instead (row * W + column)
+    step: int = 0,  # for hDCE
+) -> torch.Tensor:  # scalar, mean over the taps
+    "The contrastive loss between pictures and their translations (Park et al. 2020)."
+    pairs = patch_pairs(nets, config, taps, images, random, ids)
+    return contrast_loss(_contrast(config, step), config, pairs, len(images))
+
+
+def _contrast(config, step):
+    "The function `contrast` names."
+    losses = {
+        'patchnce': partial(patch_nce, temperature=config.temperature, unit=True),
+        'hdce': partial(hard_nce, temperature=config.temperature, gamma=hardness_at(config, step)),
+        'monce': partial(modulated_nce, temperature=config.temperature),
+    }
+    return losses[config.contrast]
 
 # %% ../../nbs/42_training.joint.ipynb #8d5da5c9
 def _ask(discriminator, config, images, camera):
@@ -312,7 +366,10 @@ def generator_losses(
     camera: torch.Tensor | None,  # (B,) int64, which they were translated to; None: cameras are not told apart
     random: torch.Generator,  # draws the places
     patch_ids: dict | None = None,  # {loss: {tap: (P,) int64}}: these places instead
-) -> dict:  # {'gan', 'feature_match', 'nce', 'nce_identity': ...}, weighted; left out at weight 0, except 'gan'
+    step: int = 0,  # for hDCE
+) -> (
+    dict
+):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity': ...}, weighted; left out at weight 0, except 'gan'
     "What generator and projector learn from."
     cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
     verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
@@ -322,13 +379,17 @@ def generator_losses(
             real_taps = _ask(nets['discriminator'], cfg, batch['target'], real_camera)[1]
         match = feature_match_loss(real_taps, fake_taps, cfg.feature_match)
         losses['feature_match'] = cfg.weight_feature_match * match
+    if cfg.weight_nce or cfg.weight_relation:
+        pairs = patch_pairs(nets, cfg, taps, fake, random, ids.get('nce'))
     if cfg.weight_nce:
-        losses['nce'] = cfg.weight_nce * patch_contrast(nets, cfg, taps, fake, random, ids.get('nce'))
+        losses['nce'] = cfg.weight_nce * contrast_loss(_contrast(cfg, step), cfg, pairs, len(fake))
+    if cfg.weight_relation:
+        losses['relation'] = cfg.weight_relation * contrast_loss(relation_loss, cfg, pairs, len(fake))
     if cfg.weight_nce_identity:
         features, taps = nets['generator'].encode(batch['target'], tuple(taps))
         same = nets['generator'].decode(features, batch['target'], real_camera)
         scale, weight = (cfg.weight_nce_identity, 1) if cfg.reference_quirks else (1, cfg.weight_nce_identity)
-        contrast = patch_contrast(nets, cfg, taps, same * scale, random, ids.get('nce_identity'))
+        contrast = patch_contrast(nets, cfg, taps, same * scale, random, ids.get('nce_identity'), step)
         losses['nce_identity'] = weight * contrast
     return losses
 
@@ -375,24 +436,37 @@ def reid_images(
     return augment(images, random, config.augment, config.strength, config.light, config.erasing, translate_some)
 
 # %% ../../nbs/42_training.joint.ipynb #39a4e2e2
+def what_is_read(
+    generator: Generator,  # its encoder
+    config: JointConfig,  # reads
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+) -> torch.Tensor:  # (B, C, h, w) features of the encoder, or the images
+    "What the identity net gets of these images."
+    return images if config.reads == 'picture' else generator.encode(images)[0]
+
+
 def identity_losses(
     nets: dict,  # generator, identity
     config: JointConfig,  # mode, reid_batch, weights of the losses
     batch: dict,  # reid, reid_pids; without a re-ID batch source_pids
-    features: torch.Tensor | None,  # (B, C, h, w) of the source images; None: not there yet, or there is a re-ID batch
+    given: torch.Tensor | None,  # what is read of the GAN batch: features, or translations; None: not there yet
     random: torch.Generator,  # for augmentation and cameras
     translate=None,  # translate(images, camera) -> images; None: nothing is translated
-) -> dict:  # {'id', 'triplet': ...}, weighted
-    "What the identity net learns from, and in joint mode the encoder, too."
-    generator, pids = nets['generator'], batch['reid_pids' if config.reid_batch else 'source_pids']
+) -> dict:  # {'id', 'triplet': ...}; of translations that teach the generator 'id_translated', ...; all weighted
+    "What the identity net learns from, and in joint mode the encoder, or the generator, too."
+    generator, told = nets['generator'], {}
+    shown, pids = given, batch['reid_pids' if config.reid_batch else 'source_pids']
     if config.reid_batch:
         images = reid_images(batch['reid'], config, random, translate, generator.n_cameras)
-        features = generator.encode(images)[0]
-    elif features is None:
-        features = generator.encode(move_batch(batch, config, random)['source'])[0]
+        shown = what_is_read(generator, config, images)
+        if config.reads == 'picture' and config.mode == 'joint' and given is not None:
+            told = reid_losses(*nets['identity'](given), batch['source_pids'], replace(config, weight_triplet=0))
+    elif given is None:
+        shown = what_is_read(generator, config, move_batch(batch, config, random)['source'])
     if config.mode == 'disjoint':
-        features = features.detach()
-    return reid_losses(*nets['identity'](features), pids, config)
+        shown = shown.detach()
+    losses = reid_losses(*nets['identity'](shown), pids, config)
+    return losses | {f'{name}_translated': loss for name, loss in told.items()}
 
 # %% ../../nbs/42_training.joint.ipynb #5409622b
 def joint_optimiser(
@@ -455,6 +529,10 @@ def check_joint(
     if layers is not None and not (layers and set(layers) <= set(range(last + 1)) and len({*layers}) == len(layers)):
         what, remedy = f'different contrast_layers between 0 and {last}', 'leave them out for those of CUT'
         raise expected(what, layers, remedy)
+    if not min(config.hardness) > 0:
+        raise expected('two numbers above 0 as hardness', config.hardness, 'the published ones are 50 and 10')
+    if config.reads == 'encoder' and config.weights:
+        raise expected("reads='picture' for weights of a backbone", "'encoder'", 'the encoder starts at random')
     if config.translation == 'closed_form' and config.decoder != 'field':
         what = "decoder 'field' for translation='closed_form'"
         raise expected(what, repr(config.decoder), 'the others have to be trained')
@@ -496,12 +574,13 @@ class JointTransfer(Method):
 
     @torch.no_grad()
     def embed(self, images):
-        "(B, 3, H, W) in [-1, 1] to (B, D) features: encoder, identity net."
-        return self.nets['identity'].eval()(self.nets['generator'].encode(images)[0])
+        "(B, 3, H, W) in [-1, 1] to (B, D) features: encoder, identity net; or the identity net alone."
+        return self.nets['identity'].eval()(what_is_read(self.nets['generator'], self.config, images))
 
     def phase(self, i):
-        "Whether it is the warm-up, and the learning rates."
-        return i < self.config.warmup_steps, *(joint_rate(self.config, name, i) for name in self.nets)
+        "Whether it is the warm-up, the learning rates, and how hard negatives are: with hDCE no two steps are alike."
+        hard = hardness_at(self.config, i) if self.config.contrast == 'hdce' else None
+        return i < self.config.warmup_steps, hard, *(joint_rate(self.config, name, i) for name in self.nets)
 
 # %% ../../nbs/42_training.joint.ipynb #656ca43c
 @patch
@@ -515,17 +594,18 @@ def step(self: JointTransfer, batch, i, patch_ids=None):
     if cfg.translation != 'gan' or i < cfg.warmup_steps:
         translate = self.translate if cfg.translation in ('closed_form', 'colour_map') else None
         losses = identity_losses(nets, cfg, batch, None, random, translate)
-        return learn(losses, *(('generator', 'identity') if joint else ('identity',)))
+        return learn(losses, *(('generator', 'identity') if joint and cfg.reads == 'encoder' else ('identity',)))
     batch = move_batch(batch, cfg, random)
     features, taps = G.encode(batch['source'], G.nce_taps)
     camera = draw_cameras(self.n_cameras, len(features), random)
     fake = G.decode(features, batch['source'], camera)
+    given = fake if cfg.reads == 'picture' else features
     with only_training(G, nets['projector'], nets['identity'], among=nets):
-        losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids)
+        losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids, i)
         if joint:
-            losses |= identity_losses(nets, cfg, batch, features, random, self.translate)
+            losses |= identity_losses(nets, cfg, batch, given, random, self.translate)
         logged = learn(losses, 'generator', 'projector', *(['identity'] if joint else []))
     logged |= learn(discriminator_losses(nets, cfg, batch, fake.detach(), camera), 'discriminator')
     if not joint:
-        logged |= learn(identity_losses(nets, cfg, batch, features, random, self.translate), 'identity')
+        logged |= learn(identity_losses(nets, cfg, batch, given, random, self.translate), 'identity')
     return logged

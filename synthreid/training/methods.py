@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import fields
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 
@@ -143,7 +144,7 @@ def _check_settings(
     for name, value in ((f.name, vars(config)[f.name]) for f in fields(config)):
         most, told = (1, 'from 0 to 1') if name in _SHARES else (_MOST, f'of at least 0, at most {_MOST:g}')
         for v in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(v, (int, float)) and not 0 <= v <= most:
+            if isinstance(v, Real) and not 0 <= v <= most:
                 raise expected(f'{name} {told}', v, f'--{name.replace("_", "-")}')
 
 # %% ../../nbs/46_training.methods.ipynb #b4ec4232

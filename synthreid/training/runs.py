@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -43,10 +43,10 @@ from ..data.datasets import ReidSplit
 from ..data.store import LazyImages, load_images
 from ..processes import ProcessLost, begin_alike, check_alone, check_shares, is_first, join, place, told_to_all
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
-from .hooks import MetricsLog, ProgressBar, SampleGrid, draw_pairs, draw_swaps
+from .hooks import MetricsLog, ProgressBar, SampleGrid, TimeLeft, draw_pairs, draw_swaps
 from .loop import LossMeans, Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
-from .provenance import fingerprint, record_training
+from .provenance import fingerprint, record_data, record_start, record_training
 
 # %% ../../nbs/48_training.runs.ipynb #325341e8
 def list_runs(
@@ -202,6 +202,9 @@ def _read_claim(folder) -> dict:
 def _check_claim(folder, settings, named=(), defaults=(), write=False):
     "Refuse a folder of other settings; `write` claims one without checkpoints."
     path, named = Path(folder) / 'config.yaml', dict(named)
+    around = next((p for p in Path(folder).resolve().parents if list_checkpoints(p / 'checkpoints')), None)
+    if around and (around / 'config.yaml').is_file():
+        raise expected('a folder outside of other runs', f'{folder} inside the run {around}', 'choose another folder')
     if not path.exists() and not is_new(folder):
         raise UserError(f'expected a new folder or that of a run, {folder} holds other files: choose another folder')
     if path.exists() and list_checkpoints(Path(folder) / 'checkpoints'):
@@ -223,6 +226,8 @@ def _training_hooks(folder, method, source, done, means, checkpoint_every, sampl
         MetricsLog(folder, done - bool(means.counts), tensorboard=tensorboard, steps=steps),
         ProgressBar(steps, done, folder.name, disable=not progress),
     ]
+    if progress:
+        hooks.append(TimeLeft(steps, done))
     if sample_every and method.swaps:
         draw = lambda m: draw_swaps(some, some, m.swap_grid(some, some))
         hooks.append(SampleGrid(folder / 'samples', draw, sample_every))
@@ -270,6 +275,21 @@ def _start(run, kind) -> dict:  # empty, or 'start_from': checkpoint
             f'a checkpoint of the method {kind.name} to start from', f'{held!r} in {checkpoint}', 'name another'
         )
     return {'start_from': checkpoint}
+
+
+def _try_size(method):
+    "Pictures may be too small for a net: one is tried, where that takes no time and may go wrong."
+    h, w = parse_size(method.config.size)
+    if min(h, w) > 64:
+        return
+    try:
+        with torch.no_grad():
+            method.embed(torch.zeros(1, 3, h, w, device=method.device))
+    except (RuntimeError, ValueError, IndexError) as e:
+        if isinstance(e, UserError):
+            raise
+        got = f'{h}x{w} ({(str(e).splitlines() or [""])[0][:120]})'
+        raise expected(f'pictures large enough for the nets of {method.name}', got, 'give a larger --size') from e
 
 
 def _begin(run, source, target, later=(), **positive):
@@ -334,6 +354,19 @@ def _sweep(folder):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+@contextmanager
+def _leaving_nothing(folder):
+    "A new run that is refused before its first step takes its claim back; one that trained, or was killed, keeps it."
+    mine = is_new(folder)
+    try:
+        yield
+    except UserError:
+        if mine and not list_checkpoints(folder / 'checkpoints') and not (folder / 'metrics.csv').exists():
+            for name in ('config.yaml', 'trained_on.npz', 'data.json'):
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
 def _first_step(method, folder, source, target, precision, names, start=None):
     "Prepare a new run, or load where it stopped: Lightning's Fabric, the steps done, losses that wait for the log."
     device = method.device
@@ -381,6 +414,7 @@ class Run:
         method, target, settings, named = _begin(self, source, target, later)
         told = ('method', 'seed', 'precision', 'config', 'start_from', 'start_from_weights')
         known = {k: v for k, v in settings.items() if k in told}  # people may yet be left out
+        _try_size(method)
         _check_claim(self.folder, known, named, _defaults(type(method)))
         if is_first() and (Path(self.folder) / '.lock').exists():
             with lock_folder(self.folder):  # does anybody train there now?
@@ -411,6 +445,7 @@ def train(
     progress: bool = True,  # show a bar
     recipe: str | None = None,  # name of the recipe, recorded in the checkpoints
     data: str | None = None,  # names of the data sets, recorded likewise: 'GTASynthReid to Market-1501'
+    read_from: dict | None = None,  # {'source': DatasetSpec, 'target': ...}: where they lie, noted for the explorers
     builds_on=(),  # runs that went into the images, such as a translator: what they saw counts as seen
     data_on_device: bool | str = 'auto',  # stored images are kept on the GPU: True, False, or where they fit
     compile: bool = False,  # nets are compiled: slower at first, then faster on a GPU, see `compile_nets`
@@ -428,9 +463,12 @@ def train(
                 claim = (folder, settings | _prints(source, target), named, _defaults(type(method)))
                 _check_claim(*claim)
                 held.enter_context(lock_folder(folder))
+                held.enter_context(_leaving_nothing(folder))
                 _check_claim(*claim, write=True)
                 _sweep(folder)
                 record_training(folder, source, target, [*builds_on, *named.values()], progress, named.get('teacher'))
+                if read_from:
+                    record_data(folder, **read_from)
         names, start = {'recipe': recipe, 'data': data}, named.get('start_from')
         with told_to_all():
             fabric, done, means = _first_step(method, folder, source, target, self.precision, names, start)
@@ -438,6 +476,8 @@ def train(
         steps = self.config.steps
         if done >= steps:
             return method, done
+        if first:
+            record_start(folder, done)
         method.data_on_device, torch.backends.cudnn.allow_tf32 = data_on_device, self.tf32
         if compile:
             compile_nets(method)

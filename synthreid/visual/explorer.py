@@ -39,14 +39,6 @@ def error_text(
     return str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
 
 # %% ../../nbs/51_visual.explorer.ipynb #fb5ed0cb
-def _png(picture) -> bytes:  # of a matplotlib figure, or of (H, W, 3) uint8
-    if not isinstance(picture, Figure):
-        return encode_image(picture, 'PNG')
-    out = io.BytesIO()
-    picture.savefig(out, format='png', dpi=80)
-    return out.getvalue()
-
-
 class Explorer(anywidget.AnyWidget):
     "Base of the explorers. Subclasses take `front_end(...)` and answer messages in `answer`."
 
@@ -89,6 +81,7 @@ class Explorer(anywidget.AnyWidget):
         data['text/plain'] = repr(self)
         if (picture := self.still()) is not None:
             data['image/png'] = base64.b64encode(_png(picture)).decode()
+            metadata = {**metadata, 'image/png': {'alt': repr(self).rpartition(' (')[0]}}
         return data, metadata
 
     def answer(
@@ -113,6 +106,14 @@ def encode_image(
     options = {'quality': quality, 'subsampling': 0 if quality >= 95 else 2} if kind == 'JPEG' else {}
     out = io.BytesIO()
     Image.fromarray(image).save(out, format=kind, **options)
+    return out.getvalue()
+
+
+def _png(picture) -> bytes:  # of a matplotlib figure, or of (H, W, 3) uint8
+    if not isinstance(picture, Figure):
+        return encode_image(picture, 'PNG')
+    out = io.BytesIO()
+    picture.savefig(out, format='png', dpi=80)
     return out.getvalue()
 
 

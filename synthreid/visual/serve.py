@@ -15,28 +15,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ..core import UserError
 from .dashboard import load_run_data, write_notebook
 
 # %% ../../nbs/54_visual.serve.ipynb #1721ff34
-def _serve(command, folder, env=None, ready=None) -> int:  # its exit code; an interrupt is the server's own business
-    process = subprocess.Popen(command, cwd=folder, env=env)
+@contextmanager
+def _ending():
+    "SIGTERM ends what is inside as an error would: folders are removed and servers ended on the way out."
     try:
-        old = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    except ValueError:
-        old = None  # not in the main thread
+        old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _serve(command, folder, env=None, ready=None, asks=False) -> int:  # exit code; `asks`: after Ctrl-C, if it may end
+    process = subprocess.Popen(command, cwd=folder, env=env)
     try:
         if ready:
             ready(process)
         while True:
             try:
                 return process.wait()
-            except KeyboardInterrupt:
-                pass
+            except KeyboardInterrupt:  # Ctrl-C reaches the server, too; `kill -INT` does not
+                if not asks:
+                    with suppress(subprocess.TimeoutExpired):
+                        return process.wait(5)
+                    process.terminate()
     finally:
-        if old is not None:
-            signal.signal(signal.SIGTERM, old)
         if process.poll() is None:
             process.terminate()
             process.wait()
@@ -95,8 +108,8 @@ def explore(
     _try_out(run, options)
     path = write_notebook(run, **options)
     print(f'{path}: choose Run > Run All Cells there', flush=True)
-    with tempfile.TemporaryDirectory(prefix='synthreid_') as empty:
-        return _serve(_lab_command(path, empty, browser), empty)
+    with _ending(), tempfile.TemporaryDirectory(prefix='synthreid_') as empty:
+        return _serve(_lab_command(path, empty, browser), empty, asks=True)
 
 # %% ../../nbs/54_visual.serve.ipynb #37be611e
 _POLICY = (
@@ -239,8 +252,9 @@ def app(
         if process.poll() is None:
             print(f'http://127.0.0.1:{port}/?token={token}', flush=True)
 
-    with tempfile.TemporaryDirectory(prefix='synthreid_') as folder:
+    with _ending(), tempfile.TemporaryDirectory(prefix='synthreid_') as folder:
         code = 'import sys; from synthreid.visual.serve import _serve_page; _serve_page(*sys.argv[1:])'
         path = write_notebook(run, folder, **options)
         command = [sys.executable, '-W', 'ignore::DeprecationWarning', '-c', code, str(path), str(port)]
-        return _serve(command, folder, os.environ | {'JUPYTER_TOKEN': token}, tell_address)
+        (own := Path(folder) / 'own').mkdir()  # what the server leaves goes with it, however it ends
+        return _serve(command, folder, os.environ | {'JUPYTER_TOKEN': token, 'TMPDIR': str(own)}, tell_address)
