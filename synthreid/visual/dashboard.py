@@ -328,8 +328,8 @@ def _make_swaps(data, **options) -> SwapExplorer:  # options of `explore_swaps`
     )
 
 # %% ../../nbs/53_visual.dashboard.ipynb #12ee955e
-def _make_clusters(data, **options) -> clusters.ClusterExplorer:  # options of `visual.clusters.from_run`
-    return clusters.from_run(_run_folder(data.run), data.target, **options)
+def _make_clusters(data, **options) -> clusters.ClusterExplorer:  # options of `visual.clusters.clusters_of_run`
+    return clusters.clusters_of_run(_run_folder(data.run), data.target, **options)
 
 # %% ../../nbs/53_visual.dashboard.ipynb #227592b1
 def _page_through_selection(points, lists):
@@ -401,7 +401,7 @@ class Dashboard:
         return self._part('swaps', _make_swaps, options)
 
     def clusters(self, **options):
-        "Clusters of a self-training run, epoch by epoch; `options` of `visual.clusters.from_run`."
+        "Clusters of a self-training run, epoch by epoch; `options` of `visual.clusters.clusters_of_run`."
         return self._part('clusters', _make_clusters, options)
 
     def features(self, **options):
