@@ -952,7 +952,7 @@ def test_nothing_given_is_not_this_folder(data, tmp_path, monkeypatch):
         (('doctor', ''), '--path'),
         (('fid', data / 'game' / 'query', '', '--stand-in'), '--b'),
         (('embed', '', '--run', tmp_path, '--out', tmp_path / 'f.npz'), '--folder'),
-        (('render', '--domain', 'game', '--out', '', '--ids', 2), '--out'),
+        (('translate', data / 'game' / 'query', '--run', '', '--out', tmp_path / 'x'), '--run'),
     ):
         code, said, err = call(*argv)
         assert code == 2 and f'a value for {name}, got an empty one' in err, err
