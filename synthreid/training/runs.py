@@ -324,7 +324,8 @@ def _begin(run, source, target, later=(), **positive):
 
 def _defaults(kind) -> dict:
     "The settings that a method has when nothing is said."
-    return {f.name: f.default for f in fields(kind.Config) if f.default is not MISSING}
+    told = {f.name: f.default for f in fields(kind.Config) if f.default is not MISSING}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}  # as config.yaml has them
 
 # %% ../../nbs/48_training.runs.ipynb #2d2d6a3b
 def _trained_on(folder, config, source, target) -> bool:
