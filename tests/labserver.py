@@ -19,8 +19,11 @@ NOTEBOOKS = ROOT / 'nbs' / 'explorers'
 
 
 def quick(source):
-    "A cell with fewer training steps; asserts about what training achieves are left out."
-    source = re.sub(r'demo_rows\((steps=)?\d+\)', 'demo_rows(steps=24)', source)
+    "A cell with fewer training steps and people; asserts about what training achieves are left out."
+    source = re.sub(r'demo_rows\((steps=)?\d+\)', 'demo_rows(steps=8)', source)
+    source = re.sub(r'(checkpoint_every|sample_every)=[1-9]\d*', r'\1=4', source)
+    source = re.sub(r'source_ids=\d+, target_ids=\d+', 'source_ids=16, target_ids=27', source)
+    source = re.sub(r"(render_people\('\w+'), 40, per_id=8", r'\1, 16, per_id=8', source)
     for call in (
         'EmbeddingExplorer(**points)',
         'board.features(n=120)',
