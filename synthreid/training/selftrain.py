@@ -38,10 +38,10 @@ from ..data.datasets import ReidSplit, hold_out
 from ..data.samplers import IdentityBatches
 from ..metrics.clustering import agreement, cluster_graph, jaccard_graph
 from ..metrics.ranking import evaluate_ranking
+from ..models.backbones import InstanceNormKind
 from ..models.reid import Embedder, RegionalEmbedder, encoder_weights
 from ..processes import by_itself, check_even, from_first, gathered, mine
 from .direct import AugmentKind, embedder_optimiser
-from ..models.backbones import InstanceNormKind
 from .flip import flip_epoch, make_flip_net
 from .joint import draw_cameras
 from .loop import Hook, Method, rate_at, set_rate, update
