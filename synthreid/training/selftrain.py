@@ -125,7 +125,8 @@ def check_selftrain(
 
 # %% ../../nbs/45_training.selftrain.ipynb #61834f6a
 _OF_NET = (
-    'backbone instance_norm last_stride pooling gem_power clip neck regions classifier_bias dim n_blocks head head_layers head_widths'
+    'backbone instance_norm last_stride pooling gem_power clip neck regions classifier_bias dim n_blocks head'
+    ' head_layers head_widths'
 ).split()
 
 
