@@ -38,7 +38,8 @@ from ..data.datasets import ReidSplit, hold_out
 from ..data.samplers import IdentityBatches
 from ..metrics.clustering import agreement, cluster_graph, jaccard_graph
 from ..metrics.ranking import evaluate_ranking
-from ..models.reid import RegionalEmbedder, encoder_weights
+from ..models.backbones import InstanceNormKind
+from ..models.reid import Embedder, RegionalEmbedder, encoder_weights
 from ..processes import by_itself, check_even, from_first, gathered, mine
 from .direct import AugmentKind, embedder_optimiser
 from .flip import flip_epoch, make_flip_net
@@ -89,6 +90,7 @@ class SelfTrainConfig:
     backbone: str = 'resnet50'  # this and all below: of the start, where there is one
     weights: str | None = None  # 'imagenet' (downloads), or a local file; None starts at random
     last_stride: int = 1  # stride of the last stage
+    instance_norm: InstanceNormKind = 'none'  # see direct transfer
     pooling: Literal['average', 'gem'] = 'gem'  # of the backbone's maps
     gem_power: float = 3.0  # exponent of GeM at the start
     clip: bool = False  # True: features clipped to [0, 1] after the pooling
@@ -123,7 +125,8 @@ def check_selftrain(
 
 # %% ../../nbs/45_training.selftrain.ipynb #61834f6a
 _OF_NET = (
-    'backbone last_stride pooling gem_power clip neck regions classifier_bias dim n_blocks head head_layers head_widths'
+    'backbone instance_norm last_stride pooling gem_power clip neck regions classifier_bias dim n_blocks head'
+    ' head_layers head_widths'
 ).split()
 
 
@@ -136,7 +139,8 @@ def take_net(
         raise expected('a start of the methods direct, joint, flip', start.name, 'give another run')
     told = {k: v for k, v in vars(start.config).items() if k in _OF_NET}
     if start.name == 'joint':
-        told |= dict(backbone='encoder', neck='bn', last_stride=2, clip=False)
+        own = isinstance(start.nets['identity'], Embedder)  # a backbone of its own, beside the encoder
+        told |= dict(neck='bn', clip=False) | ({} if own else dict(backbone='encoder', last_stride=2))
     if start.config.size != config.size:
         raise expected(f'pictures of the size of the start, {start.config.size}', config.size, 'use --size')
     return replace(config, weights=None, **told)
@@ -148,7 +152,9 @@ def make_learner(
 ) -> torch.nn.Module:  # `Embedder` or `RegionalEmbedder`, on the CPU
     "The net that learns on."
     net, given = make_flip_net(config, 1), {}
-    if start is not None and start.name == 'joint':
+    if start is not None and start.name == 'joint' and config.backbone != 'encoder':
+        given = start.nets['identity'].state_dict()
+    elif start is not None and start.name == 'joint':
         named = {f'{name}.{k}': v for name, part in start.nets.items() for k, v in part.state_dict().items()}
         given = {f'backbone.{k}': v for k, v in encoder_weights(named, config.head_layers).items()}
         given |= {k.removeprefix('identity.'): v for k, v in named.items() if k.startswith('identity.neck.')}
