@@ -170,8 +170,7 @@ def _differences(old, new, named, defaults=()) -> list[str]:
     digests = {f'{name}_weights': name for name in named}
     moving = {k for k, v in new['config'].items() if v is not None and str(v) in map(str, named.values())}
     moving.add('start_from')
-    plain = lambda v: list(v) if isinstance(v, tuple) else v  # as YAML has it
-    flat = lambda s: {k: plain(v) for k, v in {**s, **s.get('config', {})}.items() if k not in {'config', *moving}}
+    flat = lambda s: {k: v for k, v in {**s, **s.get('config', {})}.items() if k not in {'config', *moving}}
     old, words = flat(old), {'source': 'other source images', 'target': 'other target images'}
     for key, name in digests.items():
         words[key] = (
