@@ -96,7 +96,7 @@ def plot_groups(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 0.9 + 0.3 * len(found)), layout='constrained', sharey=True)
-    names = [f'{name} ({row.people})' for name, row in found.iterrows()]
+    names = [f'{name} ({row.people:.0f})' for name, row in found.iterrows()]
     for ax, rate, told in zip(axes, ('false_match', 'miss'), ('false matches', 'misses')):
         value, low, high = (100 * found[rate + part].to_numpy() for part in ('', '_low', '_high'))
         ax.errorbar(value, names, xerr=np.abs([value - low, high - value]), fmt='o', color='#0072B2', capsize=3)
