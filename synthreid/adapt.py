@@ -28,7 +28,7 @@ from .training.loop import Method
 from .training.provenance import record_data
 from .training.runs import Run, load_method
 from .training.selftrain import HeldOut, SelfTrainConfig, divide_people
-from .visual.clusters import clusters_of_run, clusters_section
+from .visual.clusters import ClusterExplorer, clusters_section, read_clusters
 from .visual.plots import plot_translations
 from .visual.report import Table, write_report
 
@@ -209,7 +209,7 @@ def adapt_report(
     shown = plot_translations(
         renders.images[some], held.images[some], target.images[:: max(1, len(target) // 12)], n=12
     )
-    clusters = clusters_section(clusters_of_run(out / 'adapted', target))[1]
+    clusters = clusters_section(ClusterExplorer(target, **read_clusters(out / 'adapted')))[1]
     sections = [
         ('Results', [Table(table_html(table, columns)), said]),
         ('Held-back people', [(shown, 'Renders, the same as the cameras would show them, pictures of the target')]),

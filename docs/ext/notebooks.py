@@ -125,7 +125,11 @@ def cells_of(notebook, name):
         described, shown_cell = code_cell(cell, source, module, flags, states)
         if described:
             yield markdown(described)
-        yield shown_cell
+        told = [o for o in shown_cell['outputs'] if 'text/markdown' in o.get('data', {})]
+        if 'echo: false' in flags:
+            shown_cell['metadata'] = {'tags': ['remove-input']}
+        yield {**shown_cell, 'outputs': [o for o in shown_cell['outputs'] if o not in told]}
+        yield from (markdown(text(o['data']['text/markdown']).strip('\n')) for o in told)  # its links lead to pages
     if states:
         saved = json.dumps(notebook['metadata']['widgets'][STATE]).replace('</', '<\\/')
         saved = f'<script type="{STATE}">{saved}</script>'
