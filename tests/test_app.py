@@ -304,7 +304,7 @@ def test_explore_says_what_is_missing(runs, monkeypatch, capsys):
         assert "pip install 'synthreid[notebook]'" in said and said.count('\n') == 1
     monkeypatch.undo()
     started = []
-    monkeypatch.setattr(serve, '_serve', lambda command, *a: started.append(command) or 0)
+    monkeypatch.setattr(serve, '_serve', lambda command, *a, **k: started.append(command) or 0)
     assert main(['explore', str(runs), '--no-browser', '--device', 'cpu']) == 0
     assert '--no-browser' in started[0] and f'--ServerApp.root_dir={runs.resolve()}' in started[0]
     assert (runs / 'explore.ipynb').exists()
