@@ -301,11 +301,11 @@ def test_weights_of_other_trainers(tmp_path, name, prefix):
     theirs, ours = by_formula(backbone(name).body), backbone(name)
     state = {prefix + k: v for k, v in theirs.state_dict().items()}
     around = prefix[: prefix.rstrip('.').rfind('.') + 1]  # heads lie beside the innermost wrapping
-    shown = prefix.removeprefix('module.')  # DataParallel's has always been taken off without a word
-    heads = {around + k: torch.zeros(4, 4) for k in ('classifier.weight', *(['heads.bnneck.weight'] if shown else []))}
+    inner = prefix.removeprefix('module.')  # the rest is DataParallel's
+    heads = {around + k: torch.zeros(4, 4) for k in ('classifier.weight', *(['heads.bnneck.weight'] if inner else []))}
     torch.save({'state_dict': state | heads, 'epoch': 3}, tmp_path / 'theirs.pth')
     report = load_weights(ours, tmp_path / 'theirs.pth')
-    assert report.complete and report.prefix == shown and len(report.left_out) == len(heads)
+    assert report.complete and report.prefix == prefix and len(report.left_out) == len(heads)
     assert (f"{shown!r} taken off" in str(report)) == bool(shown)
     x = backbone_input().float()
     with torch.no_grad():
