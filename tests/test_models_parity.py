@@ -306,7 +306,7 @@ def test_weights_of_other_trainers(tmp_path, name, prefix):
     torch.save({'state_dict': state | heads, 'epoch': 3}, tmp_path / 'theirs.pth')
     report = load_weights(ours, tmp_path / 'theirs.pth')
     assert report.complete and report.prefix == prefix and len(report.left_out) == len(heads)
-    assert (f"{shown!r} taken off" in str(report)) == bool(shown)
+    assert (f"{prefix!r} taken off" in str(report)) == bool(prefix)
     x = backbone_input().float()
     with torch.no_grad():
         assert torch.equal(ours.body.eval().forward_features(x), theirs.eval().forward_features(x))
