@@ -305,7 +305,7 @@ def patch_pairs(
     pairs = zip(project(queries), keys)
     return [(gathered(q), gathered(k)) if cfg.all_negatives else (q, k) for q, k in pairs]
 
-
+# %% ../../nbs/42_training.joint.ipynb #40f70d9b
 def hardness_at(
     config: TranslationConfig,  # hardness, steps
     step: int,  # from 0
