@@ -137,7 +137,9 @@ def _check_outside(out, *folders):
 # %% ../nbs/57_commands.ipynb #51fcc5f2
 def _print_json(told):
     "One line for other programs."
-    plain = lambda v: v.item() if hasattr(v, 'item') else str(v)
+    import numpy as np
+
+    plain = lambda v: v.item() if isinstance(v, np.generic) else str(v)
     print(json.dumps(told, default=plain, allow_nan=False))
 
 
@@ -517,7 +519,7 @@ def _by_group(method, dataset, groups, flip, metric, protocol, batch_size):  # a
 
     parts, rule = (dataset.query, dataset.gallery), dataset.rule if protocol == 'auto' else protocol
     codes = [extract_features(method.embed, s.images, batch_size, flip, device=method.device) for s in parts]
-    labels = [getattr(s, name) for name in ('pids', 'camids') for s in parts]
+    labels = [s.pids for s in parts] + [s.camids for s in parts]
     false_match = max(1e-3, min(0.5, 60 / (len(parts[0]) * len(parts[1]))))  # some errors, to see where they fall
     return rates_by_group(
         evaluate_roc(*codes, *labels, metric=metric, max_fpr=false_match, protocol=rule), groups, false_match

@@ -31,10 +31,10 @@ from .visual.report import Table, write_report
 # %% ../nbs/55a_like.ipynb #3bb8cf88
 def _fit_rows(fit: WorldFit) -> list:  # of [name, usual, found, error]
     "One row per number that was looked for."
-    views = [[f'{getattr(w, name):.2f}' for w in fit.worlds] for name in SEARCHED]
+    views = [[f'{vars(w)[name]:.2f}' for w in fit.worlds] for name in SEARCHED]
     told = ['cannot be told' if np.isnan(e) else f'± {e:.2f}' for e in (fit.errors[k] for k in SEARCHED)]
     joined = [v[0] if len(set(v)) == 1 else ', '.join(v) for v in views]
-    return [[k, f'{getattr(USUAL, k):.2f}', v, e] for k, v, e in zip(SEARCHED, joined, told)]
+    return [[k, f'{vars(USUAL)[k]:.2f}', v, e] for k, v, e in zip(SEARCHED, joined, told)]
 
 
 def _fit_table(fit: WorldFit) -> str:  # HTML

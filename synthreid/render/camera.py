@@ -82,12 +82,12 @@ def camera_domain(
 def _odds(world: World, name: str) -> float:
     "By how much a world moves the odds of a group against the usual world."
     odds = lambda share: share / max(1 - share, 1e-3)
-    return odds(getattr(world, name)) / odds(getattr(World, name))
+    return odds(vars(world)[name]) / odds(vars(World)[name])
 
 
 def _draw_resident(rng, world: World, muted: float) -> Walker:
     "A walker of a world; `muted` has no meaning here."
-    if all(getattr(world, name) == getattr(World, name) for name in OF_PEOPLE):
+    if all(vars(world)[name] == vars(World)[name] for name in OF_PEOPLE):
         return draw_walker(rng)
     but = lambda table, *values: set(table) - set(values)
     shares = dict(FREQUENCIES)

@@ -11,7 +11,7 @@ from math import acos, cos, pi, sin
 
 import numpy as np
 
-from .body import JOINTS, pick
+from .body import JOINTS, on_head, pick
 from .cloth import cloth
 from .raster import Shapes
 from .wardrobe import Walker
@@ -605,19 +605,6 @@ def _add_hand(s: Shapes, wrist, hand, sign: int, h: float, skin: int):
     s.cone(np.add(wrist, 0.2 * d), thumb, 0.009 * h, 0.0065 * h, skin)
 
 # %% ../../nbs/07b_render.figure.ipynb #c8d60c15
-def _on_head(s: Shapes, p: Walker, pose: Stance, j: dict):  # at, ball
-    """Two functions in coordinates of the head (origin in its middle, in units of its height): `at(x, y, z)` is a point
-    and `ball(centre, radii, material, cut)` adds an ellipsoid."""
-    h, (turn, nod) = _head_height(p), pose.head
-    c, sn, cn, ss = cos(turn), sin(turn), cos(nod), sin(nod)
-    R = np.array([[c, sn * ss, sn * cn], [0, cn, -ss], [-sn, c * ss, c * cn]])
-    o = np.array(j['head'])
-    at = lambda x, y, z: tuple(o + R @ (np.array([x, y, z]) * h))
-    k = lambda *v: tuple(x * h for x in v)
-    ball = lambda q, r, mat, cut=(-9.0, 9.0, -9.0): s.ball(at(*q), k(*r), mat, R, cut, k(*q))
-    return at, ball
-
-
 def _add_face(s: Shapes, p: Walker, pose: Stance, m: dict, at, ball):
     "Cranium, jaw, nose, ears and glasses."
     h, fine = _head_height(p), p.sex == 'female' or p.age == 'child'
@@ -691,7 +678,7 @@ def _add_headwear(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict, ball):
 
 def _add_head(s: Shapes, p: Walker, pose: Stance, j: dict, m: dict):
     "Face, hair and what is worn on the head."
-    at, ball = _on_head(s, p, pose, j)
+    at, ball = on_head(s, _head_height(p), j['head'], *pose.head)
     _add_face(s, p, pose, m, at, ball)
     if p.headwear != 'headscarf' and not pose.hood:
         _add_hair(s, p, m, at, ball, p.headwear != 'none')

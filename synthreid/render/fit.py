@@ -86,7 +86,7 @@ def _summary(images, camids) -> np.ndarray:  # (2 D,)
 SEARCHED = [name for name in RANGES if name not in ('light', 'resolution')]  # numbers that `fit_world` looks for
 _LOW, _WIDTH = (np.array([RANGES[k][i] for k in SEARCHED], float) for i in (0, 1))
 _WIDTH = _WIDTH - _LOW
-_USUAL = (np.array([getattr(USUAL, k) for k in SEARCHED]) - _LOW) / _WIDTH
+_USUAL = (np.array([vars(USUAL)[k] for k in SEARCHED]) - _LOW) / _WIDTH
 _PICTURES = 32  # rendered of each world
 _MOST = 800  # worlds; the regression is solved in their number
 
@@ -245,7 +245,7 @@ def _fill(pool, until, deadline, most, seed, workers, bar, near=()):
 
 def _fresh(world, seed) -> np.ndarray:  # (2 D,)
     "Statistics of a world's renders that no regression has seen, before several sets of cameras."
-    point = (np.array([getattr(world, k) for k in SEARCHED]) - _LOW) / _WIDTH
+    point = (np.array([vars(world)[k] for k in SEARCHED]) - _LOW) / _WIDTH
     return np.concatenate([_simulate((seed + 7, i, point))[2] for i in range(3)]).mean(0)
 
 
@@ -270,7 +270,7 @@ def fit_world(
     progress: bool = True,  # show a bar
 ) -> WorldFit:
     "Find the world whose renders have the target's content."
-    if getattr(images, 'ndim', 0) != 4 or len(images) < 16:
+    if np.ndim(images) != 4 or len(images) < 16:
         raise expected('at least 16 target pictures (N, H, W, 3)', np.shape(images), 'give more of them')
     check_positive(minutes=minutes, simulations=simulations or 1)
     camids = np.zeros(len(images), int) if camids is None else np.asarray(camids)

@@ -63,7 +63,7 @@ OF_PEOPLE = 'build outerwear bare_legs long_hair bags brightness saturation'.spl
 def _check_world(world: World):
     "Every number within its range, or a `UserError` that names it."
     for name, (low, high) in RANGES.items():
-        value = getattr(world, name)
+        value = vars(world)[name]
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (number and isfinite(value) and low <= value <= high):
             raise expected(f'{name} from {low} to {high}', repr(value), 'mend the world')
@@ -109,7 +109,7 @@ def read_world(
 def _differences(world: World, usual: World) -> dict:
     "What differs, as plain numbers of four digits."
     plain = lambda v: v if isinstance(v, str) else float(f'{v:.4g}')
-    return {k: plain(v) for k, v in asdict(world).items() if v != getattr(usual, k)}
+    return {k: plain(v) for k, v in asdict(world).items() if v != vars(usual)[k]}
 
 
 def describe_worlds(
@@ -190,12 +190,12 @@ def draw_inhabitant(
 ) -> Person:  # always the same for the same stream
     "Draw an identity of a world."
     p = draw_person(rng, muted)
-    if all(getattr(world, k) == getattr(World, k) for k in OF_PEOPLE):
+    if all(vars(world)[k] == vars(World)[k] for k in OF_PEOPLE):
         return p
     u = rng.random(8)  # drawn last: they move nothing of the person
     p = _styled(_dressed(p, world, u[:4]), world, u[4:])
     worn = 'top_rgb top_rgb2 bottom_rgb bag_rgb hat_rgb scarf_rgb'.split()
-    tones = {k: _toned(getattr(p, k), world) for k in worn} if (world.brightness, world.saturation) != (1, 1) else {}
+    tones = {k: _toned(vars(p)[k], world) for k in worn} if (world.brightness, world.saturation) != (1, 1) else {}
     return replace(p, build=float(np.clip(p.build * world.build, 0.6, 1.9)), **tones)
 
 # %% ../../nbs/08a_render.world.ipynb #73d2239d
