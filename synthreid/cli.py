@@ -293,7 +293,7 @@ def _help_of_train(name: str, everything: bool) -> str:
     doc = f'{_written_command("train").doc} The method: {_told_method(name)[0].doc}'
     return help_text(f'train {name}', doc, blocks, everything=everything)
 
-
+# %% ../nbs/60_cli.ipynb #e80d767a
 def _filled(given: dict, function) -> dict:
     "An option with nothing in it, as a shell variable that is not set leaves it, is no path and no name."
     known = inspect.signature(function).parameters

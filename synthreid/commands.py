@@ -664,7 +664,7 @@ def _begin_folder(out, run, pictures, **told):  # pictures: (split, names) of ev
     for left in Path(out).rglob('.*.tmp'):  # half-written when an earlier call was killed
         left.unlink()
 
-
+# %% ../nbs/57_commands.ipynb #9b5a492e
 def _is_whole(path) -> bool:
     "Whether a picture is there and can be read to its end."
     from PIL import Image

@@ -291,7 +291,7 @@ def _try_size(method):
         got = f'{h}x{w} ({(str(e).splitlines() or [""])[0][:120]})'
         raise expected(f'pictures large enough for the nets of {method.name}', got, 'give a larger --size') from e
 
-
+# %% ../../nbs/48_training.runs.ipynb #a8f527c3
 def _begin(run, source, target, later=(), **positive):
     "Method, renumbered target, settings of config.yaml, runs that are built on: after all checks that need no pixels."
     kind, device, later = find_method(run.method), pick_device(run.device), dict(later)

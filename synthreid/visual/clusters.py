@@ -262,7 +262,7 @@ def plot_cluster_curves(
             ax.axvline(mark, color='0.6', linestyle=':', zorder=0)
     return fig
 
-
+# %% ../../nbs/51_visual.clusters.ipynb #8f40c9ea
 def _line_of_pictures(axes, explorer: ClusterExplorer, part: dict, size: tuple):
     "One cluster: its pictures, a frame of dashes round those of somebody else."
     for ax in axes:
@@ -305,6 +305,9 @@ def plot_clusters(
     return fig
 
 
+ClusterExplorer.still = lambda explorer: plot_clusters(explorer)  # beside the widget in a saved notebook
+
+# %% ../../nbs/51_visual.clusters.ipynb #71a9225c
 def clusters_section(
     explorer: ClusterExplorer,  # its last epoch is told
 ) -> tuple:  # heading and blocks, for `visual.report.write_report`
@@ -323,6 +326,3 @@ def clusters_section(
         if explorer.entry(last)['orders'][order]:
             blocks.append((plot_clusters(explorer, order), f'{name}, epoch {info["epochs"][last]}'))
     return 'Clusters', blocks
-
-
-ClusterExplorer.still = lambda explorer: plot_clusters(explorer)  # beside the widget in a saved notebook
