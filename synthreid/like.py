@@ -78,7 +78,7 @@ def _like_report(out, fit: WorldFit, images, size, told) -> Path:
     intro = f'{len(images)} unlabelled pictures, {fit.seconds:.0f} s of search.'
     return write_report(out / 'report.html', 'Renders like the target', intro, [('The fit', blocks)], origin=told)
 
-
+# %% ../nbs/55a_like.ipynb #fc549d02
 def render_like(
     target: DatasetSpec,  # the unlabelled pictures
     out,  # folder for the renders, in the layout of Market-1501

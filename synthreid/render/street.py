@@ -123,7 +123,7 @@ def _passer_by(
     out[hits.pixel, 3] = 1
     return box_blur(out.reshape(*shape, 4), 1 if rows >= 96 else 0)
 
-
+# %% ../../nbs/08b_render.street.ipynb #6e20dea7
 def _resized(sprite, rows: int) -> np.ndarray:  # (rows, proportional, 4)
     "A smaller picture of somebody farther away."
     size = (max(1, round(sprite.shape[1] * rows / sprite.shape[0])), rows)

@@ -533,34 +533,6 @@ def judge(
         self.nets['kept'].load_state_dict(self.nets['embedder'].state_dict())
     self.memory['judged'] = torch.cat([past, now])
 
-
-@patch
-def cluster(
-    self: SelfTrain,
-    batch: dict,  # of `SelfTrainBatches`
-    i: int,  # steps done
-):
-    "Cluster at every eps, choose one, and begin the memory anew."
-    c, sets, past = self.config, self.look(batch, i), self.memory
-    (codes, camids), known = sets[0], (None, None)
-    found = cluster_at(c, sets[0])
-    if c.choose == 'validation':
-        known = cluster_at(c, *sets)[:, len(codes) :], batch['held']().pids
-    there = lambda x: from_first(torch.as_tensor(x).to(self.device))
-    criterion, counts = judge_eps(found, *known), [len(np.unique(labels[labels >= 0])) for labels in found]
-    chosen = np.where(np.array(counts) > 1, criterion, -np.inf).argmax()
-    new = dict(eps=np.float64(c.eps[chosen]), criterion=criterion, history=found[chosen])
-    new['similarity'] = np.float64(codes.mean(0).square().sum())
-    for name, now in new.items():
-        self.memory[name] = torch.cat([*([past[name]] if name in past else []), there(now)[None]])
-    labels = self.memory['history'][-1].cpu().numpy()
-    check_clusters(labels, len(self.memory['eps']) - 1, self.memory['similarity'].cpu().numpy())
-    if labels.max() >= 1:
-        return self._remember(codes, _alone(labels) if c.outliers == 'singletons' else labels, camids, batch['people'])
-    if 'labels' not in past:
-        told = f'{counts} at eps {c.eps}'
-        raise expected('at least two clusters of the target at the start', told, 'give other eps, or a better start')
-
 # %% ../../nbs/45_training.selftrain.ipynb #f5bce14e
 @patch
 def _remember(self: SelfTrain, codes, labels, camids, people):
@@ -595,6 +567,34 @@ def _of_source(self: SelfTrain, batch, random) -> torch.Tensor:
         return x.index_copy(0, rows, made.to(x.dtype))
 
     return augment(batch['source'], random, c.augment, c.strength, erasing=c.erasing, between=translate_some)
+
+# %% ../../nbs/45_training.selftrain.ipynb #f48a29b7
+@patch
+def cluster(
+    self: SelfTrain,
+    batch: dict,  # of `SelfTrainBatches`
+    i: int,  # steps done
+):
+    "Cluster at every eps, choose one, and begin the memory anew."
+    c, sets, past = self.config, self.look(batch, i), self.memory
+    (codes, camids), known = sets[0], (None, None)
+    found = cluster_at(c, sets[0])
+    if c.choose == 'validation':
+        known = cluster_at(c, *sets)[:, len(codes) :], batch['held']().pids
+    there = lambda x: from_first(torch.as_tensor(x).to(self.device))
+    criterion, counts = judge_eps(found, *known), [len(np.unique(labels[labels >= 0])) for labels in found]
+    chosen = np.where(np.array(counts) > 1, criterion, -np.inf).argmax()
+    new = dict(eps=np.float64(c.eps[chosen]), criterion=criterion, history=found[chosen])
+    new['similarity'] = np.float64(codes.mean(0).square().sum())
+    for name, now in new.items():
+        self.memory[name] = torch.cat([*([past[name]] if name in past else []), there(now)[None]])
+    labels = self.memory['history'][-1].cpu().numpy()
+    check_clusters(labels, len(self.memory['eps']) - 1, self.memory['similarity'].cpu().numpy())
+    if labels.max() >= 1:
+        return self._remember(codes, _alone(labels) if c.outliers == 'singletons' else labels, camids, batch['people'])
+    if 'labels' not in past:
+        told = f'{counts} at eps {c.eps}'
+        raise expected('at least two clusters of the target at the start', told, 'give other eps, or a better start')
 
 # %% ../../nbs/45_training.selftrain.ipynb #d7e45697
 def _begins(config, i) -> bool:
