@@ -25,9 +25,8 @@ from .metrics.tables import result_row, results_table, table_html, table_markdow
 from .processes import is_first
 from .training.joint import JointConfig
 from .training.loop import Method
-from .training.provenance import record_data
 from .training.runs import Run, load_method
-from .training.selftrain import HeldOut, SelfTrainConfig, divide_people
+from .training.selftrain import HeldOut, SelfTrainConfig, among_strangers, divide_people
 from .visual.clusters import ClusterExplorer, clusters_section, read_clusters
 from .visual.plots import plot_translations
 from .visual.report import Table, write_report
@@ -51,7 +50,7 @@ def adapt_settings(
         backbone = dict(backbone='resnet50')
     else:
         joint = replace(demo_rows()['joint (translate and recognise)'][1], size=size)
-        joint = replace(joint, steps=steps or joint.steps, warmup_steps=(steps or joint.steps) // 6)
+        joint = replace(joint, warmup_steps=(steps or joint.steps) // 6)
         learned = SelfTrainConfig(
             size=size,
             steps=300,
@@ -82,9 +81,7 @@ def _finish(run: Run, source, target, progress, noted):
     "Train to the end, or go on; what was interrupted ends as an interruption."
     steps = run.config.steps
     every = dict(checkpoint_every=max(10, steps // 10), sample_every=max(100, steps // 4), tensorboard=False)
-    method, done = run.train(source, target, progress=progress, **every)
-    if is_first():
-        record_data(run.folder, **noted)
+    method, done = run.train(source, target, progress=progress, read_from=noted, **every)
     if done < steps:
         raise KeyboardInterrupt(f'stopped at step {done} of {steps} in {run.folder}: run the same command to go on')
     return method
@@ -125,10 +122,7 @@ def judge_held(
 ) -> tuple:  # `RankingResult`, `Calibration`
     "How held-back people are found among the pictures of the target, and the threshold."
     codes = [extract_features(method.embed, s.images, flip=True, device=method.device) for s in (held, target)]
-    cameras = held.camids
-    if len(np.unique(cameras)) == 1:  # all other pictures of a person are searched
-        cameras = target.camids.max() + 1 + np.arange(len(held))
-    labels = held.pids, np.r_[held.pids, np.zeros(len(target), int)], cameras, np.r_[cameras, target.camids]
+    labels = among_strangers(held.pids, held.camids, target.camids)
     pairs = codes[0], torch.cat(codes), *labels
     roc = evaluate_roc(*pairs, max_fpr=max(0.01, false_match))
     return evaluate_ranking(*pairs), calibrate(roc, false_match)

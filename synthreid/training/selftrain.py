@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SelfTrainConfig', 'check_selftrain', 'take_net', 'make_learner', 'NormInGroups', 'unit_codes', 'embed_all',
            'cluster_contrast', 'refresh', 'proxy_contrast', 'without_camera', 'cluster_at', 'same_groups', 'judge_eps',
-           'check_clusters', 'divide_people', 'HeldOut', 'SelfTrainBatches', 'cluster_batch', 'SelfTrain', 'ClusterLog']
+           'check_clusters', 'divide_people', 'among_strangers', 'HeldOut', 'SelfTrainBatches', 'cluster_batch',
+           'SelfTrain', 'ClusterLog']
 
 # %% ../../nbs/45_training.selftrain.ipynb #0d29ca1f
 import copy
@@ -360,6 +361,17 @@ def divide_people(
     parts = hold_out(source, share, 0)
     return parts.train, parts.query + parts.gallery
 
+# %% ../../nbs/45_training.selftrain.ipynb #f32e7a8f
+def among_strangers(
+    pids: np.ndarray,  # (N,) int64 people, above 0
+    cameras: np.ndarray,  # (N,) int64, of their pictures
+    others: np.ndarray,  # (M,) int64 cameras of pictures of other people
+) -> tuple:  # people of N queries, of N + M gallery images, cameras of both
+    "Labels to search people on their other cameras, with strangers around."
+    if len(np.unique(cameras)) == 1:  # each picture a camera by itself: all others of its person are searched
+        cameras = others.max() + 1 + np.arange(len(cameras))
+    return pids, np.r_[pids, np.zeros(len(others), int)], cameras, np.r_[cameras, others]
+
 # %% ../../nbs/45_training.selftrain.ipynb #de5615ff
 class HeldOut:
     "People of the source who are not trained on, as the target's cameras would show them; made when first asked for."
@@ -521,12 +533,8 @@ def judge(
     if batch['held'] is None:
         return
     (codes, camids), (known, cameras) = self.look(batch, i)
-    pids = batch['held']().pids
-    everybody, strangers = torch.cat([known, codes]), np.zeros(len(codes), int)
-    if len(np.unique(cameras)) == 1:  # each picture a camera by itself: all others of its person are searched
-        cameras = camids.max() + 1 + np.arange(len(known))
-    labels = pids, np.r_[pids, strangers], cameras, np.r_[cameras, camids]
-    found = evaluate_ranking(known, everybody, *labels).mAP
+    labels = among_strangers(batch['held']().pids, cameras, camids)
+    found = evaluate_ranking(known, torch.cat([known, codes]), *labels).mAP
     past = self.memory.get('judged', torch.zeros(0, dtype=torch.float64, device=self.device))
     now = from_first(torch.tensor([found], dtype=torch.float64, device=self.device))
     if 'kept' in self.nets and len(past) and now > past.max() + 1e-6:  # rounding decides nothing
