@@ -25,7 +25,8 @@ from synthreid.training.selftrain import cluster_batch, proxy_contrast, refresh
 MAIN = 'from synthreid.cli import main; raise SystemExit(main())'
 SMALL = (
     '--size 32x16 --steps 8 --epochs 2 --batch-size 16 --images-per-id 4 --norm-group 8 --k1 6 --lr 0.001 --augment'
-    ' strong --erasing 0 --eps [0.4,0.5,0.6] --device cpu --checkpoint-every 3 --sample-every 0'
+    ' strong --erasing 0 --eps [0.4,0.5,0.6] --choose validation --keep best --device cpu --checkpoint-every 3'
+    ' --sample-every 0'
 ).split()
 
 
