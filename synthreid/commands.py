@@ -52,6 +52,7 @@ def render(
     layout: str = 'auto',  # layout of that folder; 'auto' looks for itself
     minutes: float = 10,  # with --like: for the search
     per_camera: bool = False,  # with --like: crops and viewpoints of each camera by itself
+    on_broken: str = 'refuse',  # with --like: pictures that cannot be read: 'refuse', or 'skip' them
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.data.datasets import load_dataset
@@ -72,7 +73,8 @@ def render(
     options = dict(ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction)
     if like:
         _check_outside(out, like)
-        found = render_like(_dataset(like, layout), out, minutes, per_camera, workers=workers or None, **options)
+        options |= dict(workers=workers or None, on_broken=on_broken)
+        found = render_like(_dataset(like, layout), out, minutes, per_camera, **options)
         print(
             f'content {found.before:.2f} from {like} in the usual world, {found.after:.2f} in that of {out}/world.yaml'
         )
