@@ -13,6 +13,7 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
 import hashlib
 import inspect
 import json
+import math
 import sys
 from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
@@ -137,12 +138,24 @@ def _check_outside(out, *folders):
             raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
 
 # %% ../nbs/57_commands.ipynb #51fcc5f2
-def _print_json(told):
-    "One line for other programs."
+def _plain_values(told):  # dict, list, str, int, float, bool or None
+    "What JSON can hold: a number that there is not (NaN, infinity) is null."
     import numpy as np
 
-    plain = lambda v: v.item() if isinstance(v, np.generic) else str(v)
-    print(json.dumps(told, default=plain, allow_nan=False))
+    if isinstance(told, dict):
+        return {str(k): _plain_values(v) for k, v in told.items()}
+    if isinstance(told, (list, tuple)):
+        return [_plain_values(v) for v in told]
+    if isinstance(told, np.generic):
+        told = told.item()
+    if isinstance(told, float) and not math.isfinite(told):
+        return None
+    return told if told is None or isinstance(told, (bool, int, float, str)) else str(told)
+
+
+def _print_json(told):
+    "One line for other programs."
+    print(json.dumps(_plain_values(told), allow_nan=False))
 
 
 def _diagnosis_record(found) -> dict:
@@ -533,7 +546,8 @@ def _group_table(groups) -> str:
     told = groups[['people', 'queries']].copy()
     for name in ('false_match', 'miss'):
         columns = (groups[name + part] for part in ('', '_low', '_high'))
-        told[name.replace('_', ' ')] = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+        cells = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+        told[name.replace('_', ' ')] = ['no pairs' if 'nan' in cell else cell for cell in cells]
     return told.to_string()
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
