@@ -1026,6 +1026,18 @@ def demo(
         )
 
 # %% ../nbs/57_commands.ipynb #5cbe3920
+def _scorable(dataset):  # -> ReidDataset
+    "A data set whose test, if it has one, can be scored; without it, and with a warning, where it cannot."
+    if not len(dataset.query):
+        return dataset
+    try:
+        _chance_row(dataset, 'auto')
+    except UserError as e:
+        print(f'warning: the test of the target is left out: {e}', file=sys.stderr)
+        dataset = replace(dataset, query=dataset.query[:0], gallery=dataset.gallery[:0])
+    return dataset
+
+
 def adapt(
     source: str,  # folder of the labelled synthetic dataset; several, separated by commas
     target: str,  # folder of pictures of the cameras; labels are not used
@@ -1047,7 +1059,7 @@ def adapt(
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
 ):
     "From labelled renders and unlabelled pictures of your cameras to a model for them and a threshold."
-    from synthreid.adapt import adapt_settings, run_adapt
+    from synthreid.adapt import adapt_settings, check_adapt, run_adapt
     from synthreid.data.store import load_images
     from synthreid.processes import is_first, join, told_to_all
 
@@ -1061,12 +1073,19 @@ def adapt(
         parse_size(size)
         specs, spec = _sources(source, source_layout, '', None), _dataset(target, layout, options, pattern)
         _check_outside(out, *(d.root for d in [*specs, spec] if d.layout in _WALKED))
-        real, labelled = spec.load(), _source_split(specs, False, None, '', 0)[1]
+        if same := {*(Path(d.root).resolve() for d in specs)} & {Path(spec.root).resolve()}:
+            raise expected('a target other than the source', f'{same.pop()} as both', 'give the folder of your cameras')
+        real, labelled = _scorable(spec.load()), _source_split(specs, False, None, '', 0)[1]
+        check_adapt(labelled, real.train, out, settings, false_match)
     pictures, seen = _decoded(labelled, real.train, size, None, cache, device, on_broken)
     query, gallery = (load_images(s, size, cache, on_broken=on_broken) for s in (real.query, real.gallery))
     real = replace(real, train=seen, query=query, gallery=gallery)
     noted = dict(source=specs[0] if len(specs) == 1 else None, target=spec)
-    run_adapt(pictures, real, out, settings, start, false_match, seed=seed, device=device, noted=noted)
+    with ExitStack() as held:
+        with told_to_all():
+            if is_first():
+                held.enter_context(lock_folder(out))
+        run_adapt(pictures, real, out, settings, start, false_match, seed=seed, device=device, noted=noted)
     if is_first():
         print((Path(out) / 'table.md').read_text())
         print(f'Model: {out}/adapted. Threshold: {out}/threshold.json. Report: {out}/report.html')
