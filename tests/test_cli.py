@@ -979,3 +979,10 @@ def test_numbers_of_numpy_are_numbers():
     wrong = DirectConfig(size='32x16', backbone='resnet_small', weight_triplet=np.float32(-1))
     with pytest.raises(UserError, match='weight_triplet'):
         make_method('direct', wrong, 4)
+
+
+def test_every_option_of_every_command_says_what_it_is():
+    silent = [(c, k) for c in cli.COMMANDS for k, o in cli._written_command(c).options.items() if not o.comment]
+    assert silent == []
+    methods = cli.written_methods().items()
+    assert [(m, k) for m, w in methods for k, o in w.settings.options.items() if not o.comment] == []
