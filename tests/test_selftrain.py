@@ -113,19 +113,20 @@ selftrain.{what} = spoilt
 
 
 @pytest.mark.parametrize(
-    'what, when',
+    'what, when, saved',  # the call that is the last, and the step that had been saved by then
     [
-        ('cluster_at', 3),
-        pytest.param('cluster_batch', 6, marks=pytest.mark.slow),
-        pytest.param('embed_all', 5, marks=pytest.mark.slow),
+        ('cluster_at', 3, 3),  # clustering at step 4
+        pytest.param('cluster_batch', 6, 3, marks=pytest.mark.slow),  # in the middle of the second epoch
+        pytest.param('embed_all', 4, 3, marks=pytest.mark.slow),  # held-back people, after step 4
+        pytest.param('embed_all', 5, 6, marks=pytest.mark.slow),  # the target, at the end
     ],
 )
-def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when):
+def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when, saved):
     monkeypatch.setenv('KILL', str(when))
     out = tmp_path / 'run'
     killed = subprocess.run([sys.executable, '-c', KILL.format(what=what) + MAIN, *command(folders, out)])
     assert killed.returncode == -signal.SIGKILL
-    assert list_checkpoints(out / 'checkpoints')[-1].name == 'step_00000003', 'it was killed in the middle'
+    assert list_checkpoints(out / 'checkpoints')[-1].name == f'step_{saved:08}', 'it was killed in the middle'
     assert learn(folders, out).returncode == 0
     assert weights(out) == weights(whole)
     states = [torch.load(list_checkpoints(r / 'checkpoints')[-1] / 'opts.pt', weights_only=True) for r in (whole, out)]
