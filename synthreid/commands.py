@@ -1001,7 +1001,7 @@ def demo(
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
-    # what differs before the cameras
+    # what sets the cameras apart from the renders: one part of the designed gap, or more than it
     gap: Literal['designed', 'sensor', 'colour', 'light', 'resolution', 'content', 'background', 'all'] = 'designed',
     world: str | None = None,  # YAML file: the world that is rendered for training (see synthreid render --like)
 ):
