@@ -523,8 +523,8 @@ def check_job(
     if not len(t.query):
         remedy = 'hold people out (synthreid doctor FOLDER --hold-out 0.5 --manifest NEW.csv)'
         raise UserError(
-            f'expected query and gallery to test {recipe.row} on, {t.name} has images for training only: name another'
-            f' set with --test, or {remedy}'
+            f'expected query and gallery to test on, {t.name} has images for training only: name another set with'
+            f' --test, or {remedy}'
         )
     if _find_result(job):
         return
@@ -806,9 +806,10 @@ def _check_jobs(jobs, options, download):
         try:
             check_job(job, options, download)
         except UserError as e:
-            wrong.setdefault(job.recipe.row, e)
+            wrong.setdefault(str(e), {})[job.recipe.row] = e
     if wrong:
-        raise UserError(' | '.join(f'row {row}: {e}' for row, e in wrong.items())) from next(iter(wrong.values()))
+        told = [f'row{"s" * (len(rows) > 1)} {", ".join(rows)}: {what}' for what, rows in wrong.items()]
+        raise UserError(' | '.join(told)) from next(iter(wrong[next(iter(wrong))].values()))
 
 
 def reproduce(
@@ -837,7 +838,7 @@ def reproduce(
         print(plan(jobs))
         if (left := recipes.keys() - {j.recipe.row for j in jobs}) and not rows:
             print(f'(not for these folders: {", ".join(sorted(left))})')
-        _check_jobs({j.recipe.row: j for j in reversed(jobs)}.values(), options, download=False)
+        _check_jobs(reversed({j.recipe.row: j for j in reversed(jobs)}.values()), options, download=False)
         return None
     _check_jobs(jobs, options, download=True)
     done, table = [], None

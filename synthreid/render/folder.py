@@ -219,12 +219,22 @@ def _settings(domain: Domain, ids: int, per_id: int, size, seed: int, test_fract
     return settings | dict(seed=seed, test_fraction=test_fraction) | (dict(world=worlds) if worlds else {})
 
 
+def _read_settings(file: Path) -> dict | None:
+    "What a folder was rendered with; None where the file is damaged."
+    try:
+        told = json.loads(file.read_text())
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
 def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
     "Whether the folder holds all pictures of these settings; those of others are not touched."
     for f in (done, started):
         if f.exists():
-            if json.loads(f.read_text()) != settings:
-                raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
+            if (then := _read_settings(f)) != settings:
+                got = 'one rendered with other settings' if then else f'a damaged {f.name} in it'
+                raise expected(f'{out} as a folder of these settings', got, 'choose another folder or delete it')
             if f == done:
                 return True
     if not started.exists() and not is_new(out):
