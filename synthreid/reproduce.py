@@ -676,7 +676,7 @@ def _with_spread(values, digits, factor) -> str:  # 'mean', or 'mean ± spread' 
 def _table_line(group, recipe, distance) -> dict:
     "The seeds of one experiment (a row each) as a line of the table."
     first = group.iloc[0]
-    known = _published_numbers(recipe, first.target, first.source)
+    known = _published_numbers(recipe, first.target, first.get('source', ''))
     trial = [s for s in group.seen.unique() if s]
     if first['size'] != first.published_size:
         trial.insert(0, f'images {first["size"]}')
