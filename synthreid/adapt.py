@@ -72,7 +72,7 @@ def adapt_settings(
     joint = replace(joint, steps=steps or joint.steps)
     learned = replace(learned, steps=adapt_steps or learned.steps)
     learned = replace(learned, epochs=min(learned.epochs, learned.steps))
-    alone = dict(use_source='none', choose='agreement', keep='last', hold_out=0)
+    alone = dict(use_source='none', hold_out=0)
     found = {'joint': joint, 'adapted': learned}
     return found | ({'control': replace(learned, **alone, **backbone)} if control else {})
 

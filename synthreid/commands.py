@@ -952,17 +952,22 @@ def import_reference(
 # %% ../nbs/57_commands.ipynb #d24775f2
 def export(
     run: str,  # run folder or checkpoint
-    out: str,  # new .onnx file
+    out: str,  # new file: .onnx, .xml (OpenVINO) or .pt2 (torch.export)
     flip: bool = False,  # build the average with the mirror image into the network
+    pixels: bool = False,  # build the preprocessing in: pictures uint8 (B, H, W, 3) in, features of length 1 out
 ):
-    "Export the embedding network to ONNX and compare it with torch."
-    from synthreid.training.exchange import export_onnx
+    "Export the embedding network to ONNX, OpenVINO or torch.export and compare it with torch."
+    from synthreid.training.deploy import export_model
 
-    found = export_onnx(run, out, flip)
+    found = export_model(run, out, flip, pixels)
+    takes = f'pixels {found["size"]} uint8' if pixels else f'images {found["size"]} in [-1, 1]'
+    gives = f'{found["dim"]} numbers' + ' of length 1' * pixels
     print(
-        f'{found["file"]}: images {found["size"]} in [-1, 1] to {found["dim"]} numbers; largest difference to torch'
-        f' {found["max_abs_diff"]:.2g} of {found["largest"]:.2g}'
+        f'{found["file"]}: {takes} to {gives}; largest difference to torch {found["max_abs_diff"]:.2g} of'
+        f' {found["largest"]:.2g}'
     )
+    print(f'12 ranked lists of 11 rendered pictures: order {"as" if found["same_order"] else "NOT as"} in torch')
+    print(f'one picture on this processor: {found["ms"]:.1f} ms, in torch {found["ms_torch"]:.1f} ms')
 
 # %% ../nbs/57_commands.ipynb #ff462152
 def push(
@@ -1001,7 +1006,7 @@ def demo(
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
-    # what differs before the cameras
+    # what sets the cameras apart from the renders: one part of the designed gap, or more than it
     gap: Literal['designed', 'sensor', 'colour', 'light', 'resolution', 'content', 'background', 'all'] = 'designed',
     world: str | None = None,  # YAML file: the world that is rendered for training (see synthreid render --like)
 ):

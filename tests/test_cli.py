@@ -818,7 +818,7 @@ def test_a_translation_goes_on(data, tmp_path, monkeypatch):
 
 
 def test_too_many_people_are_refused_at_once(tmp_path):
-    code, said, err = call('render', '--domain', 'game', '--ids', 1_000_000, '--out', tmp_path / 'x')
+    code, said, err = call('render', '--domain', 'game', '--ids', 1_000_001, '--out', tmp_path / 'x')
     assert code == 2 and '1,000,000 people' in err and not (tmp_path / 'x').exists()
 
 

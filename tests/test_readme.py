@@ -25,6 +25,7 @@ TINY = (
     '--size 32x16 --steps 2 --warmup-steps 1 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --discriminator-dim 8'
     ' --head basic --head-layers [1] --head-widths [16] --precision 32-true'
 ).split()
+RENDERS = '--ids 8 --per-id 6 --size 32x16 --workers 1'.split()
 DIRECT = '--size 32x16 --steps 2 --batch-size 4 --backbone resnet_small --precision 32-true'.split()
 
 
@@ -64,19 +65,38 @@ def _noting(function, called):
     return noted
 
 
+def own_layout(folder):
+    "The people of a rendered folder as somebody else would have named them: `anna/cam2_003.jpg`."
+    files = sorted(f for f in folder.rglob('*.jpg') if not f.name.startswith(('-1', '0000')))
+    people = {f.name[:4]: None for f in files}
+    names = dict(zip(people, ('anna', 'bela', 'carl', 'dora', 'emil', 'fritz', 'gina', 'hans')))
+    for i, file in enumerate(files):
+        person = folder / names[file.name[:4]]
+        person.mkdir(exist_ok=True)
+        file.rename(person / f'cam{file.name[6]}_{i:03d}.jpg')
+    for part in ('query', 'bounding_box_train', 'bounding_box_test'):
+        shutil.rmtree(folder / part)
+
+
 @pytest.mark.long
 def test_from_a_folder_to_a_model_in_one_go(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    first = README.index('## From your folder to a model')
-    block = re.search(r'^```bash\n(.*?)^```', README[first:], re.M | re.S)[1]
-    for line in block.splitlines():
+    section = README[README.index('## From your folder to a model') : README.index('## All commands')]
+    usual, own = re.findall(r'^```bash\n(.*?)^```', section, re.M | re.S)
+    small = {'train joint': TINY, 'train direct': DIRECT, 'render --domain': RENDERS}
+    shutil.rmtree('SYNTHETIC')  # the block makes it
+    for line in (usual + own).splitlines():
         words = shlex.split(line, comments=True)[1:]
-        if words[0] == 'train':
-            words = [w.replace('one-gpu', 'cpu-trial') for w in words] + (TINY if words[1] == 'joint' else DIRECT)
+        words = [w.replace('one-gpu', 'cpu-trial') for w in words] + small.get(' '.join(words[:2]), [])
+        if '--hold-out' in words:
+            told = capsys.readouterr().out
+            own_layout(here / 'REAL')
+            assert cli.main(['doctor', 'REAL']) == 0
+            assert "--pattern '{pid}/cam{cam}_{*}.jpg'" in capsys.readouterr().out, 'as the README has it'
         code = cli.main(words)
-        said = capsys.readouterr()
-        assert code == 0, (line, said.err)
-    assert 'finished' in said.out and (here / 'COMPARED' / 'picture.png').exists() and (here / 'model.onnx').exists()
+        assert code == 0, (line, capsys.readouterr().err)
+    assert 'finished' in told and (here / 'COMPARED' / 'picture.png').exists() and (here / 'model.onnx').exists()
+    assert (here / 'TESTED' / 'table.md').exists()
     for kind, block in BLOCKS:
         if kind == 'python':
             names = {}

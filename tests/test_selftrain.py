@@ -27,7 +27,8 @@ from synthreid.training.selftrain import cluster_batch, proxy_contrast, refresh
 MAIN = 'from synthreid.cli import main; raise SystemExit(main())'
 SMALL = (
     '--size 32x16 --steps 8 --epochs 2 --batch-size 16 --images-per-id 4 --norm-group 8 --k1 6 --lr 0.001 --augment'
-    ' strong --erasing 0 --eps [0.4,0.5,0.6] --device cpu --checkpoint-every 3 --sample-every 0'
+    ' strong --erasing 0 --eps [0.4,0.5,0.6] --choose validation --keep best --device cpu --checkpoint-every 3'
+    ' --sample-every 0'
 ).split()
 
 
@@ -112,19 +113,20 @@ selftrain.{what} = spoilt
 
 
 @pytest.mark.parametrize(
-    'what, when',
+    'what, when, saved',  # the call that is the last, and the step that had been saved by then
     [
-        ('cluster_at', 3),
-        pytest.param('cluster_batch', 6, marks=pytest.mark.slow),
-        pytest.param('embed_all', 5, marks=pytest.mark.slow),
+        ('cluster_at', 3, 3),  # clustering at step 4
+        pytest.param('cluster_batch', 6, 3, marks=pytest.mark.slow),  # in the middle of the second epoch
+        pytest.param('embed_all', 4, 3, marks=pytest.mark.slow),  # held-back people, after step 4
+        pytest.param('embed_all', 5, 6, marks=pytest.mark.slow),  # the target, at the end
     ],
 )
-def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when):
+def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when, saved):
     monkeypatch.setenv('KILL', str(when))
     out = tmp_path / 'run'
     killed = subprocess.run([sys.executable, '-c', KILL.format(what=what) + MAIN, *command(folders, out)])
     assert killed.returncode == -signal.SIGKILL
-    assert list_checkpoints(out / 'checkpoints')[-1].name == 'step_00000003', 'it was killed in the middle'
+    assert list_checkpoints(out / 'checkpoints')[-1].name == f'step_{saved:08}', 'it was killed in the middle'
     assert learn(folders, out).returncode == 0
     assert weights(out) == weights(whole)
     states = [torch.load(list_checkpoints(r / 'checkpoints')[-1] / 'opts.pt', weights_only=True) for r in (whole, out)]

@@ -184,6 +184,10 @@ def react(page):
         before = page.evaluate(here)
         page.get_by_label('previous checkpoint').first.click()
         page.wait_for_function(f'before => {here} !== before', arg=before)
+    if page.locator('.cl-rows').count():
+        before = page.locator('.cl-rows').inner_text()
+        page.get_by_label('epoch before').click()
+        page.wait_for_function("before => document.querySelector('.cl-rows').innerText !== before", arg=before)
     if page.locator('.rl-query').count():
         lists = page.locator('.sr-explorer', has=page.locator('.rl-query'))
         before = lists.get_attribute('data-query')
