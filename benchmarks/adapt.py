@@ -1,88 +1,142 @@
-"""Source only, joint, joint and self-training, self-training without source, oracle: seeds x draws; goes on where it
-stopped. Labels of the target are used for the numbers alone, and for the best eps and epoch beside the chosen ones.
+"""Source only, joint, joint and self-training, self-training without source, oracle: seeds x draws.
 
-    nice -n 15 python benchmarks/adapt.py --work runs/adapt_bench --seeds 3 --draws 1 2
+Goes on where it stopped. Labels of the target are used for the numbers alone, and for what is set beside the label-free
+choices: the best epoch, the best fixed eps, and self-training whose clusters are the true people.
+
+    nice -n 15 python benchmarks/adapt.py --work runs/adapt_bench --seeds 0 1 2 --draws 1 2 [--device cuda]
+    python benchmarks/adapt.py --work runs/adapt_bench --table      # of what is there
 """
 
 import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 
 from synthreid.adapt import adapt_settings, run_adapt
-from synthreid.core import atomic_write
+from synthreid.core import UserError, atomic_write
 from synthreid.demo import demo_data, demo_rows
 from synthreid.metrics.clustering import agreement
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.metrics.tables import markdown_table
+from synthreid.training import selftrain
 from synthreid.training.checkpoint import list_checkpoints
 from synthreid.training.runs import Run, load_method
-from synthreid.training.selftrain import divide_people
 
+QUIET = dict(sample_every=0, tensorboard=False, progress=False)
 ROWS = {
     'source only': 'same encoder, source only, strong augmentation',
     'oracle': 'oracle: trained on target labels',
 }
+COLUMNS = 'mAP best_epoch last_epoch held_back ami clusters eps threshold target_false_match target_true_match'.split()
 
 
-def test_map(method, target) -> float:
-    return evaluate_reid(method.embed, target.query, target.gallery, device=method.device).mAP
+def tested(embed, target, device) -> float:  # mAP in percent
+    return 100 * evaluate_reid(embed, target.query, target.gallery, device=device).mAP
 
 
-def beside_truth(run, target) -> dict:
-    "What was chosen, and the best that could have been: mAP of the epochs, agreement of the last clusters."
-    learner = [load_method(c, 'cpu') for c in list_checkpoints(run / 'checkpoints')]
-    maps = [evaluate_reid(m.nets['embedder'].eval(), target.query, target.gallery).mAP for m in learner]
+def true_people(target):  # (N,) from 0
+    return np.unique(target.train.pids, return_inverse=True)[1]
+
+
+def beside_truth(run, target, device) -> dict:
+    "The best that could have been chosen: mAP of every epoch, agreement of the last clusters with the people."
+    learners = [load_method(c, device) for c in list_checkpoints(run / 'checkpoints')]
+    maps = [tested(m.nets['embedder'].eval(), target, device) for m in learners]
     with np.load(run / 'clusters.npz') as f:
-        truth = np.unique(target.train.pids, return_inverse=True)[1]
-        last = agreement(f['labels'][-1], truth)
-        return dict(
-            best_epoch=max(maps), last_epoch=maps[-1], ami=last.ami, clusters=last.clusters, eps=f['eps'][-1].item()
-        )
+        last = agreement(f['labels'][-1], true_people(target))
+        told = dict(ami=last.ami, clusters=last.clusters, eps=f['eps'][-1].item())
+    return told | dict(best_epoch=max(maps), last_epoch=maps[-1])
 
 
-def one(work: Path, draw: int, seed: int, size: str, steps: int, adapt_steps: int) -> list:
-    source, target, _ = demo_data(work / 'data', size, seed=draw)
-    out, rows = work / f'draw{draw}_seed{seed}', []
+def folder_name(draw, seed, told) -> str:
+    return f'draw{draw}_seed{seed}_steps{told.steps}_{told.adapt_steps}'
+
+
+def one(work, draw, seed, told) -> list:
+    "All rows of one draw of the worlds and one seed of the trainings."
+    device = told.device
+    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
+    out, rows = work / folder_name(draw, seed, told), []
     note = lambda row, mAP, **more: rows.append(dict(row=row, draw=draw, seed=seed, mAP=mAP, **more))
-    settings = adapt_settings('small', size, steps, adapt_steps)
-    people = divide_people(source, settings['adapted'].hold_out)[0]
+    settings = adapt_settings('small', told.size, told.steps, told.adapt_steps)
+    people = selftrain.divide_people(source, settings['adapted'].hold_out)[0]
     for row, name in ROWS.items():
-        kind, config = demo_rows(settings['joint'].steps, oracle=True)[name]
-        config = replace(config, size=size)
+        kind, config = demo_rows(told.steps, oracle=True)[name]
         labelled, unlabelled = (target.train.relabel(), None) if row == 'oracle' else (people, target.train)
-        run = Run(out / row.replace(' ', '_'), kind, config, seed, 'cpu')
-        note(row, test_map(run.train(labelled, unlabelled, sample_every=0, tensorboard=False)[0], target))
-    for found in run_adapt(source, target, out, settings, seed=seed, device='cpu'):
+        run = Run(out / row.replace(' ', '_'), kind, replace(config, size=told.size), seed, device)
+        note(row, tested(run.train(labelled, unlabelled, **QUIET)[0].embed, target, device))
+    joint = Run(out / 'joint', 'joint', settings['joint'], seed, device)
+    every = max(10, settings['joint'].steps // 10)
+    joint.train(people, target.train, checkpoint_every=every, recorded=device != 'cpu', **QUIET)
+    for found in run_adapt(source, target, out, settings, seed=seed, device=device, progress=False):
         name = {'start': 'joint', 'adapted': 'joint and self-training', 'control': 'without source'}[found['method']]
         more = {k: found[k] for k in ('threshold', 'target_false_match', 'target_true_match')}
         more['held_back'] = found['mAP']
         if found['method'] != 'start':
-            more |= beside_truth(out / found['method'], target)
-        note(name, found['target_mAP'] / 100, **more)
+            more |= beside_truth(out / found['method'], target, device)
+        note(name, found['target_mAP'], **more)
     return rows
+
+
+def with_truth(work, draw, seed, told) -> list:
+    "Behind `one`: the true people as clusters, and every eps by itself."
+    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
+    out = work / folder_name(draw, seed, told)
+    learned = adapt_settings('small', told.size, told.steps, told.adapt_steps)['adapted']
+    learned = replace(learned, start=str(out / 'joint'), choose='agreement', keep='last', hold_out=0)
+    told_rows = []
+    for eps in (None, *learned.eps):
+        label = 'clusters are the true people' if eps is None else f'eps {eps:g}'
+        given = (lambda c, *sets: true_people(target)[None]) if eps is None else selftrain.cluster_at
+        run = Run(out / label.replace(' ', '_'), 'selftrain', replace(learned, eps=(eps or 0.5,)), seed, told.device)
+        with mock.patch.object(selftrain, 'cluster_at', given):
+            try:
+                mAP = tested(run.train(source, target.train, **QUIET)[0].embed, target, told.device)
+            except UserError:  # no clusters at this eps
+                mAP = np.nan
+        told_rows.append(dict(row=label, draw=draw, seed=seed, mAP=mAP))
+    return told_rows
+
+
+def table(work) -> str:
+    "Mean and standard deviation over all draws and seeds that are there."
+    rows = pd.DataFrame([r for f in sorted(work.glob('results/*.json')) for r in json.loads(f.read_text())])
+    groups = rows.groupby('row', sort=False)
+    lines = [
+        [name, len(g), *(f'{g[c].mean():.3g} ± {g[c].std():.2g}' if g[c].notna().any() else '' for c in COLUMNS)]
+        for name, g in groups
+    ]
+    return markdown_table(['row', 'runs', *COLUMNS], lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work', type=Path, default=Path('runs/adapt_bench'))
-    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--draws', type=int, nargs='+', default=[1, 2], help='draw 7 was used for tuning')
     parser.add_argument('--size', default='64x32')
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--adapt-steps', type=int, default=300)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument(
+        '--truth', action='store_true', help='also the true people as clusters, and every eps by itself'
+    )
+    parser.add_argument('--table', action='store_true', help='print what is there')
     told = parser.parse_args()
-    rows = []
-    for draw in told.draws:
-        for seed in range(told.seeds):
-            rows += one(told.work, draw, seed, told.size, told.steps, told.adapt_steps)
-            with atomic_write(told.work / 'adapt.json') as tmp:
-                tmp.write_text(json.dumps(rows, indent=1))
-    table = pd.DataFrame(rows).groupby('row', sort=False).mean(numeric_only=True).drop(columns=['draw', 'seed'])
-    print(markdown_table(['row', *table], [[row, *(f'{v:.3f}' for v in values)] for row, values in table.iterrows()]))
+    jobs = [(draw, seed) for draw in told.draws for seed in told.seeds]
+    for draw, seed in [] if told.table else jobs:
+        for work in (one, with_truth) if told.truth else (one,):
+            kept = told.work / 'results' / f'{folder_name(draw, seed, told)}_{work.__name__}.json'
+            if not kept.exists():
+                rows = work(told.work, draw, seed, told)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(kept) as tmp:
+                    tmp.write_text(json.dumps(rows, indent=1))
+    print(table(told.work))
 
 
 if __name__ == '__main__':

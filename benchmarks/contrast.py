@@ -24,14 +24,14 @@ VARIANTS = {
     'hDCE and SRC': dict(contrast='hdce', weight_relation=6.4),
     'MoNCE': dict(contrast='monce'),
 }
-COLUMNS = ['seeds', 'rank1', 'mAP', 'after', 'source_retrieval_rank1', 'foreground_colour_change']
+COLUMNS = ['rank1', 'mAP', 'after', 'source_retrieval_rank1', 'foreground_colour_change']
 
 
 def numbers(text):
     return [int(n) for n in text.split(',')]
 
 
-def measure(out, draw, seed, steps, done):
+def measure(out, draw, seed, steps, device, done, kept):
     "Train and judge what is missing of one seed."
     there = {r['method'] for r in done if (r['draw'], r['seed'], r['steps']) == (draw, seed, steps)}
     missing = [v for v in VARIANTS if v not in there]
@@ -43,10 +43,10 @@ def measure(out, draw, seed, steps, done):
     for name in missing:
         config = replace(base, **VARIANTS[name])
         runs = out / f'draw{draw}_steps{steps}'
-        method, seconds = train_row(runs, name, 'joint', config, source, target, seed)
+        method, seconds = train_row(runs, name, 'joint', config, source, target, seed, device, progress=False)
         ranking, more = judge_row(method, target, source, masks, extractor)
         done.append(result_row(name, ranking, seed, seconds, steps, draw=draw, **more))
-        with atomic_write(HERE / 'contrast.json') as tmp:
+        with atomic_write(kept) as tmp:
             tmp.write_text(json.dumps(done, indent=1))
         print(done[-1], flush=True)
 
@@ -57,11 +57,12 @@ if __name__ == '__main__':
     parser.add_argument('--draws', type=numbers, default=[7])
     parser.add_argument('--seeds', type=numbers, default=[0, 1, 2])
     parser.add_argument('--steps', type=int, default=600)
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--kept', type=Path, default=HERE / 'contrast.json', help='file of the results')
     a = parser.parse_args()
-    kept = HERE / 'contrast.json'
-    done = json.loads(kept.read_text()) if kept.exists() else []
+    done = json.loads(a.kept.read_text()) if a.kept.exists() else []
     for draw in a.draws:
         for seed in a.seeds:
-            measure(a.out, draw, seed, a.steps, done)
+            measure(a.out, draw, seed, a.steps, a.device, done, a.kept)
         rows = [r for r in done if (r['draw'], r['steps']) == (draw, a.steps)]
         print(table_markdown(results_table(rows), COLUMNS))

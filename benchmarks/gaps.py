@@ -1,6 +1,6 @@
 """Where does translation help? Every gap of the family, every row, several seeds.
 
-    python benchmarks/gaps.py --work FOLDER [--steps 100] [--seeds 3] [--gaps sensor,...] [--rows like,...]
+    python benchmarks/gaps.py --work FOLDER [--steps 600] [--seeds 0,1,2] [--gaps sensor,...] [--rows like,...]
     python benchmarks/gaps.py --work FOLDER --table      # prints the table of what was run so far
 
 Rows are those of the demo; `like` is the strong row on renders of a world fitted to the unlabelled pictures. One file
@@ -49,7 +49,7 @@ def like_source(work, gap, target, seed, simulations):
     return load_images(load_dataset('market1501', folder).labelled(), SIZE, progress=False)
 
 
-def result(work, gap, row, steps, seed, simulations):
+def result(work, gap, row, steps, seed, simulations, device):
     "mAP and rank-1 of one row, trained and drawn with one seed."
     file = work / 'results' / f'{gap}_{row.replace(" ", "_")}_steps{steps}_seed{seed}.json'
     if file.exists():
@@ -62,9 +62,10 @@ def result(work, gap, row, steps, seed, simulations):
     needs_no_target = row in ('source-only', 'strong')  # the same net for every gap
     run = work / 'runs' / f'{"any" if needs_no_target else gap}_{row.replace(" ", "_")}_steps{steps}_seed{seed}'
     real = real if row in ('closed form', 'joint') else None
-    trained = Run(run, name, replace(config, size=SIZE), seed=seed, device='cpu')
-    method, _ = trained.train(labelled, real, tensorboard=False, progress=False)
-    found = evaluate_reid(method.embed, target.query, target.gallery)
+    trained = Run(run, name, replace(config, size=SIZE), seed=seed, device=device)
+    quiet = dict(tensorboard=False, progress=False, sample_every=0, recorded=device != 'cpu' and row == 'joint')
+    method, _ = trained.train(labelled, real, **quiet)
+    found = evaluate_reid(method.embed, target.query, target.gallery, device=method.device)
     told = dict(gap=gap, row=row, steps=steps, seed=seed, mAP=found.mAP, rank1=found.rank(1))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(told, indent=1))
@@ -89,8 +90,9 @@ def table(work, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work', type=Path, required=True)
-    parser.add_argument('--steps', type=int, default=100)
-    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=600)
+    parser.add_argument('--seeds', default='0,1,2')
+    parser.add_argument('--device', default='cpu')
     parser.add_argument('--simulations', type=int, default=240)
     parser.add_argument('--gaps', default=','.join(get_args(Gap)))
     parser.add_argument('--rows', default=','.join(ROWS))
@@ -99,10 +101,10 @@ def main():
     if told.table:
         return print(table(told.work, told.steps)[0])
     torch.set_num_threads(1)
-    for seed in range(told.seeds):
+    for seed in map(int, told.seeds.split(',')):
         for row in told.rows.split(','):
             for gap in told.gaps.split(','):
-                found = result(told.work, gap, row, told.steps, seed, told.simulations)
+                found = result(told.work, gap, row, told.steps, seed, told.simulations, told.device)
                 print(f'{gap:11} {row:12} seed {seed}: mAP {100 * found["mAP"]:.1f}', flush=True)
 
 

@@ -2,13 +2,13 @@
 
     python benchmarks/like.py pool     --work FOLDER [--simulations 210]    # worlds from everywhere, for all targets
     python benchmarks/like.py recover  --work FOLDER [--simulations 240] [--methods regression,...]
-    python benchmarks/like.py transfer --work FOLDER [--steps 150] [--seeds 1]
+    python benchmarks/like.py transfer --work FOLDER [--steps 600] [--seeds 0,1,2] [--device cuda]
     python benchmarks/like.py table    --work FOLDER            # prints both tables from what was run
 
 `recover`: targets whose world is known, before six cameras, 120 unlabelled pictures; three searchers with the same
-number of rendered worlds. `transfer`: three gaps of content; a net is trained on renders of the usual world, of the
-fitted world and of the true one, without any target picture, and tested on people before the cameras. Resumable: what
-is done is kept.
+number of rendered worlds. `transfer`: gaps of content; nets of several seeds are trained on renders of the usual world,
+of the fitted world (one fit) and of the true one, without any target picture, and tested on people before the cameras.
+Resumable: what is done is kept.
 """
 
 import argparse
@@ -143,24 +143,23 @@ def recover(work, simulations, methods, names, seed=0):
 # ---- what training on it is worth
 
 
-def trained(work, source, targets, steps, seed, size):
+def trained(work, source, targets, steps, seed, size, device):
     "mAP and rank-1 on each target of a net that has seen the source alone."
     load = lambda split: load_images(split, size, cache=work / 'cache', progress=False)
     config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=size)
-    run = Run(
-        work / 'runs' / f'{source.name}_{size}_steps{steps}_seed{seed}', 'direct', config, seed=seed, device='cpu'
-    )
+    folder = work / 'runs' / f'{source.name}_{size}_steps{steps}_seed{seed}'
+    run = Run(folder, 'direct', config, seed=seed, device=device)
     labelled = load(load_dataset('market1501', source).labelled())
     method, _ = run.train(labelled, None, tensorboard=False, progress=False)
     told = {}
     for name, target in targets.items():
         real = load_dataset('market1501', target)
-        found = evaluate_reid(method.embed, load(real.query), load(real.gallery))
+        found = evaluate_reid(method.embed, load(real.query), load(real.gallery), device=method.device)
         told |= {f'{name}_mAP': found.mAP, f'{name}_rank1': found.rank(1)}
     return told
 
 
-def fitted_world(work, name, target, simulations, seed):
+def fitted_world(work, name, target, simulations, seed=0):
     "Read off the unlabelled pictures of the target, all effects of its cameras included."
 
     def search():
@@ -174,11 +173,11 @@ def fitted_world(work, name, target, simulations, seed):
     return World(**told['world'])
 
 
-def transfer(work, steps, seeds, which, simulations, gaps, size):
+def transfer(work, steps, seeds, which, simulations, gaps, size, device):
     "`cameras`: with all their effects; `clean`: cameras that see the same world and change nothing."
     torch.set_num_threads(1)
     options = dict(size=SIZE, workers=0, progress=False)
-    jobs = [(seed, kind, name) for seed in range(seeds) for kind in which for name in gaps]
+    jobs = [(seed, kind, name) for seed in seeds for kind in which for name in gaps]
     for seed, kind, name in jobs:
         targets = dict(cameras=work / f'target_{name}', clean=work / f'clean_{name}')
         domains = dict(cameras=camera_domain(), clean=gap_domain('content'))
@@ -186,11 +185,12 @@ def transfer(work, steps, seeds, which, simulations, gaps, size):
             people = dict(ids=120, per_id=8, test_fraction=0.6)
             render_folder(folder, domains[k], worlds=(GAPS[name],), **people, **options)
         world = dict(usual=USUAL, true=GAPS[name]).get(kind)
-        world = world or fitted_world(work, name, targets['cameras'], simulations, seed)
+        world = world or fitted_world(work, name, targets['cameras'], simulations)
         source = work / f'source_{kind if kind == "usual" else f"{name}_{kind}"}'
         render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=(world,), **options)
         file = work / 'transfer' / f'{name}_{kind}_{size}_steps{steps}_seed{seed}.json'
-        print(name, kind, seed, kept(file, partial(trained, work, source, targets, steps, seed, size)), flush=True)
+        work_of = partial(trained, work, source, targets, steps, seed, size, device)
+        print(name, kind, seed, kept(file, work_of), flush=True)
 
 
 def recovered(work):
@@ -214,14 +214,16 @@ def recovered(work):
 def transferred(work):
     "mAP by world of the renders; the share of the way from the usual to the true world."
     told = {f.stem: json.loads(f.read_text()) for f in sorted((work / 'transfer').glob('*.json'))}
-    lines = ['| gap | cameras | usual world | fitted world | true world | share of the way |', '|---' * 6 + '|']
+    lines = ['| gap | cameras | seeds | usual world | fitted world | true world | share of the way |', '|---' * 7 + '|']
     for name in GAPS:
         for cameras in ('clean', 'cameras'):
             found = [[100 * t[f'{cameras}_mAP'] for k, t in told.items() if k.startswith(f'{name}_{w}')] for w in KINDS]
             if all(found):
                 usual, fitted, true = map(np.mean, found)
                 share = f'{(fitted - usual) / (true - usual):.2f}' if true - usual > 1 else 'no way to go'
-                lines.append(f'| {name} | {cameras} | {usual:.1f} | {fitted:.1f} | {true:.1f} | {share} |')
+                spread = lambda x: f'{np.mean(x):.1f}' + (f' ± {np.std(x, ddof=1):.1f}' if len(x) > 1 else '')
+                cells = ' | '.join([name, cameras, str(min(map(len, found))), *map(spread, found), share])
+                lines.append(f'| {cells} |')
     return '\n'.join(lines)
 
 
@@ -235,17 +237,17 @@ def main():
     parser.add_argument('--size', default=SIZE, help='of the pictures in training and test')
     parser.add_argument('--gaps', default=','.join(GAPS))
     parser.add_argument('--worlds', default='usual,true,fitted')
-    parser.add_argument('--steps', type=int, default=150)
-    parser.add_argument('--seeds', type=int, default=1)
+    parser.add_argument('--steps', type=int, default=600)
+    parser.add_argument('--seeds', default='0')
+    parser.add_argument('--device', default='cpu')
     told = parser.parse_args()
     if told.part == 'pool':
         draw_pool(told.work, told.simulations)
     elif told.part == 'recover':
         recover(told.work, told.simulations, told.methods.split(','), told.names.split(','))
     elif told.part == 'transfer':
-        transfer(
-            told.work, told.steps, told.seeds, told.worlds.split(','), told.simulations, told.gaps.split(','), told.size
-        )
+        seeds, which, gaps = ([*map(int, told.seeds.split(','))], told.worlds.split(','), told.gaps.split(','))
+        transfer(told.work, told.steps, seeds, which, told.simulations, gaps, told.size, told.device)
     else:
         print(recovered(told.work), transferred(told.work), sep='\n\n')
 

@@ -48,6 +48,7 @@ if __name__ == '__main__':
     parser.add_argument('--steps', type=int, default=600, help='of training')
     parser.add_argument('--scale', type=float, default=1.0, help='multiplies the number of people')
     parser.add_argument('--workers', type=int, default=1, help='processes that render')
+    parser.add_argument('--device', default='cpu', help='where to train')
     args = parser.parse_args()
     worlds = {people: world(args.folder, people, args.scale, args.workers) for people in ('classic', 'realistic')}
     rows = []
@@ -57,7 +58,7 @@ if __name__ == '__main__':
             source, cameras = worlds[trained]
             name, config = demo_rows(args.steps)[ROW]
             began = time.perf_counter()
-            run = Run(args.folder / f'direct_{trained}', name, config, seed=0, device='cpu')
+            run = Run(args.folder / f'direct_{trained}', name, config, seed=0, device=args.device)
             method, _ = run.train(source, None, tensorboard=False, progress=False)
             seconds = time.perf_counter() - began
         for tested, (_, cameras) in worlds.items():

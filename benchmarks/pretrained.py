@@ -56,15 +56,15 @@ ROWS = {
 PER_CAMERA = ('none', 'norms', 'centre', 'scale', 'whiten')
 
 
-def measure(embed, nets, target, kinds):
+def measure(embed, nets, target, kinds, device='cpu'):
     "mAP and rank-1 in percent, as it is and without the cameras, whose statistics come from the training pictures."
     splits = target.train, target.query, target.gallery
-    known, *codes = (extract_features(embed, split.images) for split in splits)
+    known, *codes = (extract_features(embed, split.images, device=device) for split in splits)
     labels, found = (target.query.pids, target.gallery.pids, target.query.camids, target.gallery.camids), {}
     for how in kinds:
         if how == 'norms':
-            own = camera_embeds(embed, target.train, 'norms', nets)
-            result = evaluate_reid(own, target.query, target.gallery, flip=False)
+            own = camera_embeds(embed, target.train, 'norms', nets, device=device)
+            result = evaluate_reid(own, target.query, target.gallery, flip=False, device=device)
         else:
             both = codes
             if how != 'none':
@@ -78,15 +78,16 @@ def measure(embed, nets, target, kinds):
     return found
 
 
-def trained(config, source, target, steps, seed):
+def trained(config, source, target, steps, seed, device):
     "Train a row and measure it."
     config, began = replace(config, steps=steps), time.process_time()
-    method = DirectTransfer(config, source.n_ids, seed=seed)
+    method = DirectTransfer(config, source.n_ids, seed=seed, device=device)
     batches = method.batches(source)
     for i in range(steps):
         method.step(batches(i), i)
     seconds = time.process_time() - began
-    return measure(method.embed, method.nets.values(), target, PER_CAMERA) | {'cpu_seconds': round(seconds)}
+    found = measure(method.embed, method.nets.values(), target, PER_CAMERA, device)
+    return found | {'cpu_seconds': round(seconds), 'device': device}
 
 
 def spoilt(x):
@@ -137,6 +138,7 @@ def main():
     parser.add_argument('--draw', type=int, default=0)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=120)
+    parser.add_argument('--device', default='cpu', help='of the trained rows')
     parser.add_argument('--pictures', type=int, default=300, help='of each kind in the study')
     parser.add_argument('--ids', type=int, nargs=2, default=(60, 108), metavar=('SOURCE', 'TARGET'))
     parser.add_argument('--rows', default='floors,scratch,installed,installed, input,installed, half,study')
@@ -161,7 +163,7 @@ def main():
         elif row == 'study':
             done[row] = study(source, target, a.pictures)
         else:
-            done[row] = trained(ROWS[row], source, target, a.steps, a.seed)
+            done[row] = trained(ROWS[row], source, target, a.steps, a.seed, a.device)
         print(row, done[row], flush=True)
         path.write_text(json.dumps(known, indent=1))
     tables(known[key])

@@ -251,7 +251,10 @@ def _presets(method: str) -> dict:  # {name: file}
 def _with_preset(argv: list, method: str) -> list:
     "`--preset NAME` as the first of the files with options, so that all others count more."
     argv = [part for a in argv for part in (a.split('=', 1) if a.startswith('--preset=') else [a])]
-    if '--preset' not in argv[:-1]:
+    if argv[-1:] == ['--preset']:
+        there = ', '.join(_presets(method)) or 'none'
+        raise expected(f'a preset of {method} ({there}) after --preset', 'nothing', 'name one, or leave it out')
+    if '--preset' not in argv:
         return argv
     i, presets = argv.index('--preset'), _presets(method)
     if argv[i + 1] not in presets:
@@ -364,7 +367,10 @@ def _complete(line: str):
             own, settings, _ = _train_options(method)
             preset = Option('preset', Literal[tuple(_presets(method)) or ('',)], None, '')
             return settings | own | {'preset': preset}
-        return _written_command(command).options if command in COMMANDS else {}
+        if command not in COMMANDS:
+            return {}
+        by_place = POSITIONAL.get(command, ())
+        return {k: o for k, o in _written_command(command).options.items() if k not in by_place}
 
     try:
         print('\n'.join(complete(line, COMMANDS, written_methods(), options)))
@@ -435,6 +441,8 @@ def _start(argv: list) -> int:  # exit code
 
         if not leave_to_first(argv[0] if argv else 'this'):
             return 0
+    if argv[:1] == ['help'] and argv[1:]:
+        argv = [*argv[1:], '--help']
     if not argv or argv[0] in ('-h', '--help', '--help_all', 'help'):
         return print(overview({name: _written_command(name).doc for name in COMMANDS}))
     if argv[0] == '--version':

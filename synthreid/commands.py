@@ -13,6 +13,7 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
 import hashlib
 import inspect
 import json
+import math
 import sys
 from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
@@ -52,6 +53,7 @@ def render(
     layout: str = 'auto',  # layout of that folder; 'auto' looks for itself
     minutes: float = 10,  # with --like: for the search
     per_camera: bool = False,  # with --like: crops and viewpoints of each camera by itself
+    on_broken: str = 'refuse',  # with --like: pictures that cannot be read: 'refuse', or 'skip' them
 ):
     "Render pedestrians into a folder that reads like a real dataset."
     from synthreid.data.datasets import load_dataset
@@ -72,7 +74,8 @@ def render(
     options = dict(ids=ids, per_id=per_id, size=size, seed=seed, test_fraction=test_fraction)
     if like:
         _check_outside(out, like)
-        found = render_like(_dataset(like, layout), out, minutes, per_camera, workers=workers or None, **options)
+        options |= dict(workers=workers or None, on_broken=on_broken)
+        found = render_like(_dataset(like, layout), out, minutes, per_camera, **options)
         print(
             f'content {found.before:.2f} from {like} in the usual world, {found.after:.2f} in that of {out}/world.yaml'
         )
@@ -135,12 +138,24 @@ def _check_outside(out, *folders):
             raise expected(f'--out outside of the pictures in {folder}', out, 'choose another folder')
 
 # %% ../nbs/57_commands.ipynb #51fcc5f2
-def _print_json(told):
-    "One line for other programs."
+def _plain_values(told):  # dict, list, str, int, float, bool or None
+    "What JSON can hold: a number that there is not (NaN, infinity) is null."
     import numpy as np
 
-    plain = lambda v: v.item() if isinstance(v, np.generic) else str(v)
-    print(json.dumps(told, default=plain, allow_nan=False))
+    if isinstance(told, dict):
+        return {str(k): _plain_values(v) for k, v in told.items()}
+    if isinstance(told, (list, tuple)):
+        return [_plain_values(v) for v in told]
+    if isinstance(told, np.generic):
+        told = told.item()
+    if isinstance(told, float) and not math.isfinite(told):
+        return None
+    return told if told is None or isinstance(told, (bool, int, float, str)) else str(told)
+
+
+def _print_json(told):
+    "One line for other programs."
+    print(json.dumps(_plain_values(told), allow_nan=False))
 
 
 def _diagnosis_record(found) -> dict:
@@ -531,7 +546,8 @@ def _group_table(groups) -> str:
     told = groups[['people', 'queries']].copy()
     for name in ('false_match', 'miss'):
         columns = (groups[name + part] for part in ('', '_low', '_high'))
-        told[name.replace('_', ' ')] = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+        cells = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
+        told[name.replace('_', ' ')] = ['no pairs' if 'nan' in cell else cell for cell in cells]
     return told.to_string()
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
@@ -936,17 +952,22 @@ def import_reference(
 # %% ../nbs/57_commands.ipynb #d24775f2
 def export(
     run: str,  # run folder or checkpoint
-    out: str,  # new .onnx file
+    out: str,  # new file: .onnx, .xml (OpenVINO) or .pt2 (torch.export)
     flip: bool = False,  # build the average with the mirror image into the network
+    pixels: bool = False,  # build the preprocessing in: pictures uint8 (B, H, W, 3) in, features of length 1 out
 ):
-    "Export the embedding network to ONNX and compare it with torch."
-    from synthreid.training.exchange import export_onnx
+    "Export the embedding network to ONNX, OpenVINO or torch.export and compare it with torch."
+    from synthreid.training.deploy import export_model
 
-    found = export_onnx(run, out, flip)
+    found = export_model(run, out, flip, pixels)
+    takes = f'pixels {found["size"]} uint8' if pixels else f'images {found["size"]} in [-1, 1]'
+    gives = f'{found["dim"]} numbers' + ' of length 1' * pixels
     print(
-        f'{found["file"]}: images {found["size"]} in [-1, 1] to {found["dim"]} numbers; largest difference to torch'
-        f' {found["max_abs_diff"]:.2g} of {found["largest"]:.2g}'
+        f'{found["file"]}: {takes} to {gives}; largest difference to torch {found["max_abs_diff"]:.2g} of'
+        f' {found["largest"]:.2g}'
     )
+    print(f'12 ranked lists of 11 rendered pictures: order {"as" if found["same_order"] else "NOT as"} in torch')
+    print(f'one picture on this processor: {found["ms"]:.1f} ms, in torch {found["ms_torch"]:.1f} ms')
 
 # %% ../nbs/57_commands.ipynb #ff462152
 def push(
@@ -1009,6 +1030,18 @@ def demo(
         )
 
 # %% ../nbs/57_commands.ipynb #5cbe3920
+def _scorable(dataset):  # -> ReidDataset
+    "A data set whose test, if it has one, can be scored; without it, and with a warning, where it cannot."
+    if not len(dataset.query):
+        return dataset
+    try:
+        _chance_row(dataset, 'auto')
+    except UserError as e:
+        print(f'warning: the test of the target is left out: {e}', file=sys.stderr)
+        dataset = replace(dataset, query=dataset.query[:0], gallery=dataset.gallery[:0])
+    return dataset
+
+
 def adapt(
     source: str,  # folder of the labelled synthetic dataset; several, separated by commas
     target: str,  # folder of pictures of the cameras; labels are not used
@@ -1030,7 +1063,7 @@ def adapt(
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
 ):
     "From labelled renders and unlabelled pictures of your cameras to a model for them and a threshold."
-    from synthreid.adapt import adapt_settings, run_adapt
+    from synthreid.adapt import adapt_settings, check_adapt, run_adapt
     from synthreid.data.store import load_images
     from synthreid.processes import is_first, join, told_to_all
 
@@ -1044,12 +1077,19 @@ def adapt(
         parse_size(size)
         specs, spec = _sources(source, source_layout, '', None), _dataset(target, layout, options, pattern)
         _check_outside(out, *(d.root for d in [*specs, spec] if d.layout in _WALKED))
-        real, labelled = spec.load(), _source_split(specs, False, None, '', 0)[1]
+        if same := {*(Path(d.root).resolve() for d in specs)} & {Path(spec.root).resolve()}:
+            raise expected('a target other than the source', f'{same.pop()} as both', 'give the folder of your cameras')
+        real, labelled = _scorable(spec.load()), _source_split(specs, False, None, '', 0)[1]
+        check_adapt(labelled, real.train, out, settings, false_match)
     pictures, seen = _decoded(labelled, real.train, size, None, cache, device, on_broken)
     query, gallery = (load_images(s, size, cache, on_broken=on_broken) for s in (real.query, real.gallery))
     real = replace(real, train=seen, query=query, gallery=gallery)
     noted = dict(source=specs[0] if len(specs) == 1 else None, target=spec)
-    run_adapt(pictures, real, out, settings, start, false_match, seed=seed, device=device, noted=noted)
+    with ExitStack() as held:
+        with told_to_all():
+            if is_first():
+                held.enter_context(lock_folder(out))
+        run_adapt(pictures, real, out, settings, start, false_match, seed=seed, device=device, noted=noted)
     if is_first():
         print((Path(out) / 'table.md').read_text())
         print(f'Model: {out}/adapted. Threshold: {out}/threshold.json. Report: {out}/report.html')

@@ -23,11 +23,13 @@ def bootstrap_interval(
     draws: int = 1000,  # resamplings
     level: float = 0.95,  # share of the draws inside
     seed: int = 0,  # of the draws
-) -> tuple[float, float]:  # ends of the interval of the mean
+) -> tuple[float, float]:  # ends of the interval of the mean; NaN: a single query tells nothing of others
     "Percentile bootstrap of a mean over queries."
     import numpy as np
 
     values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return float('nan'), float('nan')
     rng = np.random.default_rng(step_seed(seed, 1))
     means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]
     return tuple(float(v) for v in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
@@ -50,15 +52,16 @@ def paired_test(
     return (extreme + 1) / (draws + 1)
 
 # %% ../nbs/58a_compare.ipynb #ea0f8bfa
-def _test(method, name, dataset, cache, rerank, batch_size) -> dict:
+def _test(method, name, dataset, cache, rerank, batch_size, on_broken='refuse') -> dict:
     "Per-query numbers of one run on one target."
     from dataclasses import replace
 
+    from synthreid.commands import _chance_row
     from synthreid.data.store import load_images
     from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.training.provenance import name_protocol, seen_in_training
 
-    load = lambda split: load_images(split, method.config.size, cache)
+    load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
     dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
     own = method.own_test == dataset.rule
     embed = method.embed_flipped if own else method.embed
@@ -68,7 +71,8 @@ def _test(method, name, dataset, cache, rerank, batch_size) -> dict:
     first = found.first_match.astype(float)
     first[first < 0] = float('nan')
     rank1 = (first == 0) * 1.0 + 0 * first
-    return {'mAP': found.ap, 'rank1': rank1, 'result': name_protocol(found, dataset, seen or '')}
+    told = {'mAP': found.ap, 'rank1': rank1, 'result': name_protocol(found, dataset, seen or '')}
+    return told | {'chance': _chance_row(dataset, 'auto')}
 
 
 def _numbers(tests, draws) -> dict:  # tests: {(run, target): of `_test`}
@@ -114,7 +118,8 @@ def _short_names(paths) -> dict:  # {path: name}
 
 def _matrix_text(numbers, chance, runs, targets, metric='mAP') -> str:
     "A table in Markdown that is readable as text."
-    cell = lambda r: f'{100 * r[metric]:.1f} ({100 * r[f"{metric}_low"]:.1f} to {100 * r[f"{metric}_high"]:.1f})'
+    span = lambda low, high: 'one query' if low != low else f'{100 * low:.1f} to {100 * high:.1f}'
+    cell = lambda r: f'{100 * r[metric]:.1f} ({span(r[f"{metric}_low"], r[f"{metric}_high"])})'
     rows = [[run, *(cell(numbers[run, t]) for t in targets)] for run in runs]
     rows.append(['by chance', *(f'{100 * chance[t][metric]:.1f}' for t in targets)])
     head = [metric.replace('rank1', 'rank-1'), *targets]
@@ -174,24 +179,30 @@ def compare(
     batch_size: int = 100,  # images at a time
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
     cache: str | None = None,  # folder for decoded images
+    on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     json: bool = False,  # one line of JSON in place of the tables
 ):
     "Several runs on several targets: mAP and rank-1 with intervals over queries, and paired tests between the runs."
-    from synthreid.commands import _chance_row, _dataset, _test_set
+    from synthreid.commands import _chance_row, _check_outside, _dataset, _test_set
     from synthreid.training.runs import load_method
 
     check_positive(draws=draws, batch_size=batch_size)
     if out is not None and not is_new(out):
         raise UserError(f'expected a new folder, {out} has files in it: choose another --out')
     folders = [target] if Path(target).exists() else [t.strip() for t in target.split(',') if t.strip()]
+    if not folders:
+        raise expected('folders of datasets for --target', repr(target), 'name one or several, separated by commas')
+    if out is not None:
+        _check_outside(out, *runs, *folders)
     names, places = _short_names(runs), _short_names(folders)
     sets = {places[f]: _test_set(_dataset(f, layout)) for f in folders}
-    chance = {t: _chance_row(d, 'auto') for t, d in sets.items()}
+    chance = {t: _chance_row(d, 'auto') for t, d in sets.items()}  # what cannot be scored is told before decoding
     tests = {}
     for run in runs:
         method = load_method(run, device)
         for t, dataset in sets.items():
-            tests[names[run], t] = _test(method, run, dataset, cache, rerank, batch_size)
+            tests[names[run], t] = _test(method, run, dataset, cache, rerank, batch_size, on_broken)
+            chance[t] = tests[names[run], t]['chance']  # of the pictures that could be read
     numbers = _numbers(tests, draws)
     pairs = _pairs(tests, list(names.values()), list(sets))
     _tell(numbers, chance, pairs, out, json)
@@ -199,6 +210,8 @@ def compare(
 # %% ../nbs/58a_compare.ipynb #85904e48
 def _tell(numbers, chance, pairs, out, as_json):
     "Print the comparison, and write it down."
+    from synthreid.commands import _plain_values, _print_json
+
     runs, targets = (list(dict.fromkeys(k[i] for k in numbers)) for i in (0, 1))
     told = {'rows': list(numbers.values()), 'chance': chance, 'pairs': pairs}
     tables = '\n\n'.join(_matrix_text(numbers, chance, runs, targets, m) for m in ('mAP', 'rank1'))
@@ -207,9 +220,9 @@ def _tell(numbers, chance, pairs, out, as_json):
     if out is not None:
         with atomic_write(Path(out) / 'picture.png') as tmp:
             plot_comparison(numbers, chance).savefig(tmp, format='png', dpi=150)
-        for name, content in (('table.md', text), ('table.json', json_module.dumps(told, indent=1))):
+        for name, content in (('table.md', text), ('table.json', json_module.dumps(_plain_values(told), indent=1))):
             with atomic_write(Path(out) / name) as tmp:
                 tmp.write_text(content + '\n', encoding='utf-8')
-    print(json_module.dumps(told) if as_json else text)
+    _print_json(told) if as_json else print(text)
     if out is not None and not as_json:
         print(f'table and picture in {out}')

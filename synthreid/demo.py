@@ -276,7 +276,10 @@ def judge_row(
 
 def _kept_result(path: Path, extractor) -> dict | None:
     "A result measured before with the same features."
-    result = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        result = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # none, or damaged
+        return None
     same = result.get('distance', extractor.distance_name) == extractor.distance_name
     return result if same and 'mAP_reranked' in result else None
 

@@ -76,7 +76,7 @@ EXAMPLES = {
     'render': ['render --domain game --out SYNTHETIC', 'render --domain camera --out REAL'],
     'reproduce': ['reproduce synthreid --source SYNTHETIC --target REAL --dry-run'],
     'import-reference': ['import-reference --generator model.pth.tar-60 --id-net id.pth.tar-60 --out RUN'],
-    'export': ['export RUN --out model.onnx'],
+    'export': ['export RUN --out model.onnx', 'export RUN --out model.xml --pixels'],
     'push': ['push RUN OWNER/NAME'],
     'pull': ['pull OWNER/NAME --out RUN'],
 }

@@ -51,10 +51,14 @@ def _is_held(folder) -> bool:
 def _read_meta(checkpoint) -> dict:
     "What a checkpoint says; nothing of one that is damaged."
     try:
-        told = json_module.loads((checkpoint / 'meta.json').read_text(encoding='utf-8'))
-        return told if isinstance(told, dict) else {}
-    except (OSError, ValueError):
+        told = dict(json_module.loads((checkpoint / 'meta.json').read_text(encoding='utf-8')))
+        told = {'data': '', 'metrics': [], **told, 'config': {'steps': 0, **told['config']}}
+        numbers, words = (told['step'], told['config']['steps']), (told['method'], told['data'] or '')
+        results = [r for r in told['metrics'] if isinstance(r.get('mAP', 0.0), (int, float))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+    whole = all(isinstance(n, int) for n in numbers) and all(isinstance(w, str) for w in words)
+    return told | {'metrics': results, 'data': words[1]} if whole else {}
 
 # %% ../nbs/58b_ledger.ipynb #c0473eec
 def caches_of(
@@ -80,17 +84,26 @@ def describe_run(
         state = 'damaged'
     if _is_held(run):
         state = 'running'
-    results = [r for r in meta.get('metrics', []) if isinstance(r, dict)]
+    results = meta.get('metrics', [])
     told = {'method': meta.get('method', '?'), 'data': meta.get('data', ''), 'step': step, 'steps': steps}
     sizes = {'bytes': _size(run), 'cache_bytes': sum(map(_size, caches_of(run)))}
     return {'run': str(run), **told, 'state': state, 'results': results, **sizes}
 
 # %% ../nbs/58b_ledger.ipynb #582da2c7
+def _names_method(file) -> bool:
+    "Whether a config.yaml is that of a run, as far as a glance tells; other programs have files of this name."
+    try:
+        return any(line.startswith(b'method:') for line in file.read_bytes().splitlines())
+    except OSError:
+        return False
+
+
 def _find_runs(folder) -> list[Path]:
     "Folders with the settings of a run, up to three levels down."
     if not Path(folder).is_dir():
         raise expected('a folder with runs', f'nothing at {folder}', 'check the path')
-    return sorted({p.parent for depth in range(4) for p in Path(folder).glob('*/' * depth + 'config.yaml')})
+    found = {p.parent for depth in range(4) for p in Path(folder).glob('*/' * depth + 'config.yaml') if p.is_file()}
+    return sorted(p for p in found if (p / 'checkpoints').is_dir() or _names_method(p / 'config.yaml'))
 
 
 def _runs_text(told, folder) -> str:
@@ -114,9 +127,11 @@ def runs(
     json: bool = False,  # one line of JSON in place of the table
 ):
     "List the runs of a folder: method, data, steps, state, results, size on disk."
+    from synthreid.commands import _print_json
+
     told = [describe_run(r) for r in _find_runs(folder)]
     if json:
-        print(json_module.dumps(told))
+        _print_json(told)
     elif told:
         print(_runs_text(told, folder))
     else:

@@ -6,6 +6,7 @@
 __all__ = ['render_like']
 
 # %% ../nbs/55a_like.ipynb #20eac363
+import hashlib
 import json
 import time
 from dataclasses import asdict
@@ -48,11 +49,25 @@ def _some_renders(worlds, n, size) -> np.ndarray:  # (n, H, W, 3) uint8
     return render_images(game_domain(worlds=worlds), np.arange(n), np.arange(n), size=size, seed=1).images
 
 
+def _claim_fit(beside, images, camids, **told):
+    "A search goes on with the pictures and options with which it began; with others it is refused."
+    told['pictures'] = hashlib.sha256(images.tobytes() + camids.tobytes()).hexdigest()[:16]
+    file, said = Path(beside) / 'target.json', json.dumps(told, indent=1)
+    if not file.exists():
+        with atomic_write(file) as tmp:
+            tmp.write_text(said)
+    elif file.read_text(errors='replace') != said:
+        remedy = 'choose another --out, or remove that folder'
+        raise expected('the target and options of the fit that began', f'others than in {file}', remedy)
+
+
 def _kept_fit(file, make) -> WorldFit:
     "A fit that was finished before, or a new one."
-    if file.exists():
+    try:
         told = json.loads(file.read_text())
         return WorldFit(**told | dict(worlds=tuple(World(**w) for w in told['worlds'])))
+    except (OSError, ValueError, TypeError, KeyError):  # none, or damaged: the simulated worlds are kept beside it
+        pass
     fit = make()
     with atomic_write(file) as tmp:
         tmp.write_text(json.dumps(fit._asdict() | dict(worlds=[asdict(w) for w in fit.worlds]), indent=1))
@@ -89,6 +104,7 @@ def render_like(
     seed: int = 0,  # draw of worlds and people
     workers: int | None = None,  # processes; None takes one per usable core
     progress: bool = True,  # show bars
+    on_broken: str = 'refuse',  # target pictures that cannot be read: 'refuse', or 'skip' them
     **options,  # `ids`, `per_id`, `test_fraction` of `render_folder`
 ) -> WorldFit:  # what was found
     "Fit a world to unlabelled pictures and render labelled people in it."
@@ -99,11 +115,13 @@ def render_like(
             'a target with at least 16 pictures for training', f'{target.root} with {len(split)}', 'add some'
         )
     chosen = split[np.linspace(0, len(split) - 1, min(600, len(split))).round().astype(int)]
-    images = load_images(chosen, '64x32', progress=progress).images[:]
-    beside = out.with_name(f'{out.name}.fit')
-    if not is_new(out) and not beside.is_dir():
+    chosen = load_images(chosen, '64x32', progress=progress, on_broken=on_broken)
+    images, beside = chosen.images[:], out.resolve().parent / f'{out.resolve().name}.fit'
+    begun = beside.is_dir() and any((out / name).exists() for name in ('render.json', 'render.partial.json'))
+    if not is_new(out) and not begun:
         raise expected('an empty or new folder, or that of --like', f'{out} with other files', 'choose another --out')
     with lock_folder(beside):
+        _claim_fit(beside, images, chosen.camids, per_camera=per_camera, seed=seed)
         how = dict(per_camera=per_camera, simulations=simulations, workers=workers, progress=progress)
         make = partial(fit_world, images, chosen.camids, minutes, keep=beside / 'worlds.npz', seed=seed, **how)
         fit = _kept_fit(beside / 'fit.json', make)

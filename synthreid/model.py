@@ -6,6 +6,8 @@
 __all__ = ['picture_pixels', 'Model', 'load']
 
 # %% ../nbs/58_model.ipynb #d3ec2567
+from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,8 @@ from .training.runs import load_method
 def _array_pixels(array) -> np.ndarray:
     "An array or tensor as a PIL image; grey becomes RGB."
     array = np.asarray(array)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+    picture = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3, 4)
+    if array.dtype != np.uint8 or not picture or not array.size:
         got = f'{array.dtype} {array.shape}'
         raise expected('pictures (H, W, 3) uint8', got, 'give pixels from 0 to 255, channels last')
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
@@ -37,16 +40,23 @@ def picture_pixels(
     "One picture, resized as the data sets are."
     if isinstance(picture, (str, Path)):
         return read_image(picture, size)
-    return _pixels(picture if isinstance(picture, Image.Image) else _array_pixels(picture), size, False)
+    image = picture if isinstance(picture, Image.Image) else _array_pixels(picture)
+    try:
+        return _pixels(image, size, False)
+    except (ValueError, OSError) as e:  # closed, cut off, or of a mode without pixels from 0 to 255
+        raise expected('a picture that can become RGB', f'{image} ({e})', "convert it, image.convert('RGB')") from None
 
 
 def _as_list(pictures) -> list:
     "A folder's pictures, one picture, or several."
     if isinstance(pictures, (str, Path)):
-        return list_images(pictures) if Path(pictures).is_dir() else [pictures]
-    if isinstance(pictures, Image.Image) or isinstance(pictures, np.ndarray) and pictures.ndim < 4:
+        return list_images(pictures) if pictures != '' and Path(pictures).is_dir() else [pictures]
+    array = isinstance(pictures, (np.ndarray, torch.Tensor))
+    if isinstance(pictures, Image.Image) or array and pictures.ndim in (0, 2, 3):
         return [pictures]
-    return list(pictures)
+    if array or isinstance(pictures, Iterable):
+        return list(pictures)  # of one dimension: paths
+    raise expected('pictures, paths, or a folder', type(pictures).__name__, 'give one of them, or a list')
 
 # %% ../nbs/58_model.ipynb #6666cf48
 class Model:
@@ -97,8 +107,8 @@ class Model:
         m = self.method
         if not m.translates:
             raise UserError(f'expected a method that translates, this model is {m.name!r}: load a joint run')
-        if camera is not None and not 0 <= camera < m.n_cameras:
-            raise expected(f'a camera from 0 to {m.n_cameras - 1}', camera, 'use None for all in turn')
+        if camera is not None and not (isinstance(camera, Integral) and 0 <= camera < m.n_cameras):
+            raise expected(f'a camera from 0 to {m.n_cameras - 1}', repr(camera), 'use None for all in turn')
         made = []
         for start, x in self._batches(pictures, batch_size, progress, 'translate'):
             rows = torch.arange(start, start + len(x), device=x.device)

@@ -46,7 +46,9 @@ class Recipe:
     epochs: int  # passes over the labelled images
     source: dict  # `combineall` and `per_id` of `load_dataset`, for the labelled images
     test: dict  # `metric`, `flip`, `batch_size` of `evaluate_reid`
-    labels: Literal['source', 'target'] = 'source'  # whose labels are trained on; 'target': supervised on the real set
+    labels: Literal['source', 'target', 'none'] = 'source'  # whose labels are trained on; 'target': supervised
+    sources: list = field(default_factory=list)  # layouts of the source that it was published with; empty: any
+    tuned: str = ''  # what of its settings was chosen by labels of the target
     preset: str = ''  # 'reference': start from the config's `reference()`
     settings: dict = field(default_factory=dict)  # of the method's config
     steps_per_epoch: int = 0  # 0: as many as full batches fit into the labelled images; 1: `epochs` counts steps
@@ -124,8 +126,8 @@ def _load_recipe(
     except TypeError as e:
         lacking = str(e).split('argument')[-1].strip(' s:')
         raise UserError(f'expected a complete recipe, {path} lacks {lacking}: add it') from None
-    if recipe.labels not in ('source', 'target'):
-        raise expected(f"labels 'source' or 'target' in {path}", repr(recipe.labels), 'choose one of the two')
+    if recipe.labels not in ('source', 'target', 'none'):
+        raise expected(f"labels 'source', 'target' or 'none' in {path}", repr(recipe.labels), 'choose one of them')
     recipe_config(recipe, 1000)
     return recipe
 
@@ -287,7 +289,7 @@ _JUDGES = {'joint': _judge_translation, 'dgnet': _judge_swaps}
 class Folders:
     "What rows are run on."
 
-    source: DatasetSpec | None  # the synthetic set; None: only rows with the target's labels can run
+    source: DatasetSpec | None  # the synthetic set; None: only rows that need none can run
     target: DatasetSpec  # the real set
     test: DatasetSpec | None = None  # another real set to test on; None: the target
     cache: str | None = None  # folder of decoded images; None: in memory
@@ -312,12 +314,19 @@ class Folders:
     def load(self, recipe: Recipe) -> tuple[ReidDataset, ReidDataset, ReidDataset]:
         "The set with the labelled images in `train`, the target and the tested set of a recipe."
         target = self.read('target')
-        return self.read(recipe.labels, **recipe.source), target, target if self.test is None else self.read('test')
+        if recipe.labels == 'none':
+            one = target.train[:1]
+            source = replace(target, train=replace(one, pids=np.ones_like(one.pids)))
+        else:
+            source = self.read(recipe.labels, **recipe.source)
+        return source, target, target if self.test is None else self.read('test')
 
-    def names(self, labels: Literal['source', 'target']) -> dict:  # 'source', 'target', 'tested'
+    def names(self, labels: Literal['source', 'target', 'none']) -> dict:  # 'source' ('' without), 'target', 'tested'
         "The layouts, recognised where they are not given."
-        specs = {'source': self.spec(labels), 'target': self.target, 'tested': self.spec('test')}
-        return {k: detect_layout(s.root) if s.layout == 'auto' else s.layout for k, s in specs.items()}
+        specs = {'target': self.target, 'tested': self.spec('test')}
+        specs |= {} if labels == 'none' else {'source': self.spec(labels)}
+        found = {k: detect_layout(s.root) if s.layout == 'auto' else s.layout for k, s in specs.items()}
+        return {'source': '', **found}
 
 # %% ../nbs/56_reproduce.ipynb #df721643
 def _listing(
@@ -572,8 +581,8 @@ def _measure_job(
         size=job.config.size,
         published_size=job.published.size,
         **job.folders.names(recipe.labels),
-        n_source=len(images[0]),
-        n_ids=int(job.labelled.n_ids),
+        n_source=0 if recipe.labels == 'none' else len(images[0]),
+        n_ids=0 if recipe.labels == 'none' else int(job.labelled.n_ids),
         **ranked.summary(),
         protocol=ranked.protocol,
         metric=ranked.metric,
@@ -616,7 +625,7 @@ def _run_job(
         progress=options.progress,
         recipe=f'{recipe.system} {recipe.row}',
         data=' to '.join(dict.fromkeys([job.source.name, job.target.name])),
-        read_from=dict(source=folders.spec(recipe.labels), target=folders.target),
+        read_from=dict(source=None if recipe.labels == 'none' else folders.spec(recipe.labels), target=folders.target),
         builds_on=[translator.run] if translator else [],
     )
     if reached < config.steps:
@@ -649,8 +658,10 @@ _COLUMNS = {  # heading: (our number, digits, factor, published number)
 }
 
 
-def _published_numbers(recipe, target) -> dict:  # by name, as far as they are known
-    "What was published for this row and a target of this layout."
+def _published_numbers(recipe, target, source='') -> dict:  # by name, as far as they are known
+    "What was published for this row and sets of these layouts."
+    if recipe.sources and source not in recipe.sources:
+        return {}
     return next((v for k, v in recipe.published.items() if target.startswith(k)), {})
 
 
@@ -665,7 +676,7 @@ def _with_spread(values, digits, factor) -> str:  # 'mean', or 'mean ± spread' 
 def _table_line(group, recipe, distance) -> dict:
     "The seeds of one experiment (a row each) as a line of the table."
     first = group.iloc[0]
-    known = _published_numbers(recipe, first.target)
+    known = _published_numbers(recipe, first.target, first.source)
     trial = [s for s in group.seen.unique() if s]
     if first['size'] != first.published_size:
         trial.insert(0, f'images {first["size"]}')
@@ -676,6 +687,7 @@ def _table_line(group, recipe, distance) -> dict:
         'seeds': len(group),
         'tested on': first.tested,
         'published on': known.get('tested_on', ''),
+        'chosen by labels of the target': recipe.tuned,
     }
     for heading, (ours, digits, factor, theirs) in _COLUMNS.items():
         line[heading.format(fid=distance)] = _with_spread(group.get(ours), digits, factor)
@@ -706,8 +718,11 @@ def _plan_line(job) -> str:  # with a place for the seeds
         f'{recipe.row}: {recipe.title}; {recipe.method}, seeds {{}}, {config.steps} steps of {config.batch_size} images'
         f' {config.size} (the published schedule makes {job.published.steps} steps of {job.published.size} of these'
         ' images)',
-        f'{recipe.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities',
     ]
+    if recipe.labels != 'none':
+        parts.append(f'{recipe.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities')
+    if recipe.tuned:
+        parts.append(f'chosen by labels of the target: {recipe.tuned}')
     if job.unlabelled:
         parts.append(f'target {job.target.name}: {len(job.unlabelled)} images without labels')
     sizes = f'{len(tested.query)} queries, {len(tested.gallery)} gallery images'
@@ -733,12 +748,13 @@ def fitting_rows(
     folders: Folders,  # the data
 ) -> list:  # names of rows
     "The rows that can be compared on these folders."
-    target = folders.names('target')['target']
+    source, target = (folders.names(k)[k] if vars(folders)[k] else None for k in ('source', 'target'))
 
     def fits(recipe):
-        if recipe.labels == 'source':
-            return folders.source is not None
-        return not recipe.published or any(target.startswith(k) for k in recipe.published)
+        if recipe.labels == 'source' and not recipe.sources:
+            return source is not None
+        known = not recipe.published or any(target.startswith(k) for k in recipe.published)
+        return known and (recipe.labels != 'source' or source in recipe.sources)
 
     if rows := [k for k, r in recipes.items() if fits(r)]:
         return rows

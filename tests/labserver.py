@@ -123,17 +123,30 @@ class Notebook:
     def __init__(self, page):
         self.page = page
 
+    def ready(self):
+        "Wait until the notebook has a kernel, connected and idle."
+        self.page.wait_for_function("""() => {
+            const context = window.jupyterapp?.shell?.currentWidget?.sessionContext, kernel = context?.session?.kernel;
+            return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle'; }""")
+
     def run_all(self):
-        self.page.evaluate("""() => {
-            window.ran = null;
-            const run = jupyterapp.commands.execute('notebook:run-all-cells');
-            run.then(() => window.ran = 'done', e => window.ran = String(e)); }""")
-        self.page.wait_for_function("""window.ran !== null || document.querySelector(
-            '.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"],' +
-            '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg')""")
-        errors = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
-        assert errors.count() == 0, errors.first.inner_text()
-        assert self.page.evaluate('window.ran') == 'done'
+        "Run every cell; a second time where JupyterLab lost its kernel or its page, which is no fault of a cell."
+        for last in (False, True):
+            self.ready()
+            self.page.evaluate("""() => {
+                window.ran = null;
+                const run = jupyterapp.commands.execute('notebook:run-all-cells');
+                run.then(() => window.ran = 'done', e => window.ran = String(e)); }""")
+            self.page.wait_for_function("""window.ran !== null || document.querySelector(
+                '.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"],' +
+                '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg')""")
+            errors = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+            assert errors.count() == 0, errors.first.inner_text()
+            told = self.page.evaluate('window.ran === undefined ? "the page was loaded again" : window.ran')
+            if told == 'done':
+                return
+            red = self.page.locator('.ansi-red-fg').all_inner_texts()
+            assert not last and not red, f'cells were not run: {told}, {red}'
 
     def widget(self, kind):
         "The explorer that has such a part, connected and drawn."
@@ -233,9 +246,6 @@ def notebook(server, name, dark=False):
         outside = []
         note_outside(page, server.port, outside)
         page.goto(f'http://127.0.0.1:{server.port}/doc/tree/{name}.ipynb?token={server.token}&reset')
-        page.wait_for_function(
-            "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-        )
         n = Notebook(page)
         n.run_all()
         try:

@@ -59,6 +59,7 @@ def adapted(start, **changes) -> SelfTrain:
         net.double()
     kind = SIZE | dict(batch_size=12, images_per_id=2, source_batch=12, source_images_per_id=2, norm_group=2)
     kind |= dict(steps=3, epochs=2, k1=4, k2=2, min_samples=2, eps=(0.7,), hold_out=0.3, augment='strong')
+    kind |= dict(choose='validation', keep='best')
     return SelfTrain(SelfTrainConfig(**kind | changes), 8, 3, start=start)
 
 

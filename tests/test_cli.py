@@ -323,6 +323,12 @@ def test_every_help_has_examples_that_parse(command):
 
 
 @pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')
+def test_help_of_a_command_and_a_preset_without_a_name():
+    assert call('help', 'render') == call('render', '--help') and call('help') == call('--help')
+    code, said, err = call('train', 'joint', '--source', 'x', '--preset')
+    assert code == 2 and 'cpu-trial' in err and 'after --preset' in err, err
+
+
 def test_bash_takes_the_completion():
     code, said, err = call('completion')
     done = subprocess.run(['bash', '-c', said + 'complete -p synthreid'], capture_output=True, text=True)
@@ -341,6 +347,7 @@ def test_bash_takes_the_completion():
         ('synthreid train jont --', []),
         ('synthreid nothing --', []),
         ('synthreid evaluate ru', []),
+        ('synthreid compare --ru', []),  # given by place
     ],
 )
 def test_completion(line, words, monkeypatch):
@@ -811,7 +818,7 @@ def test_a_translation_goes_on(data, tmp_path, monkeypatch):
 
 
 def test_too_many_people_are_refused_at_once(tmp_path):
-    code, said, err = call('render', '--domain', 'game', '--ids', 1_000_000, '--out', tmp_path / 'x')
+    code, said, err = call('render', '--domain', 'game', '--ids', 1_000_001, '--out', tmp_path / 'x')
     assert code == 2 and '1,000,000 people' in err and not (tmp_path / 'x').exists()
 
 
@@ -972,3 +979,10 @@ def test_numbers_of_numpy_are_numbers():
     wrong = DirectConfig(size='32x16', backbone='resnet_small', weight_triplet=np.float32(-1))
     with pytest.raises(UserError, match='weight_triplet'):
         make_method('direct', wrong, 4)
+
+
+def test_every_option_of_every_command_says_what_it_is():
+    silent = [(c, k) for c in cli.COMMANDS for k, o in cli._written_command(c).options.items() if not o.comment]
+    assert silent == []
+    methods = cli.written_methods().items()
+    assert [(m, k) for m, w in methods for k, o in w.settings.options.items() if not o.comment] == []

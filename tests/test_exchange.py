@@ -1,5 +1,5 @@
-"""Files as Synth-ReID saves them, at full size, become a run with the reference's own numbers; ONNX and hub against the
-real packages."""
+"""Files as Synth-ReID saves them, at full size, become a run with the reference's own numbers; the hub against the real
+package."""
 
 import inspect
 import json
@@ -20,7 +20,6 @@ from synthreid.training.checkpoint import load_checkpoint, read_meta, save_check
 from synthreid.training.direct import DirectConfig
 from synthreid.training.exchange import (
     convert_reference,
-    export_onnx,
     model_card,
     pull_from_hub,
     push_to_hub,
@@ -225,38 +224,6 @@ def test_a_run_in_its_folder_keeps_recipe_and_data(tmp_path):
     assert (meta['step'], meta['recipe'], meta['data'], meta['images']['size']) == (4, 'row 3', 'game', '32x16')
 
 
-def test_onnx_agrees_with_torch(tmp_path):
-    pytest.importorskip('onnx')
-    runtime = pytest.importorskip('onnxruntime')
-    method, checkpoint = save_small(tmp_path / 'ours')
-    for name, kwargs in dict(
-        joint=dict(method=checkpoint),
-        flip=dict(method=str(checkpoint), flip=True),
-        object=dict(method=method),
-        ours=dict(method=make_method('joint', JointConfig(size='32x16', **SMALL, pooling='gem'), 5, 3)),
-        direct=dict(
-            method=make_method(
-                'direct', DirectConfig(size='64x32', backbone='resnet18', last_stride=1, pooling='gem'), 5
-            )
-        ),
-    ).items():
-        report = export_onnx(**kwargs, file=tmp_path / f'{name}.onnx')
-        assert 0 <= report['max_abs_diff'] <= 1e-4 * report['largest']
-    data = (tmp_path / 'flip.onnx').read_bytes()
-    assert str(tmp_path).encode() not in data and b'synthreid/' not in data, 'no path of this machine in the file'
-    size = sum(p.numel() * 4 for n in ('generator', 'identity') for p in method.nets[n].parameters())
-    assert (tmp_path / 'joint.onnx').stat().st_size < 1.1 * size + 1e5, (
-        'neither discriminator nor projector in the file'
-    )
-    session = runtime.InferenceSession(data, providers=['CPUExecutionProvider'])
-    assert session.get_modelmeta().custom_metadata_map['image_size'] == '32x16'
-    assert [d if isinstance(d, int) else '*' for d in session.get_inputs()[0].shape] == ['*', 3, 32, 16]
-    x = torch.rand(7, 3, 32, 16) * 2 - 1
-    want = (method.embed(x) + method.embed(x.flip(3))) / 2
-    assert want.std(0).min() > 0.01
-    assert np.allclose(session.run(['embedding'], {'images': x.numpy()})[0], want, atol=1e-4 * want.abs().max().item())
-
-
 def test_without_the_extras(tmp_path, monkeypatch):
     _, checkpoint = save_small(tmp_path / 'ours')
     import importlib
@@ -264,13 +231,11 @@ def test_without_the_extras(tmp_path, monkeypatch):
     real = importlib.import_module
 
     def missing(name, *a):
-        if name in ('onnx', 'onnxruntime', 'huggingface_hub'):
+        if name == 'huggingface_hub':
             raise ImportError(name)
         return real(name, *a)
 
     monkeypatch.setattr(importlib, 'import_module', missing)
-    with pytest.raises(UserError, match=r"pip install 'synthreid\[onnx\]'"):
-        export_onnx(checkpoint, tmp_path / 'a.onnx')
     with pytest.raises(UserError, match=r"pip install 'synthreid\[hub\]'"):
         push_to_hub(checkpoint, 'a/b')
     with pytest.raises(UserError, match=r"pip install 'synthreid\[hub\]'"):

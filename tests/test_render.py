@@ -1,12 +1,14 @@
 "Rendering in several processes, and folders that are interrupted, reused or refused."
 
 import hashlib
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 
 from synthreid.core import UserError
 from synthreid.render import folder
+from synthreid.render.camera import draw_image
 from synthreid.render.folder import load_truth, render_folder, render_images
 
 SMALL = dict(ids=6, per_id=3, size='32x16', progress=False)
@@ -85,7 +88,7 @@ def test_layout(tmp_path):
         and ids['bounding_box_test'] == {-1, 0, 5, 6, 7, 8}
     )
     assert len(names['query']) == len({n[:7] for n in names['query']}) == 24, 'one query per identity and camera'
-    plan = folder._plan_folder(folder._get_domain('camera'), 8, 6, 0.5)
+    plan = list(folder._plan_folder(folder._get_domain('camera'), 8, 6, 0.5))
     assert len(plan) == len(every) == len(load_truth(root)), 'no two pictures share a name'
     mask, joints = load_truth(root)['query/' + names['query'][0]]
     assert mask.shape == (32, 16) and joints.shape == (17, 2)
@@ -175,3 +178,65 @@ def test_workers_of_a_killed_parent_write_nothing_more(tmp_path):
     first = pictures()
     time.sleep(3)
     assert pictures() <= first + 4, 'each worker ends what it is at'
+
+
+def listed(domain, ids, per_id, test_fraction):
+    "The plan of a folder as it has always been, as one list."
+    test = min(ids, max(0, round(ids * test_fraction)))
+    train, last = ids - test, ids
+    rows = [('bounding_box_train', p + 1, p, i, None, False) for p in range(train) for i in range(per_id)]
+    for p in range(train, last):
+        rows += [('bounding_box_test', p + 1, p, i, None, False) for i in range(per_id)]
+        rows += [('query', p + 1, p, per_id + c, c, False) for c in range(domain.n_cameras)]
+    junk, others = round(test * per_id * 0.1), round(test * per_id * 0.15)
+    rows += [('bounding_box_test', -1, train + i % test, 100000 + i, None, True) for i in range(junk)]
+    rows += [('bounding_box_test', 0, 1000000 + i if i % 3 else -1 - i, 0, None, False) for i in range(others)]
+    return rows
+
+
+def test_a_folder_is_what_lists_and_numpy_would_make(tmp_path):
+    "Pictures, their names and truth.npz, byte for byte."
+    root = render_folder(tmp_path / 'set', 'camera', ids=7, per_id=5, size='32x16', seed=3, workers=2, progress=False)
+    domain, rows = folder._get_domain('camera'), []
+    for place, label, pid, index, cam, part in listed(domain, 7, 5, 0.5):
+        image, mask, joints, camid = draw_image(domain, pid, index, (32, 16), 3, cam, part)
+        frame = 25 * (index if label > 0 else index % 100000 + abs(pid) % 100000) + 1
+        box = 2 if label <= 0 and pid < 0 else 1
+        person = '-1' if label < 0 else f'{label:04}'
+        rows.append((f'{place}/{person}_c{camid + 1}s1_{frame:06}_{box:02}.jpg', np.packbits(mask), joints))
+        kept = io.BytesIO()
+        Image.fromarray(image).save(kept, 'JPEG', quality=95)
+        assert (root / rows[-1][0]).read_bytes() == kept.getvalue()
+    paths, masks, joints = (np.array(column) for column in zip(*rows))
+    names = np.array(folder.JOINTS)
+    np.savez_compressed(
+        tmp_path / 'truth.npz', paths=paths, masks=masks, joints=joints, size=(32, 16), joint_names=names
+    )
+    assert (root / 'truth.npz').read_bytes() == (tmp_path / 'truth.npz').read_bytes()
+    assert len(list(root.rglob('*.jpg'))) == len(rows)
+
+
+def test_a_million_people_need_no_more_memory_than_ten(tmp_path, monkeypatch):
+    "Neither the plan nor what is known of the pictures is held as a list."
+    drawn = []
+
+    def stops(job):
+        drawn.append(job)
+        if len(drawn) == 5:
+            raise KeyboardInterrupt
+        return 'bounding_box_train/a.jpg', np.zeros(4, np.uint8), np.zeros((17, 2))
+
+    monkeypatch.setattr(folder, '_file', stops)
+    tracemalloc.start()
+    with pytest.raises(KeyboardInterrupt):
+        render_folder(tmp_path / 'set', 'camera', ids=1_000_000, size='64x32', workers=0, progress=False)
+    assert tracemalloc.get_traced_memory()[1] < 4e6 and not (tmp_path / 'set' / 'render.json').exists()
+    known = ((f'query/{i}.jpg', np.zeros(256, np.uint8), np.zeros((17, 2))) for i in range(40_000))
+    tracemalloc.reset_peak()
+    with folder._set_aside(known, tmp_path / 'truth.npz') as kept:
+        folder._write_truth(tmp_path / 'truth.npz', *kept, (64, 32), 40_000)
+    assert tracemalloc.get_traced_memory()[1] < 4e6, 'as lists they are 20 MB and more'
+    tracemalloc.stop()
+    assert np.load(tmp_path / 'truth.npz')['paths'][[0, -1]].tolist() == ['query/0.jpg', 'query/39999.jpg']
+    with pytest.raises(UserError, match='at most 1,000,000 people'):
+        render_folder(tmp_path / 'more', 'camera', ids=1_000_001, progress=False)

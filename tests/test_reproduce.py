@@ -13,14 +13,17 @@ from synthreid import reproduce as module
 from synthreid.core import UserError
 from synthreid.data.datasets import DatasetSpec, load_dataset, write_manifest
 from synthreid.render.folder import render_folder
+from synthreid.render.layouts import make_layout
 from synthreid.reproduce import (
     Folders,
     Options,
+    _published_numbers,
     check_job,
     comparison_table,
     fitting_rows,
     load_recipes,
     prepare_row,
+    recipe_config,
     reproduce,
 )
 from synthreid.training import runs
@@ -305,7 +308,7 @@ def test_rows_that_fit_the_folders(data, recipes, tmp_path):
     )  # named: as you like
 
 
-@pytest.mark.parametrize('system', ['synthreid', 'flipreid', 'dgnet'])
+@pytest.mark.parametrize('system', ['synthreid', 'flipreid', 'dgnet', 'selftrain'])
 def test_recipes_that_come_with_the_package(system, tmp_path):
     for domain in ('game', 'camera'):
         render_folder(tmp_path / domain, domain, ids=24, per_id=6, size='32x16', workers=1, progress=False)
@@ -319,3 +322,62 @@ def test_recipes_that_come_with_the_package(system, tmp_path):
     assert len(jobs) >= 2 and all(
         'market1501' in j.recipe.published or not j.recipe.published or j.recipe.labels == 'source' for j in jobs
     )
+
+
+def test_rows_of_self_training_go_by_their_source(tmp_path):
+    "With the synthetic set that a row was published for, with another one, with none; the label-free row beside them."
+    rows, without = load_recipes('selftrain'), ['ca_jaccard', 'cluster_contrast', 'label_free_alone', 'proxies', 'spcl']
+    render_folder(tmp_path / 'camera', 'camera', ids=8, per_id=4, size='32x16', workers=1, progress=False)
+    for name in ('personx', 'randperson', 'unrealperson'):
+        make_layout(name, tmp_path / name, ids=4)
+        given = folders(tmp_path, source=DatasetSpec(tmp_path / name, name))
+        assert fitting_rows(rows, given) == sorted([*without, 'label_free', name])
+    assert fitting_rows(rows, folders(tmp_path, source=DatasetSpec(tmp_path / 'camera'))) == sorted(
+        [*without, 'label_free']
+    )
+    assert fitting_rows(rows, folders(tmp_path, source=None)) == without
+    assert all(r.tuned == 'nothing' if name.startswith('label_free') else 'eps' in r.tuned for name, r in rows.items())
+    for row in rows.values():
+        given = recipe_config(row, 1000)
+        assert (row.labels == 'none') == (given.use_source == 'none'), (
+            'nothing is learned from a source that is not there'
+        )
+        assert row.labels != 'none' or given.hold_out == 0
+        assert [*row.published] != ['market1501', 'msmt17'], 'their schedules differ'
+    made = dict(target='market1501', source='personx')
+    assert _published_numbers(rows['personx'], **made)['mAP'] == 73.8
+    assert _published_numbers(rows['personx'], **made | dict(source='syri')) == {}, 'not beside another source'
+
+
+SELFTRAIN = """
+title: clusters alone
+system: mine
+origin: here
+method: selftrain
+labels: none
+settings: {backbone: resnet_small, batch_size: 8, images_per_id: 2, norm_group: 8, epochs: 1, k1: 6, eps: [0.5, 0.7],
+  choose: agreement, keep: last, hold_out: 0.0, min_samples: 2, lr: 0.001}
+epochs: 8
+steps_per_epoch: 1
+source: {}
+test: {flip: false}
+tuned: eps
+published: {market1501: {mAP: 82.1, tested_on: market1501}}
+"""
+
+
+def test_a_row_without_any_source(data, recipes, tmp_path):
+    "Trained, tested, told apart from those with labels; the people of the target change nothing."
+    (recipes / 'mine_clusters.yaml').write_text(SELFTRAIN)
+    given = dict(rows=['clusters'], seeds=[0], recipe_folder=recipes, **QUICK)
+    table = reproduce('mine', folders(data, source=None), tmp_path / 'out', **given)
+    assert table['chosen by labels of the target'].tolist() == ['eps'] and table['published mAP'].tolist() == [82.1]
+    run = tmp_path / 'out' / 'mine' / 'clusters' / 'seed_0'
+    row = json.loads((run / 'results.json').read_text())[0]['row']
+    assert row['n_source'] == row['n_ids'] == 0 and row['source'] == ''
+    one = load_dataset('market1501', data / 'camera')
+    shuffled = replace(one, train=replace(one.train, pids=np.roll(one.train.pids, 7)))
+    named = DatasetSpec(write_manifest(shuffled, tmp_path / 'others.csv'))
+    reproduce('mine', folders(data, source=None, target=named), tmp_path / 'shuffled', **given)
+    same = [list_checkpoints(tmp_path / k / 'mine/clusters/seed_0/checkpoints')[-1] for k in ('out', 'shuffled')]
+    assert same[0].joinpath('nets.safetensors').read_bytes() == same[1].joinpath('nets.safetensors').read_bytes()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from synthreid.cli import main
+from synthreid.commands import _scorable
 from synthreid.data.datasets import load_dataset, write_manifest
 from synthreid.render.folder import render_folder
 from synthreid.training.checkpoint import list_checkpoints
@@ -25,7 +27,8 @@ from synthreid.training.selftrain import cluster_batch, proxy_contrast, refresh
 MAIN = 'from synthreid.cli import main; raise SystemExit(main())'
 SMALL = (
     '--size 32x16 --steps 8 --epochs 2 --batch-size 16 --images-per-id 4 --norm-group 8 --k1 6 --lr 0.001 --augment'
-    ' strong --erasing 0 --eps [0.4,0.5,0.6] --device cpu --checkpoint-every 3 --sample-every 0'
+    ' strong --erasing 0 --eps [0.4,0.5,0.6] --choose validation --keep best --device cpu --checkpoint-every 3'
+    ' --sample-every 0'
 ).split()
 
 
@@ -110,19 +113,20 @@ selftrain.{what} = spoilt
 
 
 @pytest.mark.parametrize(
-    'what, when',
+    'what, when, saved',  # the call that is the last, and the step that had been saved by then
     [
-        ('cluster_at', 3),
-        pytest.param('cluster_batch', 6, marks=pytest.mark.slow),
-        pytest.param('embed_all', 5, marks=pytest.mark.slow),
+        ('cluster_at', 3, 3),  # clustering at step 4
+        pytest.param('cluster_batch', 6, 3, marks=pytest.mark.slow),  # in the middle of the second epoch
+        pytest.param('embed_all', 4, 3, marks=pytest.mark.slow),  # held-back people, after step 4
+        pytest.param('embed_all', 5, 6, marks=pytest.mark.slow),  # the target, at the end
     ],
 )
-def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when):
+def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when, saved):
     monkeypatch.setenv('KILL', str(when))
     out = tmp_path / 'run'
     killed = subprocess.run([sys.executable, '-c', KILL.format(what=what) + MAIN, *command(folders, out)])
     assert killed.returncode == -signal.SIGKILL
-    assert list_checkpoints(out / 'checkpoints')[-1].name == 'step_00000003', 'it was killed in the middle'
+    assert list_checkpoints(out / 'checkpoints')[-1].name == f'step_{saved:08}', 'it was killed in the middle'
     assert learn(folders, out).returncode == 0
     assert weights(out) == weights(whole)
     states = [torch.load(list_checkpoints(r / 'checkpoints')[-1] / 'opts.pt', weights_only=True) for r in (whole, out)]
@@ -215,3 +219,37 @@ def test_adapt(folders, tmp_path):
     assert 'target_mAP' not in (out / 'table.md').read_text().split('\n')[0], 'there are no labels to measure it by'
     assert (out / 'report.html').stat().st_size > 10_000 and (out / 'adapted' / 'clusters.npz').exists()
     assert load_method(out / 'adapted', 'cpu').name == 'selftrain'
+
+
+def test_what_cannot_work_is_told_before_anything_is_trained(folders, tmp_path, capsys, monkeypatch):
+    "Too few pictures, rates below one pair, steps below one, a folder of somebody else, one folder as both."
+    monkeypatch.setattr('synthreid.commands._decoded', lambda *a, **k: pytest.fail('decoded'))
+    camera, game, mine = folders / 'camera', folders / 'game', tmp_path / 'mine'
+    mine.mkdir()
+    (mine / 'table.md').write_text('dear')
+    few = tmp_path / 'few' / 'camera1'
+    few.mkdir(parents=True)
+    for path in load_dataset('market1501', camera).train.paths[:12]:
+        os.link(path, few / os.path.basename(path))
+    for target, out, more, part in (
+        (camera, tmp_path / 'a', ['--adapt-steps', '-1'], 'steps of at least 1'),
+        (camera, tmp_path / 'a', ['--false-match', '1e-9'], 'a false-match rate of at least'),
+        (few.parent, tmp_path / 'a', ['--layout', 'unlabelled'], 'at least 40 pictures'),
+        (camera, mine, [], 'other files'),
+        (game, tmp_path / 'a', [], 'a target other than the source'),
+    ):
+        data = ['--source', str(game), '--target', str(target), '--out', str(out), '--size', '32x16']
+        code, err = main(['adapt', *data, '--device', 'cpu', *more]), capsys.readouterr().err
+        assert code == 2 and part in err and err.count('\n') == 1, err
+    assert (mine / 'table.md').read_text() == 'dear' and os.listdir(mine) == ['table.md']
+    assert not (tmp_path / 'a').exists()
+
+
+def test_a_test_that_nobody_can_score_is_left_out(folders, tmp_path, capsys):
+    real = load_dataset('market1501', folders / 'camera')
+    strangers = real.query[:2] + real.query[:0]
+    strangers.pids = strangers.pids + 1000
+    found = _scorable(replace(real, query=strangers))
+    assert not len(found.query) and not len(found.gallery) and len(found.train) == len(real.train)
+    assert 'left out' in capsys.readouterr().err
+    assert _scorable(real) is real

@@ -65,6 +65,8 @@ def _counted(roc: RocResult, threshold: float, chosen: np.ndarray, z: float) -> 
     shares['miss'] = count(who[missed]), count(who), int(missed.sum()), len(who)
     for name, (errors, pairs, k, n) in shares.items():
         low, high = _interval(errors, pairs, k, n, z) if n else (np.nan, np.nan)
+        if n and row['people'] < 2:  # one person tells nothing of others
+            low, high = 0.0, 1.0
         row |= {name: k / n if n else np.nan, f'{name}_low': low, f'{name}_high': high}
     return row
 

@@ -290,6 +290,8 @@ def _interval(accepted: np.ndarray, pairs: np.ndarray, k: int, n: int, z: float)
     if k in (0, n):  # no error seen in `units` people: the rule of three
         width = 1 - np.exp(-(z**2) / units)
         return (0.0, width) if k == 0 else (1 - width, 1.0)
+    if units < 2:  # one person tells nothing of others
+        return 0.0, 1.0
     some = pairs < n  # leaving out the only person with pairs leaves nothing
     rate, left_out = k / n, (k - accepted[some]) / (n - pairs[some])
     error = np.sqrt((units - 1) / units * ((left_out - rate) ** 2).sum()) / (rate * (1 - rate))

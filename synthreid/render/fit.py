@@ -6,8 +6,10 @@
 __all__ = ['SEARCHED', 'content_features', 'WorldFit', 'fit_world']
 
 # %% ../../nbs/10b_render.fit.ipynb #3465ea8a
+import math
 import time
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -272,7 +274,9 @@ def fit_world(
     "Find the world whose renders have the target's content."
     if np.ndim(images) != 4 or len(images) < 16:
         raise expected('at least 16 target pictures (N, H, W, 3)', np.shape(images), 'give more of them')
-    check_positive(minutes=minutes, simulations=simulations or 1)
+    if not (isinstance(minutes, Real) and 0 < minutes < math.inf):
+        raise expected('minutes above 0', repr(minutes), 'give for instance 10')
+    check_positive(simulations=1 if simulations is None else simulations)
     camids = np.zeros(len(images), int) if camids is None else np.asarray(camids)
     began, small, workers = time.monotonic(), _small(images), usable_cores() if workers is None else workers
     most, views = min(simulations or _MOST, _MOST), np.unique(camids)

@@ -10,9 +10,13 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import sys
+import tempfile
 import time
 import warnings
+import zipfile
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,17 +80,19 @@ def _with_parent(work, job):
 
 def _run_jobs(
     work,  # function of one job, importable by name
-    jobs: list,  # arguments, one per job
+    jobs,  # arguments, one per job
     workers: int | None = 0,  # processes; 0 works here, None takes one per usable core
     progress: bool = False,  # True shows a bar
     desc: str = 'rendering',  # beside the bar
+    n: int | None = None,  # how many jobs there are; None: they are a list
 ):  # yields results in the order of `jobs`
     "Run `work` over jobs, in other processes if asked; the results do not depend on how many."
     workers = usable_cores() if workers is None else workers
     if workers < 0:
         raise UserError(f'expected workers of at least 0, got {workers}: 0 renders in this process')
-    bar = tqdm(total=len(jobs), desc=desc, disable=not progress, unit='img')
-    if workers < 2 or len(jobs) < 8 or multiprocessing.current_process().daemon:  # a daemon may have no children
+    n = len(jobs) if n is None else n
+    bar = tqdm(total=n, desc=desc, disable=not progress, unit='img')
+    if workers < 2 or n < 8 or multiprocessing.current_process().daemon:  # a daemon may have no children
         for job in jobs:
             yield work(job)
             bar.update()
@@ -95,7 +101,7 @@ def _run_jobs(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)
             pool = ctx.Pool(workers)
-        chunk = max(1, min(32, len(jobs) // (workers * 4)))
+        chunk = max(1, min(32, n // (workers * 4)))
         with pool:
             for out in pool.imap(partial(_with_parent, work), jobs, chunksize=chunk):
                 yield out
@@ -143,49 +149,50 @@ def _test_people(ids, test_fraction) -> int:
     return min(ids, max(0, round(ids * test_fraction)))
 
 
-def _check_number(domain: Domain, ids: int, per_id: int, test_fraction: float, size, most=2**31) -> int:  # of pictures
-    "How many pictures there will be; what is remembered of all of them must fit into `most` bytes."
-    test = _test_people(ids, test_fraction)
-    n = ids * per_id + test * domain.n_cameras + round(test * per_id * 0.1) + round(test * per_id * 0.15)
-    each = size[0] * size[1] // 8 + 8 * len(JOINTS) + 600  # bytes: mask, joints, name and plan
-    if n * each > most:
-        what = f'at most {most // each:,} pictures of {size[0]}x{size[1]} in one folder'
+_OTHERS, _PARTS = 1_000_000, 100_000  # numbers of people, and of pictures, from which distractors and junk are counted
+
+
+def _count_pictures(domain: Domain, ids: int, per_id: int, test_fraction: float) -> int:
+    "How many pictures there will be; numbers of people and pictures must not reach those of distractors and junk."
+    most = _PARTS - domain.n_cameras
+    if ids > _OTHERS or per_id > most:
         remedy = 'render several folders with different seeds; training takes them together (--source A,B)'
-        raise expected(what, f'{n:,} ({ids:,} people)', remedy)
-    return n
+        what = f'at most {_OTHERS:,} people with {most:,} pictures each in one folder'
+        raise expected(what, f'{ids:,} with {per_id:,}', remedy)
+    test = _test_people(ids, test_fraction)
+    return ids * per_id + test * domain.n_cameras + round(test * per_id * 0.1) + round(test * per_id * 0.15)
 
 
 def _plan_folder(
     domain: Domain, ids: int, per_id: int, test_fraction: float
-) -> list:  # (folder, label, identity to draw, index, camera or None, part)
-    "Which picture becomes which file."
+):  # yields (folder, label, identity to draw, index, camera or None, part)
+    "Which picture becomes which file, one after the other."
     test = _test_people(ids, test_fraction)
     train = ids - test
-    plan = []
-
-    def add(folder, label, pid, index, cam, part=False):
-        plan.append((folder, label, pid, index, cam, part))
-
     for p in range(train):
         for i in range(per_id):
-            add('bounding_box_train', p + 1, p, i, None)
+            yield 'bounding_box_train', p + 1, p, i, None, False
     for p in range(train, ids):
         for i in range(per_id):
-            add('bounding_box_test', p + 1, p, i, None)
+            yield 'bounding_box_test', p + 1, p, i, None, False
         for c in range(domain.n_cameras):
-            add('query', p + 1, p, per_id + c, c)
+            yield 'query', p + 1, p, per_id + c, c, False
     for i in range(round(test * per_id * 0.1)):
-        add('bounding_box_test', -1, train + i % max(1, test), 100000 + i, None, True)
+        yield 'bounding_box_test', -1, train + i % max(1, test), _PARTS + i, None, True
     for i in range(round(test * per_id * 0.15)):
-        add('bounding_box_test', 0, 1000000 + i if i % 3 else -1 - i, 0, None)
-    return plan
+        yield 'bounding_box_test', 0, _OTHERS + i if i % 3 else -1 - i, 0, None, False
 
 # %% ../../nbs/10_render.folder.ipynb #62be9877
 def _file_name(folder, label, pid, index, camid) -> str:  # relative path
-    "A name as in Market-1501; all names of a plan are different."
+    """A name as in Market-1501; those of people and distractors are all different (where there is more junk than test
+    people, some of it gets the name of other junk)."""
     person = f'{label:04d}' if label >= 0 else '-1'
-    frame = (index if label > 0 else index % 100000 + abs(pid) % 100000) * 25 + 1
-    box = 1 + (label <= 0) * (pid < 0)
+    frame = (index if label > 0 else index % _PARTS + abs(pid) % _PARTS) * 25 + 1
+    box = 1
+    if label == 0:
+        box += (pid < 0) + 2 * ((-1 - pid if pid < 0 else pid - _OTHERS) // _PARTS)
+    elif label < 0:
+        box += 2 * (index - _PARTS) // _PARTS
     return f'{folder}/{person}_c{camid + 1}s1_{frame:06d}_{box:02d}.jpg'
 
 
@@ -212,12 +219,22 @@ def _settings(domain: Domain, ids: int, per_id: int, size, seed: int, test_fract
     return settings | dict(seed=seed, test_fraction=test_fraction) | (dict(world=worlds) if worlds else {})
 
 
+def _read_settings(file: Path) -> dict | None:
+    "What a folder was rendered with; None where the file is damaged."
+    try:
+        told = json.loads(file.read_text())
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
 def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
     "Whether the folder holds all pictures of these settings; those of others are not touched."
     for f in (done, started):
         if f.exists():
-            if json.loads(f.read_text()) != settings:
-                raise UserError(f'{out} was rendered with other settings: choose another folder or delete it')
+            if (then := _read_settings(f)) != settings:
+                got = 'one rendered with other settings' if then else f'a damaged {f.name} in it'
+                raise expected(f'{out} as a folder of these settings', got, 'choose another folder or delete it')
             if f == done:
                 return True
     if not started.exists() and not is_new(out):
@@ -225,13 +242,38 @@ def _is_finished(out: Path, started: Path, done: Path, settings: dict) -> bool:
     return False
 
 # %% ../../nbs/10_render.folder.ipynb #1aaf84cb
-def _write_truth(file: Path, rows, size):
-    "Paths, packed masks and joints of all pictures."
-    paths, masks, joints = (np.array(column) for column in zip(*rows))
-    with atomic_write(file) as tmp, open(tmp, 'wb') as f:
-        np.savez_compressed(
-            f, paths=paths, masks=masks, joints=joints, size=np.array(size), joint_names=np.array(JOINTS)
-        )
+@contextmanager
+def _set_aside(rows, file: Path):  # yields files of paths (a line each), packed masks and joints, at their beginning
+    "What is known of all pictures, as fast as they come, on the disk of `file`."
+    with ExitStack() as stack:
+        paths, masks, joints = (stack.enter_context(tempfile.TemporaryFile(dir=file.parent)) for _ in range(3))
+        for path, mask, points in rows:
+            with naming_file(file):
+                paths.write(path.encode() + b'\n')
+                masks.write(mask.tobytes())
+                joints.write(points.astype(np.float32).tobytes())
+        for f in (paths, masks, joints):
+            f.seek(0)
+        yield paths, masks, joints
+
+
+def _write_truth(file: Path, paths, masks, joints, size, n: int):
+    "An .npz of paths, packed masks and joints of n pictures, read from files of `_set_aside`."
+    longest, write_header = max(map(len, paths)) - 1, np.lib.format.write_array_header_1_0
+    paths.seek(0)
+    lines = (line.decode().rstrip('\n').encode('utf-32-le').ljust(4 * longest, b'\0') for line in paths)
+    kept = dict(masks=('|u1', (n, -(-size[0] * size[1] // 8)), masks), joints=('<f4', (n, len(JOINTS), 2), joints))
+    with atomic_write(file) as tmp, zipfile.ZipFile(tmp, 'w', zipfile.ZIP_DEFLATED) as archive:
+        with archive.open('paths.npy', 'w', force_zip64=True) as f:
+            write_header(f, dict(descr=f'<U{longest}', fortran_order=False, shape=(n,)))
+            f.writelines(lines)
+        for name, (kind, shape, data) in kept.items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as f:
+                write_header(f, dict(descr=kind, fortran_order=False, shape=shape))
+                shutil.copyfileobj(data, f)
+        for name, array in dict(size=np.array(size), joint_names=np.array(JOINTS)).items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as f:
+                np.lib.format.write_array(f, array)
 
 
 def load_truth(
@@ -249,14 +291,14 @@ def load_truth(
         }
 
 # %% ../../nbs/10_render.folder.ipynb #62e8ad96
-def _write_attributes(file: Path, domain: Domain, seed: int, jobs, rows):
+def _write_attributes(file: Path, domain: Domain, seed: int, plan, paths):
     "A CSV file with the attributes of everybody who was rendered; pictures without a person have no line."
     with atomic_write(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
         writer = None
-        for (*_, (_, label, pid, index, _, _)), (path, _, _) in zip(jobs, rows):
+        for (_, label, pid, index, _, _), path in zip(plan, paths):
             if pid < 0:
                 continue
-            row = dict(path=path, pid=label) | picture_attributes(domain, pid, index, seed)
+            row = dict(path=path.decode().rstrip('\n'), pid=label) | picture_attributes(domain, pid, index, seed)
             writer = writer or csv.DictWriter(f, list(row))
             if f.tell() == 0:
                 writer.writeheader()
@@ -281,7 +323,7 @@ def render_folder(
         raise UserError(
             f'expected ids and per_id of at least 1 and test_fraction in [0, 1], got {ids}, {per_id}, {test_fraction}'
         )
-    _check_number(domain, ids, per_id, test_fraction, size)
+    n = _count_pictures(domain, ids, per_id, test_fraction)
     settings = _settings(domain, ids, per_id, size, seed, test_fraction)
     started, done, began = out / 'render.partial.json', out / 'render.json', time.time()
     if _is_finished(out, started, done, settings):
@@ -295,13 +337,16 @@ def render_folder(
             tmp.write_text(json.dumps(settings, indent=1))
         if 'world' in settings:
             write_world(domain.worlds, out / 'world.yaml')
-        jobs = [(str(out), domain, size, seed, row) for row in _plan_folder(domain, ids, per_id, test_fraction)]
-        rows = list(_run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}'))
-        _write_truth(out / 'truth.npz', rows, size)
-        if domain.people == 'realistic':
-            _write_attributes(out / 'attributes.csv', domain, seed, jobs, rows)
-        for left in out.glob('*/.*.jpg.*'):  # half-written by a process that was killed
-            if left.stat().st_mtime < began:
-                left.unlink()
+        plan = partial(_plan_folder, domain, ids, per_id, test_fraction)
+        jobs = ((str(out), domain, size, seed, row) for row in plan())
+        rows = _run_jobs(_file, jobs, workers, progress, f'rendering {domain.name}', n)
+        with _set_aside(rows, out / 'truth.npz') as (paths, masks, joints):
+            _write_truth(out / 'truth.npz', paths, masks, joints, size, n)
+            if domain.people == 'realistic':
+                paths.seek(0)
+                _write_attributes(out / 'attributes.csv', domain, seed, plan(), paths)
+        for left in (f for d in ('bounding_box_train', 'query', 'bounding_box_test') for f in os.scandir(out / d)):
+            if left.name.startswith('.') and left.stat().st_mtime < began:  # half-written by a process that was killed
+                os.unlink(left.path)
         os.replace(started, done)
     return out

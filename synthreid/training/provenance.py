@@ -15,6 +15,7 @@ import shlex
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -128,7 +129,7 @@ def record_data(
             root = Path(spec.root).resolve()
             read = {k: v for k, v in asdict(spec).items() if k != 'root'}
             told[name] = {'folder': str(root), 'from_here': os.path.relpath(root, run), **read}
-            if (root / 'world.yaml').is_file():
+            with suppress(UserError):  # there is none, or a file of this name that is something else
                 told[name]['world'] = describe_worlds(read_world(root / 'world.yaml'))
     with atomic_write(run / 'data.json') as tmp:
         tmp.write_text(json.dumps(told, indent=1))

@@ -79,14 +79,14 @@ class SelfTrainConfig:
     proxy_temperature: float = 0.07  # of their InfoNCE
     proxy_negatives: int = 50  # of other clusters, the most alike
     eps: tuple[float, ...] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)  # Jaccard distances tried for DBSCAN
-    choose: Literal['validation', 'agreement'] = 'validation'  # by held-back people, or by the neighbours in `eps`
+    choose: Literal['validation', 'agreement'] = 'agreement'  # by held-back people, or by the neighbours in `eps`
     min_samples: int = 4  # of DBSCAN: images close by that make a core
     k1: int = 30  # neighbours that may be reciprocal
     k2: int = 6  # images averaged in the Jaccard distance
     camera_mean: bool = True  # False: what the pictures of a camera have in common is not taken out of the distances
     camera_aware: bool = False  # True: neighbours from all cameras (CA-Jaccard)
     outliers: Literal['dropped', 'singletons'] = 'dropped'  # or each a cluster by itself (SpCL)
-    keep: Literal['best', 'last'] = 'best'  # the net that finds held-back people best, which may be the start
+    keep: Literal['best', 'last'] = 'last'  # 'best': the net that finds held-back people best, which may be the start
     hold_out: float = 0.2  # share of the source's people who are held back; 0 only with 'agreement' and 'last'
     backbone: str = 'resnet50'  # this and all below: of the start, where there is one
     weights: str | None = None  # 'imagenet' (downloads), or a local file; None starts at random

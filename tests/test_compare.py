@@ -1,0 +1,99 @@
+"""Tables of runs: folders that are damaged or somebody else's, tests of one query, numbers that there are not."""
+
+import json
+import shutil
+
+import pytest
+from test_cli import SMALL, call, data  # noqa: F401
+
+NAN = {'parse_constant': lambda name: pytest.fail(f'{name} is not JSON')}
+
+
+@pytest.fixture(scope='module')
+def runs(data, tmp_path_factory):  # noqa: F811
+    "Two runs."
+    folder = tmp_path_factory.mktemp('runs')
+    for name, seed in ('one', 0), ('two', 1):
+        where = '--source', data / 'game', '--out', folder / name, '--seed', seed
+        assert call('train', 'direct', *where, *SMALL)[0] == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        '{"config": []}',
+        '{"step": 4, "method": "joint", "config": null}',
+        '{"step": "4", "method": "joint", "config": {"steps": 9}}',
+        '{"step": null, "method": "joint", "config": {"steps": 4}}',
+        '{"step": 4, "method": "joint", "config": {"steps": 4}, "metrics": null}',
+        '{"step": 4, "method": "joint", "config": {"steps": 4}, "metrics": [3]}',
+        '{"step": 4, "method": ["joint"], "config": {"steps": 4}}',
+        '{"step": 4, "method": "joi',
+        '[]',
+    ],
+)
+def test_a_damaged_run_is_a_line_like_any_other(meta, runs, tmp_path):
+    shutil.copytree(runs / 'one', tmp_path / 'good')
+    for name in ('bad', 'docs'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'docs' / 'config.yaml').write_text('site_name: of somebody else\n')
+    (tmp_path / 'bad' / 'config.yaml').write_text('method: joint\n')
+    checkpoint = tmp_path / 'bad' / 'checkpoints' / 'step_00000004'
+    checkpoint.mkdir(parents=True)
+    (checkpoint / 'meta.json').write_text(meta)
+    code, said, err = call('runs', tmp_path)
+    assert code == 0 and 'damaged' in said and 'finished' in said and 'docs' not in said, err
+    told = {r['run'].rpartition('/')[2]: r['state'] for r in json.loads(call('runs', tmp_path, '--json')[1], **NAN)}
+    assert told == {'bad': 'damaged', 'good': 'finished'}
+
+
+def test_numbers_that_there_are_not_are_null(runs, data, tmp_path):  # noqa: F811
+    "One query has no interval, a person without right matches no miss rate: JSON stays JSON."
+    shutil.copytree(data / 'camera', tmp_path / 'one')
+    for path in sorted((tmp_path / 'one' / 'query').iterdir())[1:]:
+        path.unlink()
+    start = 'compare', runs / 'one', runs / 'two', '--target', tmp_path / 'one', '--device', 'cpu'
+    told = json.loads(call(*start, '--json', '--out', tmp_path / 'out')[1], **NAN)
+    assert [(r['queries'], r['mAP_low'], r['rank1_high']) for r in told['rows']] == [(1, None, None)] * 2
+    assert json.loads((tmp_path / 'out' / 'table.json').read_text(), **NAN) == told
+    code, said, err = call(*start)
+    assert code == 0 and '(one query)' in said and 'nan' not in said, err
+
+    shutil.copytree(data / 'camera', tmp_path / 'less')
+    queries = sorted((tmp_path / 'less' / 'query').iterdir())
+    person = queries[0].name[:4]
+    for path in (tmp_path / 'less' / 'bounding_box_test').glob(f'{person}_*'):
+        path.unlink()
+    rows = [f'query/{p.name},{p.name[:4]}' for p in queries]
+    (tmp_path / 'less' / 'attributes.csv').write_text('\n'.join(['path,who', *rows]))
+    start = 'evaluate', runs / 'one', '--target', tmp_path / 'less', '--by', 'who', '--device', 'cpu'
+    code, said, err = call(*start, '--json')
+    groups = {g['group']: g for g in json.loads(said, **NAN)['groups']}
+    assert code == 0 and groups[person]['miss'] is None and groups[person]['genuine'] == 0, err
+    alone = next(g for g in groups.values() if g['people'] == 1 and g['genuine'])
+    assert (alone['miss_low'], alone['miss_high']) == (0, 1), 'one person tells nothing of others'
+    code, said, err = call(*start)
+    assert code == 0 and 'no pairs' in said and 'nan' not in said, err
+
+
+def test_what_cannot_be_compared_is_told(runs, data, tmp_path):  # noqa: F811
+    both = 'compare', runs / 'one', runs / 'two', '--device', 'cpu', '--target'
+    code, said, err = call(*both, ',')
+    assert code == 2 and '--target' in err and err.count('\n') == 1, err
+    for folder in (data / 'camera' / 'query' / 'new', runs / 'one' / 'new'):
+        code, said, err = call(*both, data / 'camera', '--out', folder)
+        assert code == 2 and 'outside' in err and not folder.exists(), err
+
+
+def test_the_remedy_for_broken_pictures_can_be_followed(runs, data, tmp_path):  # noqa: F811
+    shutil.copytree(data / 'camera', tmp_path / 'broken')
+    lost = sorted((tmp_path / 'broken' / 'bounding_box_test').glob('0*'))[0]
+    lost.write_bytes(b'cut off')
+    start = 'compare', runs / 'one', runs / 'two', '--target', tmp_path / 'broken', '--device', 'cpu'
+    code, said, err = call(*start)
+    assert code == 2 and '--on-broken skip' in err
+    with pytest.warns(UserWarning, match=lost.name):
+        code, said, err = call(*start, '--on-broken', 'skip', '--json')
+    lost.unlink()
+    assert code == 0 and json.loads(said) == json.loads(call(*start, '--json')[1]), err
