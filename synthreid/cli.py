@@ -270,7 +270,7 @@ def _asked(argv: list) -> str:  # '', 'help' or 'all'
 
 def _overview_of_methods() -> str:
     "What `train --help` prints."
-    rows = [f'  {name:8} {m.settings.doc}' for name, m in written_methods().items()]
+    rows = [f'  {name:9} {m.settings.doc}' for name, m in written_methods().items()]
     told = ['usage: synthreid train METHOD [options]', '', _written_command('train').doc, '', *rows]
     told += ['  module:Class  a method of your own', '', 'synthreid train METHOD --help tells its options.']
     return '\n'.join(told)

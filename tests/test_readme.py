@@ -85,7 +85,7 @@ def test_from_a_folder_to_a_model_in_one_go(here, monkeypatch, capsys):
     usual, own = re.findall(r'^```bash\n(.*?)^```', section, re.M | re.S)
     small = {'train joint': TINY, 'train direct': DIRECT, 'render --domain': RENDERS}
     shutil.rmtree('SYNTHETIC')  # the block makes it
-    for line in (usual + own).splitlines():
+    for line in (line for line in (usual + own).splitlines() if not line.startswith('#')):
         words = shlex.split(line, comments=True)[1:]
         words = [w.replace('one-gpu', 'cpu-trial') for w in words] + small.get(' '.join(words[:2]), [])
         if '--hold-out' in words:

@@ -159,6 +159,8 @@ def test_explorers_draw_and_react(site):
     "No kernel, no other host; a picture with a text stands where nothing could be drawn."
     drawn = "[...document.querySelectorAll('.sr-explorer')].filter(e => Number(e.dataset.ready) > 0).length"
     paper = "getComputedStyle(document.querySelector('.sr-explorer')).backgroundColor"
+    framed = """[...document.querySelectorAll('.output:has(.sr-explorer), .sr-explorer img')].map(
+        e => parseFloat(getComputedStyle(e).paddingLeft))"""
     with visited(site, width=1280) as (page, address):
         for name in EXPLORERS:
             page.goto(f'{address}/nbs/explorers/{name}.html')
@@ -170,6 +172,7 @@ def test_explorers_draw_and_react(site):
             light = page.evaluate(paper)
             page.evaluate("document.documentElement.dataset.theme = 'dark'")
             assert page.evaluate(paper) != light, 'an explorer follows the theme of the page'
+            assert max(page.evaluate(framed)) <= 1, 'no white frame of the theme round it, or round its pictures'
             react(page)
         assert not page.foreign and not page.errors
 

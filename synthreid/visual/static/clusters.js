@@ -53,7 +53,7 @@ function render({model, el}) {
   const S = (tag, a, text) => { const e = document.createElementNS('http://www.w3.org/2000/svg', tag); for (const [k, v] of Object.entries(a)) e.setAttribute(k, v); if (text !== undefined) e.textContent = text; return e; };
   const short = v => Math.abs(v) >= 1000 ? `${Number((v / 1000).toPrecision(2))}k` : String(Number(v.toPrecision(3)));
   function chart({name, x, below, lines, now, zero = true}) {
-    const W = 236, H = 108, left = 32, right = 8, top = 26, bottom = 26, values = [...lines.flatMap(l => l.values).filter(v => v !== null), ...(zero ? [0] : [])];
+    const W = 236, H = 108, left = 40, right = 8, top = 26, bottom = 26, values = [...lines.flatMap(l => l.values).filter(v => v !== null), ...(zero ? [0] : [])];
     const low = values.length ? Math.min(...values) : 0, high = Math.max(...values) > low ? Math.max(...values) : low + 1, x0 = x[0], x1 = x.at(-1) > x[0] ? x.at(-1) : x[0] + 1;
     const px = v => left + (v - x0) / (x1 - x0) * (W - left - right), py = v => top + (1 - (v - low) / (high - low)) * (H - top - bottom), i = x.indexOf(now);
     const said = lines.map(l => `${l.name} ${i >= 0 && l.values[i] !== null ? short(l.values[i]) : 'unknown'}`).join(', ');
