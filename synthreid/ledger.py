@@ -64,8 +64,13 @@ def _read_meta(checkpoint) -> dict:
 def caches_of(
     run,  # run folder
 ) -> list[Path]:  # folders that can be made again
-    "Translations that a run keeps for trainings on them: made again when they are asked for."
-    return sorted(p for p in Path(run).glob('checkpoints/*/translated') if p.is_dir())
+    "Translations kept for trainings on them, and what the dashboard has computed: made again when they are asked for."
+    found = [
+        *Path(run).glob('checkpoints/*/translated'),
+        *Path(run).glob('kept'),
+        *Path(run).glob('checkpoints/*/kept'),
+    ]
+    return sorted(p for p in found if p.is_dir() and not p.is_symlink())
 
 
 def describe_run(
@@ -122,7 +127,7 @@ def _runs_text(told, folder) -> str:
 
 def runs(
     folder: str = 'runs',  # folder with runs, up to three levels down
-    clear_caches: bool = False,  # remove what can be made again (kept translations); asks first
+    clear_caches: bool = False,  # remove what can be made again (kept translations, what `app` has computed); asks first
     yes: bool = False,  # do not ask
     json: bool = False,  # one line of JSON in place of the table
 ):

@@ -6,29 +6,37 @@
 __all__ = ['Missing', 'Numbers', 'RunData', 'load_run_data', 'Dashboard', 'write_notebook']
 
 # %% ../../nbs/53_visual.dashboard.ipynb #bfa84e64
+import hashlib
 import html
 import json
 import os
 import re
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import traitlets
+from ipywidgets import HTML
 
 from ..core import UserError, atomic_write, parse_size, pick_device, to_signed
 from ..data.datasets import DatasetSpec, ReidDataset, ReidSplit
-from ..data.store import load_images
+from ..data.store import content_digests, load_images
 from ..metrics.features import find_fid_weights, inception_features
 from ..render.folder import load_truth
 from ..training.checkpoint import list_checkpoints, read_meta
+from ..training.kept import kept, pictures_sum, sum_of, weights_sum
 from ..training.loop import Method
 from ..training.methods import find_method
 from ..training.provenance import find_data
 from ..training.runs import find_checkpoint, list_runs, load_method
 from . import clusters, embedding, patches, ranked, translations
+from .embedding import thumbnails
+from .plots import embed_2d
 from .swaps import SwapExplorer, explore_swaps
 
 # %% ../../nbs/53_visual.dashboard.ipynb #148e6347
@@ -183,6 +191,7 @@ class RunData:
     source_root: str | None  # folder of the source, where the renderer may have left its masks
     n: int  # source images for translations and their curves
     fid_weights: str | None  # pytorch-fid's Inception weights; None: a stand-in of another name
+    say: Callable = lambda text: None  # called with what takes long, before it is done
 
     @property
     def name(self) -> str:  # for people
@@ -194,9 +203,11 @@ class RunData:
         n: int | None = None,  # at most so many, evenly spread; None: all
     ) -> ReidSplit:  # images of the method's size in memory
         "Pictures as the method takes them."
-        if n is not None:
-            split = split[np.linspace(0, len(split) - 1, min(n, len(split))).round().astype(int)]
-        return load_images(split, self.method.config.size, progress=False)
+        return load_images(_spread(split, n), self.method.config.size, progress=False)
+
+
+def _spread(split, n=None) -> ReidSplit:  # at most n of it
+    return split if n is None else split[np.linspace(0, len(split) - 1, min(n, len(split))).round().astype(int)]
 
 
 def _label(run) -> str:  # its folder's name without the seed
@@ -242,6 +253,20 @@ def load_run_data(
         fid_weights=weights,
     )
 
+# %% ../../nbs/53_visual.dashboard.ipynb #8a7ed34d
+def _kept(data, kind, what, make, run=None, splits=(), **told):
+    "What `make()` gives or gave for the same weights and pictures; `what` is said before it is made."
+    run = run or data.run
+    file = _kept_file(data, kind, run, splits, told)
+    return kept(file, lambda: data.say(f'{what}, then kept in {file.parent}') or make())
+
+
+def _kept_file(data, kind, run, splits, told) -> Path:
+    folder = _run_folder(run) / 'kept'
+    pictures = [pictures_sum(s, folder) for s in splits]
+    told = told | {'device': data.method.device.type, 'size': data.method.config.size}
+    return folder / f'{kind}_{sum_of(weights_sum(find_checkpoint(run)), pictures, sorted(told.items()))}.npz'
+
 # %% ../../nbs/53_visual.dashboard.ipynb #97f96998
 def _translated_source(data) -> ReidSplit:  # of a run that translates; said before anything is loaded
     if not data.method.translates:
@@ -269,12 +294,9 @@ def _find_masks(split, root, size) -> np.ndarray | None:  # (N, H, W) bool; None
     return masks if masks.shape[1:] == tuple(size) else None
 
 
-def _make_translations(
-    data, **options
-) -> translations.TranslationExplorer:  # options of `visual.translations.from_checkpoints`
-    some, real = data.load(_translated_source(data), data.n), data.load(data.target.train, 1500)
-    device = data.method.device
-    return translations.from_checkpoints(
+def _judge_translations(data, some, real, **options) -> dict:  # some of the source and of the target
+    some, real, device = data.load(some), data.load(real), data.method.device
+    return translations.judge_run(
         data.run,
         some.images,
         real.images,
@@ -286,6 +308,17 @@ def _make_translations(
     )
 
 
+def _make_translations(data, kind='JPEG', **options) -> translations.TranslationExplorer:  # options of `judge_run`
+    some, real = _spread(_translated_source(data), data.n), _spread(data.target.train, 1500)
+    steps = [weights_sum(c) for c in translations.checkpoints_of(data.run).values()]
+    files = [Path(data.source_root) / 'truth.npz', *([Path(data.fid_weights)] if data.fid_weights else [])]
+    told = dict(steps=steps, files=content_digests([f for f in files if f.exists()]), **options)
+    what = f'translations at {len(steps)} checkpoints: {len(some)} pictures, {len(real)} of the target beside them'
+    make = lambda: _judge_translations(data, some, real, **options)
+    judged = _kept(data, 'translations', what, make, splits=(some, real), **told)
+    return translations.TranslationExplorer(**judged, kind=kind)
+
+
 def _make_patches(data, **options) -> patches.PatchExplorer:  # options of `explore_patches`
     images = data.load(_translated_source(data), 8).images
     return patches.explore_patches(data.run, images, device=data.method.device, **{'curve': 2, **options})
@@ -293,7 +326,24 @@ def _make_patches(data, **options) -> patches.PatchExplorer:  # options of `expl
 # %% ../../nbs/53_visual.dashboard.ipynb #617c03a5
 def _make_features(data, **options) -> embedding.EmbeddingExplorer:  # options of `embedding.from_run`
     real = data.target.query if len(data.target.query) else data.target.train
-    return embedding.from_run(data.method, _source(data), real, **{'n': 300, **options})
+    source, own = _source(data), {'n': 300, **{k: options.pop(k) for k in ('n', 'seed') if k in options}}
+    splits = [embedding.choose_pictures(split, **own) for split in (source, real)]
+    whole = [split.pids.tolist() for split in (source, real)]  # the rows are those of the whole splits
+    what = f'map of features: {len(splits[0])} pictures of the source and {len(splits[1])} of the target'
+    height = options.get('height', 80)  # no larger picture is shown
+
+    def make():
+        found = embedding.embed_run(data.method, source, real, **own)
+        return found | {'images': thumbnails(found['images'], range(len(found['images'])), height)}
+
+    points = _kept(data, 'features', what, make, splits=splits, whole=whole, height=height, **own)
+
+    def project(features, **umap):
+        told = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()
+        what = f'UMAP of {len(features)} points'
+        return _kept(data, 'umap', what, lambda: embed_2d(features, **umap), features=told, **umap)
+
+    return embedding.EmbeddingExplorer(**points, **{'project': project, **options})
 
 
 def _make_lists(data, **options) -> ranked.RankedExplorer:  # options of `RankedExplorer`
@@ -302,7 +352,15 @@ def _make_lists(data, **options) -> ranked.RankedExplorer:  # options of `Ranked
         name, same = _label(data.compare), _label(data.compare) == data.name
         runs = {_run_folder(data.run).name if same else data.name: data.method}
         runs[_run_folder(data.compare).name if same else name] = data.compare
-    explorer = ranked.from_runs(runs, data.target, data.method.device, **options)
+    splits = data.target.query, data.target.gallery
+    told = {k: str(options[k]) for k in ranked.RANKING if k in options} | {'rule': data.target.rule}
+
+    def keep(name, make):
+        what = f'ranked lists: {sum(map(len, splits))} pictures through {name}'
+        run = data.run if isinstance(runs[name], Method) else runs[name]
+        return _kept(data, 'lists', what, make, run, splits, **told)
+
+    explorer = ranked.from_runs(runs, data.target, data.method.device, keep=keep, **options)
     explorer.flip = True  # as `synthreid evaluate` counts
     return explorer
 
@@ -367,14 +425,23 @@ class Dashboard:
         run,  # run folder, checkpoint, or folder with runs
         **options,  # of `load_run_data`
     ):
-        self.data, self._parts = load_run_data(run, **options), {}
+        self.data, self._parts, self._told = load_run_data(run, **options), {}, {}
+        self.data.say, self.doing = partial(self._tell, 'now'), HTML()  # a line that says what is being computed
+        self._tell('now', 'reading what is kept')
+
+    def _tell(self, what, text):
+        self._told[what] = text
+        self.doing.value = _page(' · '.join(map(html.escape, filter(None, self._told.values()))), 'doing')
 
     def _part(self, name, make, options):
         if name not in self._parts:
+            began = time.perf_counter()
             try:
                 self._parts[name] = make(self.data, **options)
             except UserError as e:
                 self._parts[name] = Missing(name, f'{e}.')
+            self._told = {name: f'{name} {time.perf_counter() - began:.0f} s', **self._told}
+            self._tell('now', '')
             self._join(name, 'map of features', 'ranked lists', _page_through_selection)
             self._join(name, 'translations', 'patches', _share_checkpoint)
         return self._parts[name]
@@ -415,6 +482,7 @@ class Dashboard:
 # %% ../../nbs/53_visual.dashboard.ipynb #a1844fb0
 # text and code of a part
 _CHAPTERS = {
+    'numbers': ('## Numbers', 'board.numbers()'),
     'clusters': (
         '## Clusters\n\nWhom self-training took for one person, epoch by epoch (+ −): the largest, those with most'
         ' cameras, the newest, what has split, the outliers (1 to 5).',
@@ -452,7 +520,7 @@ def _settings_cell(run, **options) -> str:  # Python that makes the dashboard; o
     plain = lambda name, value: value if name in ('n', 'device') or value == 'none' else str(Path(value).resolve())
     told = {name: plain(name, value) for name, value in options.items() if value not in (None, 'auto')}
     arguments = ', '.join([repr(str(Path(run).resolve())), *(f'{k}={v!r}' for k, v in told.items())])
-    return f'from synthreid.visual.dashboard import Dashboard\n\nboard = Dashboard({arguments})\nboard.numbers()'
+    return f'from synthreid.visual.dashboard import Dashboard\n\nboard = Dashboard({arguments})\nboard.doing'
 
 # %% ../../nbs/53_visual.dashboard.ipynb #bf76bb71
 def _plain(text) -> str:  # Markdown that shows it letter by letter: folders may have any name
@@ -464,7 +532,7 @@ def _new_book(run, code, hint='') -> dict:  # of a run, not of a folder with run
     names = ('swaps',) if swaps else ('translations', 'patches')
     if (_run_folder(run) / 'clusters.npz').exists():  # of self-training, which neither swaps nor translates
         names = ('clusters',)
-    names += ('features', 'lists')
+    names = ('numbers', *names, 'features', 'lists')
     title = f'# {_plain(_label(run))}\n\nEverything about {_plain(run)} on a page. {hint}'.strip()
     cells = []
     for i, (text, part) in enumerate([(title, code), *(_CHAPTERS[name] for name in names)]):
@@ -503,6 +571,8 @@ def _notary():
 
 def _renewed_book(path, code) -> dict | None:  # with other settings; None: it holds code that nobody here vouches for
     book, settings = _read_book(path)
+    if not any(''.join(c['source']) == 'board.numbers()' for c in book['cells']):  # an earlier version's
+        code = code.replace('\nboard.doing', '\nboard.numbers()')
     if _only_ours(book, settings):
         settings['source'] = code
         return book
