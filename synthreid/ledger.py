@@ -127,7 +127,7 @@ def _runs_text(told, folder) -> str:
 
 def runs(
     folder: str = 'runs',  # folder with runs, up to three levels down
-    clear_caches: bool = False,  # remove what can be made again (kept translations, what `app` has computed); asks first
+    clear_caches: bool = False,  # remove what can be made again (translations, what `app` computed); asks first
     yes: bool = False,  # do not ask
     json: bool = False,  # one line of JSON in place of the table
 ):
