@@ -192,7 +192,7 @@ def _file_name(folder, label, pid, index, camid) -> str:  # relative path
     if label == 0:
         box += (pid < 0) + 2 * ((-1 - pid if pid < 0 else pid - _OTHERS) // _PARTS)
     elif label < 0:
-        box += 2 * (index - _PARTS) // _PARTS
+        box += 2 * ((index - _PARTS) // _PARTS)
     return f'{folder}/{person}_c{camid + 1}s1_{frame:06d}_{box:02d}.jpg'
 
 

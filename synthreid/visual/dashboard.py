@@ -9,6 +9,7 @@ __all__ = ['Missing', 'Numbers', 'RunData', 'load_run_data', 'Dashboard', 'write
 import hashlib
 import html
 import json
+import logging
 import os
 import re
 import tempfile
@@ -417,6 +418,11 @@ def _count(data, lists, pictures) -> Numbers:  # lists and pictures: explorers, 
     return Numbers(rows, f'{data.name}, step {read_meta(find_checkpoint(data.run))["step"]}', ' '.join(notes))
 
 # %% ../../nbs/53_visual.dashboard.ipynb #a460369a
+def _is_no_farewell(record) -> bool:
+    "A kernel that is ended while it answers complains that nobody listens any more; a closed page is no error."
+    return not record.exc_info or record.exc_info[0].__name__ != 'ZMQError'
+
+
 class Dashboard:
     "The numbers and the explorers of a run, each made when it is asked for; one that cannot be made says why."
 
@@ -426,6 +432,7 @@ class Dashboard:
         **options,  # of `load_run_data`
     ):
         self.data, self._parts, self._told = load_run_data(run, **options), {}, {}
+        logging.getLogger('IPKernelApp').addFilter(_is_no_farewell)
         self.data.say, self.doing = partial(self._tell, 'now'), HTML()  # a line that says what is being computed
         self._tell('now', 'reading what is kept')
 
