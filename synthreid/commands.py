@@ -1029,7 +1029,7 @@ def demo(
             world=world,
         )
 
-# %% ../nbs/57_commands.ipynb #5cbe3920
+# %% ../nbs/57_commands.ipynb #fa191ba6
 def _scorable(dataset):  # -> ReidDataset
     "A data set whose test, if it has one, can be scored; without it, and with a warning, where it cannot."
     if not len(dataset.query):
@@ -1041,7 +1041,7 @@ def _scorable(dataset):  # -> ReidDataset
         dataset = replace(dataset, query=dataset.query[:0], gallery=dataset.gallery[:0])
     return dataset
 
-
+# %% ../nbs/57_commands.ipynb #5cbe3920
 def adapt(
     source: str,  # folder of the labelled synthetic dataset; several, separated by commas
     target: str,  # folder of pictures of the cameras; labels are not used

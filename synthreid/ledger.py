@@ -94,7 +94,7 @@ def describe_run(
     sizes = {'bytes': _size(run), 'cache_bytes': sum(map(_size, caches_of(run)))}
     return {'run': str(run), **told, 'state': state, 'results': results, **sizes}
 
-# %% ../nbs/58b_ledger.ipynb #582da2c7
+# %% ../nbs/58b_ledger.ipynb #820f1e5c
 def _names_method(file) -> bool:
     "Whether a config.yaml is that of a run, as far as a glance tells; other programs have files of this name."
     try:
@@ -110,7 +110,7 @@ def _find_runs(folder) -> list[Path]:
     found = {p.parent for depth in range(4) for p in Path(folder).glob('*/' * depth + 'config.yaml') if p.is_file()}
     return sorted(p for p in found if (p / 'checkpoints').is_dir() or _names_method(p / 'config.yaml'))
 
-
+# %% ../nbs/58b_ledger.ipynb #582da2c7
 def _runs_text(told, folder) -> str:
     "A line for every run."
     best = lambda r: max(r['results'], key=lambda x: x.get('mAP', 0), default=None)

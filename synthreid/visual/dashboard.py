@@ -417,12 +417,12 @@ def _count(data, lists, pictures) -> Numbers:  # lists and pictures: explorers, 
         notes.append(f'{curves[0]["name"]}: {curves[0]["note"]}; {pictures.info["note"]}')
     return Numbers(rows, f'{data.name}, step {read_meta(find_checkpoint(data.run))["step"]}', ' '.join(notes))
 
-# %% ../../nbs/53_visual.dashboard.ipynb #a460369a
+# %% ../../nbs/53_visual.dashboard.ipynb #fb967891
 def _is_no_farewell(record) -> bool:
     "A kernel that is ended while it answers complains that nobody listens any more; a closed page is no error."
     return not record.exc_info or record.exc_info[0].__name__ != 'ZMQError'
 
-
+# %% ../../nbs/53_visual.dashboard.ipynb #a460369a
 class Dashboard:
     "The numbers and the explorers of a run, each made when it is asked for; one that cannot be made says why."
 
