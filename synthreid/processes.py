@@ -48,13 +48,10 @@ def told_place() -> Place:
         return Place()
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
-    try:
-        slurm = SLURMEnvironment()
-    except RuntimeError as e:
-        raise expected('processes of srun that Lightning Fabric can number', e, 'or start torchrun by srun') from None
-    env.setdefault('MASTER_ADDR', slurm.main_address)
-    env.setdefault('MASTER_PORT', str(slurm.main_port))
-    return Place(slurm.global_rank(), slurm.world_size(), slurm.local_rank())
+    job, step = (int(env.get(name, 0)) for name in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
+    env.setdefault('MASTER_ADDR', SLURMEnvironment.resolve_root_node_address(env['SLURM_STEP_NODELIST']))
+    env.setdefault('MASTER_PORT', str(15000 + (16 * job + step) % 10000))
+    return Place(*(int(env[f'SLURM_{name}']) for name in ('PROCID', 'STEP_NUM_TASKS', 'LOCALID')))
 
 # %% ../nbs/01_processes.ipynb #proc0009
 def place() -> Place:

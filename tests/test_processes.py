@@ -29,12 +29,17 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
-def start(command, world) -> list:
-    "The same command as several processes, as `torchrun` starts them."
-    place = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    env = os.environ | place | dict(OMP_NUM_THREADS='1')
+TORCHRUN = dict(WORLD_SIZE='WORLD_SIZE', LOCAL_WORLD_SIZE='WORLD_SIZE', RANK='RANK', LOCAL_RANK='RANK')
+SRUN = dict(SLURM_STEP_NUM_TASKS='WORLD_SIZE', SLURM_PROCID='RANK', SLURM_LOCALID='RANK')
+
+
+def start(command, world, starter=TORCHRUN) -> list:
+    "The same command as several processes, as `torchrun` starts them, or `srun`."
+    env = os.environ | dict(MASTER_PORT=free_port(), OMP_NUM_THREADS='1')
+    env |= dict(MASTER_ADDR='127.0.0.1') if starter is TORCHRUN else dict(SLURM_STEP_NODELIST='localhost')
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    ranks = [env | dict(RANK=str(r), LOCAL_RANK=str(r)) for r in range(world)]
+    told = [dict(WORLD_SIZE=str(world), RANK=str(rank)) for rank in range(world)]
+    ranks = [env | {name: one[what] for name, what in starter.items()} for one in told]
     return [subprocess.Popen(command, env=e, **pipes) for e in ranks]
 
 
@@ -47,9 +52,9 @@ def finish(started, timeout=TIMEOUT) -> list:  # (exit code, stdout, stderr)
     return [(p.returncode, *s) for p, s in zip(started, said)]
 
 
-def trained(folder, world, *wrong) -> dict:
+def trained(folder, world, *wrong, starter=TORCHRUN) -> dict:
     folder.mkdir()
-    ended = finish(start([sys.executable, several.__file__, str(folder), *wrong], world))
+    ended = finish(start([sys.executable, several.__file__, str(folder), *wrong], world, starter))
     assert all(code == 0 for code, _, _ in ended), ended
     return {file.stem: torch.load(file) for file in folder.glob('*.pt')}
 
@@ -65,9 +70,9 @@ def distance(a, b) -> float:
     return max((a[k].double() - b[k].double()).abs().max().item() for k in a if not k.startswith('loss'))
 
 
-@pytest.mark.parametrize('world', [2, 3])
-def test_weights_are_those_of_one_process(alone, tmp_path, world):
-    found = trained(tmp_path / 'run', world)
+@pytest.mark.parametrize('world, starter', [(2, TORCHRUN), (3, SRUN)], ids=['2', '3'])
+def test_weights_are_those_of_one_process(alone, tmp_path, world, starter):
+    found = trained(tmp_path / 'run', world, starter=starter)
     assert found.keys() == alone.keys()
     assert {name: d for name in alone if (d := distance(alone[name], found[name])) > 1e-12} == {}
     for name in alone:
@@ -217,12 +222,25 @@ def test_embedding_and_translating_are_shared(folders, tmp_path):
     assert [code for code, _, _ in again] == [2, 2] and sum('is there already' in err for _, _, err in again) == 1
 
 
-def test_torchrun(folders, tmp_path):
-    "The command of the documentation."
+@pytest.mark.parametrize('machines', [1, 2])
+def test_torchrun(folders, tmp_path, machines):
+    "The commands of the documentation; two machines are two torchruns that meet at a port."
     program = shutil.which('synthreid', path=str(Path(sys.executable).parent) + os.pathsep + os.environ['PATH'])
-    run = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', free_port()]
-    command = [*run, program, *train(folders, tmp_path / 'run')[3:], '--steps', '6']
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count('6 of 6 steps done') == 1
+    run = [sys.executable, '-m', 'torch.distributed.run', '--master_addr', '127.0.0.1', '--master_port', free_port()]
+    run += ['--nnodes', str(machines), '--nproc_per_node', str(2 // machines)]
+    command = [program, *train(folders, tmp_path / 'run')[3:], '--steps', '6']
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    commands = [[*run, '--node_rank', str(rank), *command] for rank in range(machines)]
+    ended = finish([subprocess.Popen(c, **pipes) for c in commands])
+    assert [code for code, _, _ in ended] == [0] * machines, ended
+    assert [said.count('6 of 6 steps done') for _, said, _ in ended] == [1, 0][:machines]
     assert [c.name for c in list_checkpoints(tmp_path / 'run' / 'checkpoints')] == ['step_00000005', 'step_00000006']
+
+
+def test_one_process_in_a_batch_of_slurm(folders, tmp_path, monkeypatch):
+    "An allocation for several tasks, of which nobody started any by srun: one process, as ever."
+    for name, value in dict(SLURM_JOB_NAME='train', SLURM_NTASKS='4', SLURM_JOB_ID='7', SLURM_PROCID='0').items():
+        monkeypatch.setenv(name, value)
+    small = '--size 32x16 --steps 1 --batch-size 4 --backbone resnet_small --device cpu'.split()
+    data = ['--source', str(folders / 'game'), '--out', str(tmp_path / 'run')]
+    assert main(['train', 'direct', *data, *small]) == 0

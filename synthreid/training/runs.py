@@ -23,6 +23,7 @@ import torch.nn.functional as F
 import yaml
 from fastcore.basics import patch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -373,7 +374,8 @@ def _first_step(method, folder, source, target, precision, names, start=None):
     device = method.device
     method.extra |= {k: v for k, v in names.items() if v is not None}
     number = 1 if device.index is None or device.type != 'cuda' else [device.index]
-    method.fabric = Fabric(accelerator=device.type, devices=number, precision=precision)
+    alone = LightningEnvironment()  # Fabric gives the precision alone: what SLURM told is read in `processes`
+    method.fabric = Fabric(accelerator=device.type, devices=number, precision=precision, plugins=[alone])
     if saved := list_checkpoints(folder / 'checkpoints'):
         done = load_checkpoint(method, saved[-1])
         return method.fabric, done, LossMeans(read_meta(saved[-1]).get('running'))
