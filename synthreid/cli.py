@@ -414,12 +414,12 @@ def _several() -> bool:
     return {'RANK', 'WORLD_SIZE'} <= env.keys() or env.get('SLURM_STEP_NUM_TASKS', '1') != '1'
 
 
-def _end_together():
-    "The end of what processes did together."
+def _end_together(code: int = 0):
+    "The end of what processes did together; of them, one that has failed ends here with its exit code."
     if _several():
         from synthreid.processes import leave
 
-        leave()
+        leave(code)
 
 
 def _speaks_of(error, code: int) -> bool:
@@ -482,6 +482,7 @@ def main(
             traceback.print_exc()
         if _speaks_of(e, code):
             print(f'synthreid: {said}', file=sys.stderr)
+        _end_together(code)
         return code
     finally:
         warnings.formatwarning = pythons

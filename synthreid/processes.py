@@ -96,10 +96,17 @@ def join(
         warnings.simplefilter('ignore')
 
 # %% ../nbs/01_processes.ipynb #proc0010
-def leave():
-    "The end of what `join` began; only where nothing went wrong."
-    if place().world > 1:
-        dist.destroy_process_group()
+def leave(
+    code: int = 0,  # exit code; other than 0, this process ends here
+):
+    "The end of what `join` began; after an error without taking it down, which aborts where the other end is gone."
+    if place().world == 1:
+        return
+    if not code:
+        return dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 # %% ../nbs/01_processes.ipynb #proc0013
 def leave_to_first(
