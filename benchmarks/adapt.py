@@ -5,22 +5,31 @@ choices: the best epoch, the best fixed eps, and self-training whose clusters ar
 
     nice -n 15 python benchmarks/adapt.py --work runs/adapt_bench --seeds 0 1 2 --draws 1 2 [--device cuda]
     python benchmarks/adapt.py --work runs/adapt_bench --table      # of what is there
+
+`--what truth`: also the true people as clusters, and every eps by itself; `rule`: joint and self-training alone, by
+today's choice, beside the truth; `options`: from the start of `rule` every option by itself; `imagenet`: with weights
+from ImageNet at 128x64.
 """
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pandas as pd
+import torch
+from pretrained import INSTALLED
 
 from synthreid.adapt import adapt_settings, run_adapt
 from synthreid.core import UserError, atomic_write
+from synthreid.data.batches import Pixels
 from synthreid.demo import demo_data, demo_rows
 from synthreid.metrics.clustering import agreement
-from synthreid.metrics.evaluate import evaluate_reid
+from synthreid.metrics.evaluate import evaluate_reid, extract_features
+from synthreid.metrics.openset import calibrate, evaluate_roc
 from synthreid.metrics.tables import markdown_table
 from synthreid.training import selftrain
 from synthreid.training.checkpoint import list_checkpoints
@@ -102,12 +111,133 @@ def with_truth(work, draw, seed, told) -> list:
     return told_rows
 
 
+def by_eps(method, target, config) -> dict:
+    "What the clusters at every eps are worth with a net: the rule's criterion beside the truth."
+    codes = selftrain.embed_all(method.nets['embedder'], Pixels(target.train.images, method.device), len(target.train))
+    found = selftrain.cluster_at(config, (codes, target.train.camids))
+    truth = [agreement(labels, true_people(target)) for labels in found]
+    criterion = selftrain.judge_eps(found).tolist()
+    return dict(criterion=criterion, ami=[t.ami for t in truth], clusters=[t.clusters for t in truth])
+
+
+def thresholds(method, held, target) -> dict:
+    "Wanted false-match rate: what comes out on the target."
+    of = lambda split: extract_features(method.embed, split.images, flip=True, device=method.device)
+    known, codes, (q, g) = of(held), of(target.train), (target.query, target.gallery)
+    labels = selftrain.among_strangers(held.pids, held.camids, target.train.camids)
+    there = evaluate_roc(known, torch.cat([known, codes]), *labels, max_fpr=0.01)
+    here = evaluate_roc(of(q), of(g), q.pids, g.pids, q.camids, g.camids, max_fpr=0.5)
+    found = {}
+    for wanted in (1e-3, 1e-2):
+        threshold = calibrate(there, wanted).threshold
+        false, true = here.rates_at(threshold)
+        found[f'{wanted:g}'] = dict(threshold=threshold, false_match=false, true_match=true)
+    return found
+
+
+def rule(work, draw, seed, told) -> list:
+    "Start and self-training as `adapt` does them; every second epoch and every eps judged by the truth."
+    device, began = told.device, time.process_time()
+    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
+    out = work / folder_name(draw, seed, told)
+    settings = adapt_settings('small', told.size, told.steps, told.adapt_steps, control=False)
+    people, back = selftrain.divide_people(source, settings['adapted'].hold_out)
+    run = Run(out / 'joint', 'joint', settings['joint'], seed, device)
+    start = run.train(people, target.train, checkpoint_every=max(10, told.steps // 10), **QUIET)[0]
+    learned = replace(settings['adapted'], start=str(out / 'joint'))
+    run = Run(out / 'adapted', 'selftrain', learned, seed, device)
+    adapted = run.train(source, target.train, checkpoint_every=told.adapt_steps // learned.epochs, **QUIET)[0]
+    trained = time.process_time() - began
+    held = selftrain.HeldOut(back, start, learned, len(np.unique(target.train.camids)))()
+    first = selftrain.SelfTrain(learned, source.n_ids, seed=seed, device=device, start=start)
+    nets = [first, *(load_method(c, device) for c in list_checkpoints(run.folder / 'checkpoints'))]
+    with np.load(run.folder / 'clusters.npz') as f:
+        chosen = f['eps'].tolist()
+    by_epoch = {e: tested(nets[e].nets['embedder'].eval(), target, device) for e in range(0, len(nets), 2)}
+    return [
+        dict(
+            row="today's rule",
+            draw=draw,
+            seed=seed,
+            device=device,
+            cpu_s=trained,
+            mAP=by_epoch[len(nets) - 1],
+            by_epoch=by_epoch,
+            chosen=chosen,
+            eps_tried=list(learned.eps),
+            by_eps={e: by_eps(nets[e], target, learned) for e in (0, len(nets) - 2)},
+            thresholds={'start': thresholds(start, held, target), 'adapted': thresholds(adapted, held, target)},
+        )
+    ]
+
+
+def from_imagenet(work, draw, seed, told) -> list:
+    "At 128x64: a net with ImageNet's weights learns renders, then the cameras; and the cameras alone."
+    source, target, _ = demo_data(work / 'data', '128x64', 60, 108, draw, progress=False)
+    out, device = work / f'imagenet_{folder_name(draw, seed, told)}', told.device
+    settings = adapt_settings('small', '128x64', adapt_steps=told.adapt_steps)
+    kinds = {
+        'start': ('direct', replace(INSTALLED, steps=told.steps)),
+        'adapted': ('selftrain', replace(settings['adapted'], start=str(out / 'start'))),
+        'control': ('selftrain', replace(settings['control'], backbone=INSTALLED.backbone, weights='installed')),
+    }
+    rows = []
+    for name, (kind, config) in kinds.items():
+        began, run = time.process_time(), Run(out / name, kind, config, seed, device)
+        learned = run.train(source, target.train, checkpoint_every=20, **QUIET)[0]
+        row = dict(row=f'ImageNet: {name}', draw=draw, seed=seed, steps=config.steps, device=device)
+        rows.append(row | dict(cpu_s=time.process_time() - began, mAP=tested(learned.embed, target, device)))
+        if kind == 'selftrain':
+            with np.load(run.folder / 'clusters.npz') as f:
+                first, last = (agreement(f['labels'][e], true_people(target)) for e in (0, -1))
+                rows[-1] |= dict(chosen=f['eps'].tolist(), first_clusters=first.clusters, first_ami=first.ami)
+            rows[-1] |= dict(clusters=last.clusters, ami=last.ami)
+    return rows
+
+
+OPTIONS = {
+    'as `adapt` does': {},
+    'plain Jaccard (CA-Jaccard off)': dict(camera_aware=False),
+    'camera mean left in': dict(camera_mean=False),
+    'one proxy per cluster and camera, 0.5': dict(weight_proxy=0.5),
+    'without the source': dict(use_source='none'),
+    'source told apart by itself': dict(use_source='apart'),
+    'memory by the hardest': dict(memory_update='hard'),
+    'outliers as clusters of one': dict(outliers='singletons'),
+}
+
+
+def options(work, draw, seed, told) -> list:
+    "Behind `rule`: every option by itself, from its start."
+    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
+    start = work / folder_name(draw, seed, argparse.Namespace(steps=told.steps, adapt_steps=300)) / 'joint'
+    learned = adapt_settings('small', told.size, told.steps, told.adapt_steps)['adapted']
+    learned, rows = replace(learned, start=str(start), epochs=min(learned.epochs, told.adapt_steps // 30)), []
+    for i, (name, changes) in enumerate(OPTIONS.items()):
+        out = work / f'options_{folder_name(draw, seed, told)}' / str(i)
+        run = Run(out, 'selftrain', replace(learned, **changes), seed, told.device)
+        mAP = tested(run.train(source, target.train, **QUIET)[0].embed, target, told.device)
+        with np.load(run.folder / 'clusters.npz') as f:
+            last, chosen = agreement(f['labels'][-1], true_people(target)), f['eps'].tolist()
+        rows.append(dict(row=name, draw=draw, seed=seed, steps=learned.steps, mAP=mAP, ami=last.ami, chosen=chosen))
+        rows[-1] |= dict(clusters=last.clusters, device=told.device)
+        print(rows[-1], flush=True)
+    return rows
+
+
+KINDS = dict(rows=(one,), truth=(one, with_truth), rule=(rule,), options=(options,), imagenet=(from_imagenet,))
+
+
 def table(work) -> str:
     "Mean and standard deviation over all draws and seeds that are there."
     rows = pd.DataFrame([r for f in sorted(work.glob('results/*.json')) for r in json.loads(f.read_text())])
     groups = rows.groupby('row', sort=False)
     lines = [
-        [name, len(g), *(f'{g[c].mean():.3g} ± {g[c].std():.2g}' if g[c].notna().any() else '' for c in COLUMNS)]
+        [
+            name,
+            len(g),
+            *(f'{g[c].mean():.3g} ± {g[c].std():.2g}' if c in g and g[c].notna().any() else '' for c in COLUMNS),
+        ]
         for name, g in groups
     ]
     return markdown_table(['row', 'runs', *COLUMNS], lines)
@@ -122,14 +252,12 @@ def main():
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--adapt-steps', type=int, default=300)
     parser.add_argument('--device', default='cpu')
-    parser.add_argument(
-        '--truth', action='store_true', help='also the true people as clusters, and every eps by itself'
-    )
+    parser.add_argument('--what', default='rows', choices=list(KINDS), help='see above')
     parser.add_argument('--table', action='store_true', help='print what is there')
     told = parser.parse_args()
     jobs = [(draw, seed) for draw in told.draws for seed in told.seeds]
     for draw, seed in [] if told.table else jobs:
-        for work in (one, with_truth) if told.truth else (one,):
+        for work in KINDS[told.what]:
             kept = told.work / 'results' / f'{folder_name(draw, seed, told)}_{work.__name__}.json'
             if not kept.exists():
                 rows = work(told.work, draw, seed, told)

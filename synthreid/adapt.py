@@ -16,7 +16,7 @@ import torch
 
 from .core import atomic_write, check_positive, expected, is_new
 from .data.datasets import ReidDataset, ReidSplit
-from .demo import demo_rows
+from .demo import ADAPTED, STEPS, adapted_row, demo_rows
 from .metrics.distances import distance_matrix
 from .metrics.evaluate import evaluate_reid, extract_features
 from .metrics.openset import calibrate, evaluate_roc
@@ -51,23 +51,7 @@ def adapt_settings(
     else:
         joint = replace(demo_rows()['joint (translate and recognise)'][1], size=size)
         joint = replace(joint, warmup_steps=(steps or joint.steps) // 6)
-        learned = SelfTrainConfig(
-            size=size,
-            steps=300,
-            epochs=10,
-            batch_size=32,
-            images_per_id=4,
-            use_source='classes',
-            source_batch=32,
-            augment='strong',
-            erasing=0,
-            lr=5e-4,
-            milestones=(),
-            flat=0.75,
-            k1=20,
-            eps=(0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
-            camera_aware=True,
-        )
+        learned = replace(adapted_row(STEPS)[ADAPTED][1], size=size, hold_out=0.2)
         backbone = dict(backbone='resnet_small', pooling='average')
     joint = replace(joint, steps=steps or joint.steps)
     learned = replace(learned, steps=adapt_steps or learned.steps)

@@ -1001,6 +1001,7 @@ def demo(
     seeds: int = 1,  # trainings per row; 3 gives mean and spread
     oracle: bool = False,  # add a net trained on target labels: the ceiling
     systems: bool = False,  # add FlipReID and DG-Net
+    adapt: bool = False,  # add self-training on the joint model, as synthreid adapt does it
     size: str = '64x32',  # H x W of the images
     steps: int = 0,  # training steps per row; 0: the default
     draw: int = 0,  # which draw of cameras and people; another number, another city
@@ -1020,6 +1021,7 @@ def demo(
             seeds=seeds,
             oracle=oracle,
             systems=systems,
+            adapt=adapt,
             size=size,
             steps=steps,
             draw=draw,

@@ -15,11 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import DBSCAN
 
 from synthreid.cli import main
 from synthreid.commands import _scorable
 from synthreid.data.datasets import load_dataset, write_manifest
 from synthreid.render.folder import render_folder
+from synthreid.training import selftrain
 from synthreid.training.checkpoint import list_checkpoints
 from synthreid.training.runs import load_method
 from synthreid.training.selftrain import cluster_batch, proxy_contrast, refresh
@@ -148,6 +150,27 @@ def test_the_record_of_clusters_and_the_net_that_is_kept(whole, folders):
     torch.testing.assert_close(method.embed(images), best.eval()(images))
 
 
+def test_the_graph_holds_no_distance_beyond_the_largest_eps(monkeypatch):
+    "And the clusters are those of scikit-learn on all distances, a distance of exactly eps among them."
+    rng, graphs, whole = np.random.default_rng(0), [], selftrain.jaccard_graph
+    codes = torch.nn.functional.normalize(
+        torch.from_numpy(
+            rng.standard_normal((30, 8))[np.repeat(np.arange(30), 6)] + 0.4 * rng.standard_normal((180, 8))
+        )
+    )
+    noted = lambda *a, **k: graphs.append(whole(*a, **k)) or graphs[-1]
+    monkeypatch.setattr(selftrain, 'jaccard_graph', noted)
+    full = whole(codes, k1=12, k2=4)
+    tied = float(np.sort(full.data)[full.nnz // 5])  # some pair lies exactly there
+    config = selftrain.SelfTrainConfig(eps=(tied / 2, tied), k1=12, k2=4, camera_mean=False)
+    found = selftrain.cluster_at(config, (codes, np.zeros(180, int)))
+    assert graphs[0].nnz == (full.data <= np.float32(tied)).sum() < full.nnz / 2
+    dense = np.ones((180, 180), np.float32)
+    dense[np.repeat(np.arange(180), np.diff(full.indptr)), full.indices] = full.data
+    for eps, labels in zip(config.eps, found):
+        assert np.array_equal(labels, DBSCAN(eps=eps, min_samples=4, metric='precomputed').fit_predict(dense))
+
+
 def test_memory_by_a_loop():
     "Against a loop over clusters, with ties and clusters that come twice."
     g = torch.Generator().manual_seed(0)
@@ -188,6 +211,8 @@ def test_batches_of_clusters_never_show_outliers():
         (['--hold-out', '0'], 'expected people held back'),
         (['--norm-group', '12'], 'norm_group 12'),
         (['--size', '64x32'], 'expected pictures of the size of the start'),
+        (['--eps', '[0.6,1]'], 'expected distances above 0 and below 1 in eps, got [0.6, 1'),
+        (['--choose', 'agreement', '--eps', '[0.6,0.5]'], 'expected ascending eps'),
     ],
 )
 def test_refused_in_one_sentence(folders, tmp_path, more, said):

@@ -111,8 +111,11 @@ def check_selftrain(
 ):
     "Settings that contradict each other."
     c, needs_people = config, config.choose == 'validation' or config.keep == 'best'
-    if not c.eps:
-        raise expected('at least one distance in eps', 'none', 'give for instance [0.5,0.6]')
+    if not c.eps or not all(0 < eps < 1 for eps in c.eps):
+        got = list(c.eps) or 'none'
+        raise expected('distances above 0 and below 1 in eps', got, 'give for instance [0.5,0.6]')
+    if c.choose == 'agreement' and any(a >= b for a, b in zip(c.eps, c.eps[1:])):
+        raise expected('ascending eps, as neighbours are compared', list(c.eps), 'sort them, each once')
     if not 0 <= c.hold_out < 1 or needs_people and not c.hold_out:
         remedy = 'use 0.2, or choose agreement and keep last'
         raise expected("people held back for choose='validation' and keep='best'", f'hold_out {c.hold_out}', remedy)
@@ -297,8 +300,9 @@ def cluster_at(
     "The clusters at every distance of the settings, of all sets together; the cameras of each have means of their own."
     c, cameras = config, np.concatenate([camids for _, camids in sets])
     codes = torch.cat([without_camera(*part) if c.camera_mean else part[0] for part in sets])
-    k1 = max(1, min(c.k1, len(codes) - 2))
-    graph = jaccard_graph(codes, k1=k1, k2=min(c.k2, k1), cameras=cameras if c.camera_aware else None)
+    k1, beyond = max(1, min(c.k1, len(codes) - 2)), np.nextafter(np.float32(max(c.eps)), np.float32(1))
+    told = dict(cameras=cameras if c.camera_aware else None, limit=float(beyond))  # eps itself is still an entry
+    graph = jaccard_graph(codes, k1=k1, k2=min(c.k2, k1), **told)
     return np.stack([cluster_graph(graph, eps, c.min_samples) for eps in c.eps])
 
 # %% ../../nbs/45_training.selftrain.ipynb #3dd240e5
@@ -331,6 +335,9 @@ def judge_eps(
     return np.array([np.mean(beside[max(0, i - 1) : i + 1]) for i in range(len(found))])
 
 # %% ../../nbs/45_training.selftrain.ipynb #9eed180d
+_BETTER_START = 'use a start that has learned more (adapt: --steps, or --start)'
+
+
 def check_clusters(
     labels: np.ndarray,  # (N,) int64, -1 outliers
     epoch: int,  # from 0
@@ -339,15 +346,15 @@ def check_clusters(
     "Warn of clusters from which nothing can be learned, and of features that fall together."
     n, out, tell = len(np.unique(labels[labels >= 0])), float(np.mean(labels < 0)), partial(warnings.warn, stacklevel=2)
     if n < 2:
-        what = 'no cluster' if not n else 'one cluster'
-        tell(f'epoch {epoch}: {what} ({out:.0%} of the images outliers): give another eps (larger for none, smaller'
-             ' for one) or a better start; the clusters of before are learned on')  # fmt: skip
+        what, other = ('one cluster', 'smaller') if n else ('no cluster', 'larger')
+        tell(f'epoch {epoch}: {what} ({out:.0%} of the images outliers): {_BETTER_START}, or a {other} eps (train:'
+             ' --eps); the clusters of before are learned on')  # fmt: skip
     elif out > 0.9:
-        tell(f'epoch {epoch}: {out:.0%} of the images are outliers: give a larger eps, or a smaller min_samples')
+        tell(f'epoch {epoch}: {out:.0%} of the images are outliers: {_BETTER_START}, or a larger eps (train: --eps)')
     first, last = similarity[0], similarity[-1]
     if last > (1 + first) / 2:
-        tell(f'epoch {epoch}: the features fall together (mean cosine {first:.2f} at the start, {last:.2f} now): use a'
-             ' lower learning rate, fewer epochs, or train the source along')  # fmt: skip
+        tell(f'epoch {epoch}: the features fall together (mean cosine {first:.2f} at the start, {last:.2f} now): use'
+             ' fewer steps (adapt: --adapt-steps), or a lower rate (train: --lr)')  # fmt: skip
 
 # %% ../../nbs/45_training.selftrain.ipynb #5ffb9d20
 def divide_people(
@@ -601,8 +608,8 @@ def cluster(
     if labels.max() >= 1:
         return self._remember(codes, _alone(labels) if c.outliers == 'singletons' else labels, camids, batch['people'])
     if 'labels' not in past:
-        told = f'{counts} at eps {c.eps}'
-        raise expected('at least two clusters of the target at the start', told, 'give other eps, or a better start')
+        told, remedy = f'{counts} at eps {c.eps}', f'{_BETTER_START}, or other eps (train: --eps)'
+        raise expected('at least two clusters of the target at the start', told, remedy)
 
 # %% ../../nbs/45_training.selftrain.ipynb #d7e45697
 def _begins(config, i) -> bool:
