@@ -318,14 +318,17 @@ def train(
     checkpoint_every: int = 0,  # steps between checkpoints; 0: a twentieth of the run, at least 25
     sample_every: int = 500,  # steps between translation grids; 0 none
     cache: str | None = None,  # folder for decoded images, reused by later runs
+    logger: Literal['none', 'wandb', 'mlflow'] = 'none',  # also tell it the losses: offline, in the run folder
 ):
     "Train a method; of the source all images are used (train and gallery), of the target those for training."
     from synthreid.processes import check_alone, is_first, join, told_to_all
+    from synthreid.training.loggers import check_logger
     from synthreid.training.runs import Run
 
     join(device)
     with told_to_all():
         check_alone(compile=compile, recorded=recorded)
+        check_logger(logger)
         specs = _sources(source, source_layout, source_options, source_pattern)
         told = dict(source=specs[0] if len(specs) == 1 else None, target=None)
         told['target'] = _dataset(target, layout, options, pattern) if target else None
@@ -340,7 +343,6 @@ def train(
         return print(f'{config.steps} of {config.steps} steps were done before in {out}')
     if is_first():
         _warn_of_work(config, device)
-    how = dict(data_on_device=data_on_device, compile=compile, recorded=recorded)
     done = run.train(
         *_decoded(labelled, unlabelled, config.size, translate_with, cache, device, on_broken),
         checkpoint_every=checkpoint_every or max(25, config.steps // 20),
@@ -348,7 +350,7 @@ def train(
         data=' + '.join(names) + (f' to {real.name}' if real else ''),
         read_from=told,
         builds_on=[translate_with] if translate_with else [],
-        **how,
+        **dict(data_on_device=data_on_device, compile=compile, recorded=recorded, logger=logger),
     )[1]
     _tell_end(done, config.steps, out)
 

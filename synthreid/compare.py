@@ -7,6 +7,8 @@ __all__ = ['bootstrap_interval', 'paired_test', 'plot_comparison', 'compare']
 
 # %% ../nbs/58a_compare.ipynb #82247c0b
 import json as json_module
+import sys
+from contextlib import redirect_stdout
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,27 +54,36 @@ def paired_test(
     return (extreme + 1) / (draws + 1)
 
 # %% ../nbs/58a_compare.ipynb #ea0f8bfa
+def _of_queries(result) -> dict:
+    "What a test found for every query, NaN where it has no match."
+    first = result.first_match.astype(float)
+    first[first < 0] = float('nan')
+    return {'mAP': result.ap, 'rank1': (first == 0) * 1.0 + 0 * first, 'result': result}
+
+
 def _test(method, name, dataset, cache, rerank, batch_size, on_broken='refuse') -> dict:
     "Per-query numbers of one run on one target."
-    from dataclasses import replace
-
     from synthreid.commands import _chance_row
-    from synthreid.data.store import load_images
     from synthreid.metrics.evaluate import evaluate_reid
     from synthreid.training.provenance import name_protocol, seen_in_training
 
-    load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
-    dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
+    dataset = _decoded_test(dataset, method.config.size, cache, on_broken)
     own = method.own_test == dataset.rule
     embed = method.embed_flipped if own else method.embed
     how = dict(flip=not own, protocol=dataset.rule, device=method.device, batch_size=batch_size, rerank=rerank)
     found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
-    seen = seen_in_training(name, dataset)
-    first = found.first_match.astype(float)
-    first[first < 0] = float('nan')
-    rank1 = (first == 0) * 1.0 + 0 * first
-    told = {'mAP': found.ap, 'rank1': rank1, 'result': name_protocol(found, dataset, seen or '')}
-    return told | {'chance': _chance_row(dataset, 'auto')}
+    named = name_protocol(found, dataset, seen_in_training(name, dataset) or '')
+    return _of_queries(named) | {'chance': _chance_row(dataset, 'auto')}
+
+
+def _decoded_test(dataset, size, cache, on_broken):
+    "Query and gallery with pixels."
+    from dataclasses import replace
+
+    from synthreid.data.store import load_images
+
+    load = lambda split: load_images(split, size, cache, on_broken=on_broken)
+    return replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
 
 
 def _numbers(tests, draws) -> dict:  # tests: {(run, target): of `_test`}
@@ -116,11 +127,11 @@ def _short_names(paths) -> dict:  # {path: name}
     return names
 
 
-def _matrix_text(numbers, chance, runs, targets, metric='mAP') -> str:
+def _matrix_text(numbers, chance, rows, targets, metric='mAP') -> str:  # rows: runs, then floors
     "A table in Markdown that is readable as text."
     span = lambda low, high: 'one query' if low != low else f'{100 * low:.1f} to {100 * high:.1f}'
     cell = lambda r: f'{100 * r[metric]:.1f} ({span(r[f"{metric}_low"], r[f"{metric}_high"])})'
-    rows = [[run, *(cell(numbers[run, t]) for t in targets)] for run in runs]
+    rows = [[row, *(cell(numbers[row, t]) for t in targets)] for row in rows]
     rows.append(['by chance', *(f'{100 * chance[t][metric]:.1f}' for t in targets)])
     head = [metric.replace('rank1', 'rank-1'), *targets]
     wide = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
@@ -143,30 +154,49 @@ def plot_comparison(
     numbers: dict,  # {(run, target): {'mAP', 'mAP_low', 'mAP_high', ...}}, fractions
     chance: dict,  # {target: {'mAP': ...}}
     save=None,  # file for the picture
+    floors: dict | None = None,  # {(floor, target): likewise}, drawn in grey below the runs
 ) -> 'Figure':
-    "mAP of every run on every target with its interval; chance is a line."
+    "mAP of every run on every target with its interval; floors are grey, chance is a line."
     from synthreid.visual.plots import OKABE_ITO, new_figure, styled
 
-    runs, targets = (list(dict.fromkeys(k[i] for k in numbers)) for i in (0, 1))
+    shown, grey = {**numbers, **(floors or {})}, {k[0] for k in floors or {}}
+    rows, targets = (list(dict.fromkeys(k[i] for k in shown)) for i in (0, 1))
+    colours = ['grey' if row in grey else OKABE_ITO[i % len(OKABE_ITO)] for i, row in enumerate(rows)]
 
     @styled
     def draw():
-        width = min(12, 2.2 * len(targets) + 1.5)
-        fig, axes = new_figure(1, len(targets), width, 0.5 + 0.3 * len(runs), sharey=True)
+        width = min(12, 2.2 * len(targets) + (3 if grey else 1.5))
+        fig, axes = new_figure(1, len(targets), width, 0.5 + 0.3 * len(rows), sharey=True)
         for axis, target in zip(axes[0], targets):
-            for i, run in enumerate(runs):
-                n = numbers[run, target]
+            for i, row in enumerate(rows):
+                n = shown[row, target]
                 low, high = 100 * n['mAP_low'], 100 * n['mAP_high']
-                axis.plot([low, high], [i, i], color=OKABE_ITO[i % len(OKABE_ITO)], lw=2)
-                axis.plot(100 * n['mAP'], i, 'o', color=OKABE_ITO[i % len(OKABE_ITO)])
+                axis.plot([low, high], [i, i], color=colours[i], lw=2)
+                axis.plot(100 * n['mAP'], i, 'o', color=colours[i])
             axis.axvline(100 * chance[target]['mAP'], color='grey', ls=':', lw=1, label='by chance')
-            axis.set(
-                title=target, xlabel='mAP (%)', yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.5)
-            )
+            ticks = dict(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+            axis.set(title=target, xlabel='mAP (%)', **ticks)
         axes[0, -1].legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
         return fig
 
     return draw(save=save)
+
+# %% ../nbs/58a_compare.ipynb #926d54c6
+def _floor_tests(sets, size, cache, on_broken, device, **how) -> tuple:  # ({(floor, target): as of `_test`}, [said])
+    "What is there without any training; a floor that cannot be made says how to get it."
+    from synthreid.core import pick_device
+    from synthreid.metrics.floors import floors
+    from synthreid.training.provenance import name_protocol
+
+    tests, said = {}, []
+    for target, dataset in sets.items():
+        dataset = _decoded_test(dataset, size, cache, on_broken)
+        with redirect_stdout(sys.stderr):  # it tells how its weights fitted
+            found = floors(dataset.query, dataset.gallery, dataset.rule, pick_device(device), **how)
+        said += [name for name, result in found.items() if result is None and name not in said]
+        made = {name: name_protocol(r, dataset) for name, r in found.items() if r is not None}
+        tests |= {(name, target): _of_queries(r) for name, r in made.items()}
+    return tests, said
 
 # %% ../nbs/58a_compare.ipynb #3eefe5ec
 def compare(
@@ -174,6 +204,7 @@ def compare(
     target: str,  # folders of datasets with query and gallery, separated by commas
     out: str | None = None,  # new folder for table.md, table.json and picture.png
     layout: str = 'auto',  # layout of the targets; 'auto' looks for itself
+    floors: bool = False,  # also raw pixels, and pretrained features as they are, on pictures of the first run's size
     rerank: bool = False,  # rank again by k-reciprocal neighbours
     draws: int = 1000,  # resamplings of the queries
     batch_size: int = 100,  # images at a time
@@ -197,29 +228,35 @@ def compare(
     names, places = _short_names(runs), _short_names(folders)
     sets = {places[f]: _test_set(_dataset(f, layout)) for f in folders}
     chance = {t: _chance_row(d, 'auto') for t, d in sets.items()}  # what cannot be scored is told before decoding
-    tests = {}
+    tests, size = {}, None
     for run in runs:
         method = load_method(run, device)
+        size = size or method.config.size
         for t, dataset in sets.items():
             tests[names[run], t] = _test(method, run, dataset, cache, rerank, batch_size, on_broken)
             chance[t] = tests[names[run], t]['chance']  # of the pictures that could be read
-    numbers = _numbers(tests, draws)
     pairs = _pairs(tests, list(names.values()), list(sets))
-    _tell(numbers, chance, pairs, out, json)
+    how = dict(rerank=rerank, batch_size=batch_size)
+    below, said = _floor_tests(sets, size, cache, on_broken, device, **how) if floors else ({}, [])
+    _tell(_numbers(tests, draws), _numbers(below, draws), said, chance, pairs, out, json)
 
 # %% ../nbs/58a_compare.ipynb #85904e48
-def _tell(numbers, chance, pairs, out, as_json):
+def _tell(numbers, floors, said, chance, pairs, out, as_json):
     "Print the comparison, and write it down."
     from synthreid.commands import _plain_values, _print_json
 
-    runs, targets = (list(dict.fromkeys(k[i] for k in numbers)) for i in (0, 1))
+    shown = numbers | floors
+    rows, targets = (list(dict.fromkeys(k[i] for k in shown)) for i in (0, 1))
     told = {'rows': list(numbers.values()), 'chance': chance, 'pairs': pairs}
-    tables = '\n\n'.join(_matrix_text(numbers, chance, runs, targets, m) for m in ('mAP', 'rank1'))
+    if floors:
+        told['floors'] = [*floors.values(), *({'run': name, 'mAP': None, 'rank1': None} for name in said)]
+    tables = '\n\n'.join(_matrix_text(shown, chance, rows, targets, m) for m in ('mAP', 'rank1'))
     protocols = '\n'.join(dict.fromkeys(n['protocol'] for n in numbers.values()))
-    text = f'{tables}\n\nIn percent, 95 % bootstrap interval over queries.\n{protocols}\n\n{_pairs_text(pairs)}'.strip()
+    below = '\n'.join(['In percent, 95 % bootstrap interval over queries.', *said, protocols])
+    text = f'{tables}\n\n{below}\n\n{_pairs_text(pairs)}'.strip()
     if out is not None:
         with atomic_write(Path(out) / 'picture.png') as tmp:
-            plot_comparison(numbers, chance).savefig(tmp, format='png', dpi=150)
+            plot_comparison(numbers, chance, floors=floors).savefig(tmp, format='png', dpi=150)
         for name, content in (('table.md', text), ('table.json', json_module.dumps(_plain_values(told), indent=1))):
             with atomic_write(Path(out) / name) as tmp:
                 tmp.write_text(content + '\n', encoding='utf-8')

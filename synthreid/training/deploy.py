@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, expected, naming_file, parse_size, to_signed
+from ..core import UserError, expected, naming_file, need, parse_size, to_signed
 from ..metrics.evaluate import flip_average
 from ..render.folder import render_images
 from .checkpoint import describe, read_meta
-from .exchange import need
 from .runs import find_checkpoint, load_method
 
 # %% ../../nbs/49a_training.deploy.ipynb #81546a7a

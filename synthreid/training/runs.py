@@ -45,6 +45,7 @@ from ..data.store import LazyImages, load_images
 from ..processes import ProcessLost, begin_alike, check_alone, check_shares, is_first, join, place, told_to_all
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
 from .hooks import MetricsLog, ProgressBar, SampleGrid, TimeLeft, draw_pairs, draw_swaps
+from .loggers import Logger, check_logger
 from .loop import LossMeans, Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
 from .provenance import fingerprint, record_data, record_start, record_training
@@ -219,7 +220,9 @@ def _check_claim(folder, settings, named=(), defaults=(), write=False):
             tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 # %% ../../nbs/48_training.runs.ipynb #c2de9170
-def _training_hooks(folder, method, source, done, means, checkpoint_every, sample_every, tensorboard, progress) -> list:
+def _training_hooks(
+    folder, method, source, done, means, checkpoint_every, sample_every, tensorboard, logger, progress
+) -> list:
     "Who looks while a method trains; a row of the log at `done` that is not whole will be written again."
     steps, some = method.config.steps, to_signed(source.images[:: max(1, len(source) // 8)][:8], method.device)
     learns_to_translate = method.translates and vars(method.config).get('translation', 'gan') == 'gan'
@@ -227,6 +230,8 @@ def _training_hooks(folder, method, source, done, means, checkpoint_every, sampl
         MetricsLog(folder, done - bool(means.counts), tensorboard=tensorboard, steps=steps),
         ProgressBar(steps, done, folder.name, disable=not progress),
     ]
+    if logger != 'none':
+        hooks.append(Logger(logger, folder, {'method': method.name, **vars(method.config)}, steps))
     if progress:
         hooks.append(TimeLeft(steps, done))
     if sample_every and method.swaps:
@@ -445,6 +450,7 @@ def train(
     checkpoint_every: int = 200,  # steps
     sample_every: int = 200,  # steps between pictures of what it makes; 0 none
     tensorboard: bool = True,  # also write TensorBoard events
+    logger: Literal['none', 'wandb', 'mlflow'] = 'none',  # also tell the losses to it, see `training.loggers`
     progress: bool = True,  # show a bar
     recipe: str | None = None,  # name of the recipe, recorded in the checkpoints
     data: str | None = None,  # names of the data sets, recorded likewise: 'GTASynthReid to Market-1501'
@@ -460,6 +466,7 @@ def train(
     with ExitStack() as held:
         with told_to_all():
             check_alone(compile=compile, recorded=recorded)
+            check_logger(logger)
             method, target, settings, named = _begin(self, source, target, checkpoint_every=checkpoint_every)
             self._built = {}
             if first:
@@ -487,7 +494,7 @@ def train(
         if place().world > 1:
             method.extra['n_processes'] = place().world
         every = checkpoint_every, sample_every
-        look = (folder, method, source, done, means, *every, tensorboard, progress)
+        look = (folder, method, source, done, means, *every, tensorboard, logger, progress)
         hooks, batches = _training_hooks(*look) if first else [], method.batches(source, target)
         try:
             return method, fit(method, batches, steps, done, hooks, fabric, recorded=recorded, means=means)
