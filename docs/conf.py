@@ -20,7 +20,7 @@ author = settings['author']
 project_copyright = settings['copyright']
 version = release = settings['version']
 extensions = ['myst_nb', 'notebooks', 'commands', 'mathml']
-exclude_patterns = ['nbs/index.ipynb']  # `index.md` shows it
+exclude_patterns = ['nbs/index.ipynb', 'front.md']  # `index.md` shows them
 nb_execution_mode = 'off'
 nb_merge_streams = True
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist', 'attrs_inline']

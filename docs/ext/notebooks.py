@@ -8,14 +8,17 @@ import html
 import json
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 from api import api, names
 
 root = Path(__file__).resolve().parents[2]
 DIRECTIVE = re.compile(r'^#\|[ \t]*(.*?)[ \t]*(?:\n|\Z)', re.M)
+PAGE = re.compile(r'`(benchmarks/\w+\.md)`')  # named in a text; on the site it has a page
 FORMULA = re.compile(r'\n*(\$\$.+?\$\$)\n*', re.S)  # a paragraph of its own
 VIEW, STATE = (f'application/vnd.jupyter.widget-{kind}+json' for kind in ('view', 'state'))
+COLUMNS = 120  # as many as a line of code may have
 ROOMS = {  # folder or package: title of the page
     'tutorials': 'Tutorials',
     'explorers': 'Explorers',
@@ -39,6 +42,11 @@ def write(path, content):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, encoding='utf-8')
+
+
+def linked(source, up):
+    "Pages of results that a text only names, as links; `up` leads from the text to the root of the site."
+    return PAGE.sub(lambda found: f'[{found[0]}]({up}{found[1]})', source)
 
 
 def markdown(source):
@@ -89,31 +97,54 @@ def shown(output, states):
     return {**output, 'data': data, 'metadata': output.get('metadata', {})}
 
 
+def wraps(output):
+    "Whether printed text is prose, whose lines may be broken, and no table that a reader scrolls."
+    lines = text(output.get('text') or output.get('data', {}).get('text/plain', '')).splitlines()
+    in_columns = sum(bool(re.search(r'\S {2,}\S', line)) for line in lines)
+    return in_columns < 2 or max(map(len, lines)) > COLUMNS
+
+
+def last_words(source):
+    "Heading (or none) and the last paragraph of a text cell, without marks: what the next figure shows."
+    source = re.sub(r'```.*?```|\$\$.*?\$\$|<!--.*?-->', '', source, flags=re.S)
+    blocks = [block.strip() for block in source.split('\n\n')]
+    headings = [block.lstrip('#').strip() for block in blocks if block.startswith('#')]
+    words = [block for block in blocks if block and block[0] not in '#|<!>']
+    plain = lambda x: re.sub(r'[*`]', '', re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', ' '.join(x.split())))
+    return plain(headings[-1]) if headings else '', plain(words[-1]) if words else ''
+
+
 # ---- cells
 
 
-def code_cell(cell, source, module, flags, states):
+def code_cell(cell, source, module, flags, states, alt):
     "A code cell, before it the signatures of what it exports."
     source = source.strip('\n')
     outputs = [o for o in (shown(o, states) for o in cell['outputs']) if o]
-    folded = {'metadata': {}}
+    printed = [o for o in outputs if 'text' in o or 'text/plain' in o.get('data', {})]
+    tags = ['wrapped'] if printed and all(map(wraps, printed)) else []
+    folded = {'metadata': {'tags': tags, 'mystnb': {'image': {'alt': alt}}}}
     described = ''
     if 'export' in flags and module:
         described = api(source, module)
         only_imports = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(source).body)
         label = 'Imports' if only_imports else f'Source of {", ".join(names(source))}'
-        prompts = {'code_prompt_show': label, 'code_prompt_hide': label}
-        folded = {'metadata': {'tags': ['hide-input'], 'mystnb': prompts}}
+        tags.append('hide-input')
+        folded['metadata']['mystnb'] |= {'code_prompt_show': label, 'code_prompt_hide': label}
     return described, {**cell, **folded, 'source': source, 'outputs': outputs}
 
 
 def cells_of(notebook, name):
     states = notebook['metadata'].get('widgets', {}).get(STATE, {}).get('state', {})
-    module = None
+    module, heading, alt = None, '', ''
     for cell in notebook['cells']:
         source = text(cell['source'])
         if cell['cell_type'] != 'code':
-            yield markdown(FORMULA.sub(r'\n\n\1\n\n', source))
+            found, words = last_words(source)
+            heading = found or heading
+            alt = textwrap.shorten(f'{heading}: {words}' if words else heading, 250, placeholder=' ...')
+            up = '../' * (name.count('/') + 1)
+            yield markdown(FORMULA.sub(r'\n\n\1\n\n', linked(source, up)))
             continue
         flags = DIRECTIVE.findall(source)
         source = DIRECTIVE.sub('', source)
@@ -122,12 +153,12 @@ def cells_of(notebook, name):
                 module = f'synthreid.{flag.split()[1]}'
         if 'hide' in flags or not source.strip():
             continue
-        described, shown_cell = code_cell(cell, source, module, flags, states)
+        described, shown_cell = code_cell(cell, source, module, flags, states, alt)
         if described:
             yield markdown(described)
         told = [o for o in shown_cell['outputs'] if 'text/markdown' in o.get('data', {})]
         if 'echo: false' in flags:
-            shown_cell['metadata'] = {'tags': ['remove-input']}
+            shown_cell['metadata']['tags'].append('remove-input')
         yield {**shown_cell, 'outputs': [o for o in shown_cell['outputs'] if o not in told]}
         yield from (markdown(text(o['data']['text/markdown']).strip('\n')) for o in told)  # its links lead to pages
     if states:
@@ -165,8 +196,10 @@ def rooms(named):
 
 
 def prepare(app, config):
-    "Write `docs/nbs/`, `docs/rooms/` and `docs/benchmarks/`."
+    "Write `docs/nbs/`, `docs/rooms/`, `docs/benchmarks/` and `docs/front.md`."
     docs = Path(app.srcdir)
+    readme = (root / 'README.md').read_text(encoding='utf-8')
+    write(docs / 'front.md', linked(readme.partition('-->')[2].lstrip(), ''))
     target = docs / 'nbs'
     named, wanted = {}, {target / 'index.ipynb'}
     for path in sorted((root / 'nbs').rglob('*.ipynb')):

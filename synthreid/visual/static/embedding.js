@@ -409,7 +409,7 @@ function render({model, el}) {
     schedule();
   }
   const sizes = new ResizeObserver(own.guard(resize)); sizes.observe(plot); own.cleanup(() => sizes.disconnect());
-  const themes = new MutationObserver(() => schedule()); themes.observe(document.body, {attributes: true}); own.cleanup(() => themes.disconnect());
+  const themes = new MutationObserver(() => schedule()); [document.body, document.documentElement].forEach(e => themes.observe(e, {attributes: true})); own.cleanup(() => themes.disconnect());
   const scheme = matchMedia('(prefers-color-scheme: dark)'), again = () => schedule(); scheme.addEventListener('change', again); own.cleanup(() => scheme.removeEventListener('change', again));
 
   useTool('lasso'); chipping(); selected(); counts(); place(get('place'), false);
