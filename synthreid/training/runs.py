@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import warnings
+import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -519,23 +520,33 @@ def _finished_checkpoint(
 
 # %% ../../nbs/48_training.runs.ipynb #7eacdf71
 def _write_translations(file, images, translator, size, batch_size, progress):
-    "Translate into a .npy file, batch by batch; ordinary writes: a full disk is an error then, not a crash."
+    """Translate into a .npy file, batch by batch, with the sum of the pixels behind them; ordinary writes: a full disk
+    is an error then, not a crash."""
     header = dict(descr='|u1', fortran_order=False, shape=(len(images), *size, 3))
-    steps = range(0, len(images), batch_size)
+    steps, total = range(0, len(images), batch_size), 0
     with atomic_write(file) as tmp, open(tmp, 'wb') as f:
         np.lib.format.write_array_header_1_0(f, header)
         for i in tqdm(steps, desc='translate', unit='batch', disable=not progress, leave=False):
             x = translator.translate(to_signed(images[i : i + batch_size], translator.device))
             if x.shape[2:] != size:
                 x = F.interpolate(x, size, mode='bilinear', antialias=True)
-            f.write(to_uint8(x).tobytes())
+            rows = to_uint8(x).tobytes()
+            f.write(rows)
+            total = zlib.crc32(rows, total)
+        f.write(total.to_bytes(4, 'little'))
 
 
 def _kept_translations(file, shape):  # (N, H, W, 3) uint8, or None
     "What `_write_translations` wrote; None, to make it anew, where it is not there or damaged."
     try:
-        kept = np.load(file, mmap_mode='r', allow_pickle=False)
-        return kept if isinstance(kept, np.ndarray) and (kept.shape, kept.dtype) == (shape, np.uint8) else None
+        kept, total = np.load(file, mmap_mode='r', allow_pickle=False), 0
+        with open(file, 'rb') as f:
+            f.seek(kept.offset + kept.nbytes)
+            told = f.read()
+        for start in range(0, len(kept), 256):
+            total = zlib.crc32(kept[start : start + 256], total)
+        sound = told in (b'', total.to_bytes(4, 'little'))  # files of earlier versions have no sum
+        return kept if sound and (kept.shape, kept.dtype) == (shape, np.uint8) else None
     except Exception:  # a damaged header can raise nearly anything
         return None
 
