@@ -6,9 +6,9 @@ choices: the best epoch, the best fixed eps, and self-training whose clusters ar
     nice -n 15 python benchmarks/adapt.py --work runs/adapt_bench --seeds 0 1 2 --draws 1 2 [--device cuda]
     python benchmarks/adapt.py --work runs/adapt_bench --table      # of what is there
 
-`--what truth`: also the true people as clusters, and every eps by itself; `rule`: joint and self-training alone, by
-today's choice, beside the truth; `options`: from the start of `rule` every option by itself; `imagenet`: with weights
-from ImageNet at 128x64.
+`--what`: `truth`, also the true people as clusters, and every eps by itself; `rule`, joint and self-training alone, by
+today's choice, beside the truth; from its start, `fixed`, one eps by itself, and `options`, every option by itself;
+`imagenet`, nets with weights from ImageNet at 128x64.
 """
 
 import argparse
@@ -195,6 +195,22 @@ def from_imagenet(work, draw, seed, told) -> list:
     return rows
 
 
+def fixed(work, draw, seed, told) -> list:
+    "Behind `rule`: from its start, with its people held back, one eps by itself: what the choice costs."
+    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
+    out, rows = work / folder_name(draw, seed, told), []
+    learned = adapt_settings('small', told.size, told.steps, told.adapt_steps)['adapted']
+    for eps in told.eps:
+        config = replace(learned, start=str(out / 'joint'), eps=(eps,))
+        run = Run(out / f'fixed_{eps:g}', 'selftrain', config, seed, told.device)
+        mAP = tested(run.train(source, target.train, **QUIET)[0].embed, target, told.device)
+        with np.load(run.folder / 'clusters.npz') as f:
+            last = agreement(f['labels'][-1], true_people(target))
+        row = dict(row=f'{eps:g}, from the start of the rule', draw=draw, seed=seed, device=told.device)
+        rows.append(row | dict(mAP=mAP, ami=last.ami, clusters=last.clusters))
+    return rows
+
+
 OPTIONS = {
     'as `adapt` does': {},
     'plain Jaccard (CA-Jaccard off)': dict(camera_aware=False),
@@ -225,7 +241,9 @@ def options(work, draw, seed, told) -> list:
     return rows
 
 
-KINDS = dict(rows=(one,), truth=(one, with_truth), rule=(rule,), options=(options,), imagenet=(from_imagenet,))
+KINDS = dict(
+    rows=(one,), truth=(one, with_truth), rule=(rule,), fixed=(fixed,), options=(options,), imagenet=(from_imagenet,)
+)
 
 
 def table(work) -> str:
@@ -253,6 +271,7 @@ def main():
     parser.add_argument('--adapt-steps', type=int, default=300)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--what', default='rows', choices=list(KINDS), help='see above')
+    parser.add_argument('--eps', type=float, nargs='+', default=[0.45], help='of `fixed`')
     parser.add_argument('--table', action='store_true', help='print what is there')
     told = parser.parse_args()
     jobs = [(draw, seed) for draw in told.draws for seed in told.seeds]
