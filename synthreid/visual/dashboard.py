@@ -593,7 +593,7 @@ def _renewed_book(path, code) -> dict | None:  # with other settings; None: it h
     return book
 
 # %% ../../nbs/53_visual.dashboard.ipynb #5d81c87c
-_RUN_ALL = 'In JupyterLab: **Run ▸ Run All Cells**.'
+_RUN_ALL = '`synthreid explore` runs it; opened by hand in JupyterLab: **Run ▸ Run All Cells**.'
 
 
 def write_notebook(

@@ -7,6 +7,7 @@ __all__ = ['explore', 'app']
 
 # %% ../../nbs/54_visual.serve.ipynb #21179f19
 import importlib.util
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from ..core import UserError
@@ -70,15 +72,44 @@ def _try_out(run, options):
     data = load_run_data(run, **options)
     print(f'{data.run}' + (f', beside it {data.compare}' if data.compare else ''))
 
-# %% ../../nbs/54_visual.serve.ipynb #f9d18a1e
+# %% ../../nbs/54_visual.serve.ipynb #642932e7
 def _private_kernels() -> dict:  # configuration: what is said to a kernel is encrypted, where Jupyter can
     from jupyter_client import KernelManager
 
     able = 'transport_encryption' in KernelManager.class_traits()
     return {'KernelManager': {'transport_encryption': 'auto'}} if able else {}
 
+# %% ../../nbs/54_visual.serve.ipynb #374cebaa
+_RUNNER = """\
+const runCells = async (app, path) => {
+  await app.restored;
+  let panel = null;
+  while (!(panel?.context?.path === path && panel.sessionContext)) {
+    await new Promise(again => setTimeout(again, 100));
+    panel = app.shell.currentWidget;
+  }
+  await Promise.all([panel.context.ready, panel.revealed, panel.sessionContext.ready]);
+  const kernel = panel.sessionContext.session?.kernel?.id;
+  if (!kernel || sessionStorage.synthreid === kernel) return;  // none, or a page that was loaded again
+  sessionStorage.synthreid = kernel;
+  await app.commands.execute('notebook:run-all-cells');
+};
+const plugin = {id: 'synthreid:run', autoStart: true, activate: app => void runCells(app, PATH)};
+(window._JUPYTERLAB ||= {}).synthreid = {init: () => {}, get: async () => () => ({default: plugin, __esModule: true})};
+"""
 
-def _lab_command(path, folder, browser) -> list:
+
+def _write_runner(folder, name):
+    "A labextension that runs the notebook `name` when it has been opened."
+    static = Path(folder) / 'synthreid' / 'static'
+    static.mkdir(parents=True)
+    (static / 'run.js').write_text(_RUNNER.replace('PATH', json.dumps(name)), encoding='utf-8')
+    build = {'load': 'static/run.js', 'extension': './extension'}
+    about = {'name': 'synthreid', 'version': '0.1.0', 'jupyterlab': {'extension': True, '_build': build}}
+    (static.parent / 'package.json').write_text(json.dumps(about), encoding='utf-8')
+
+# %% ../../nbs/54_visual.serve.ipynb #f9d18a1e
+def _lab_command(path, folder, browser, extensions=()) -> list:
     alone_in_container = os.name == 'posix' and os.geteuid() == 0  # root, as a rule
     private = _private_kernels().get('KernelManager', {})
     return [
@@ -91,6 +122,7 @@ def _lab_command(path, folder, browser) -> list:
         '--ServerApp.ip=127.0.0.1',
         '--ServerApp.jpserver_extensions=voila.server_extension=False',  # it serves files, and brings warnings back
         '--LabApp.news_url=None',
+        *(f'--LabApp.extra_labextensions_path={e}' for e in extensions),
         '--log-level=WARN',
         *(f'--KernelManager.{name}={value}' for name, value in private.items()),
         *([] if browser else ['--no-browser']),
@@ -107,9 +139,11 @@ def explore(
     _need('jupyterlab', 'JupyterLab')
     _try_out(run, options)
     path = write_notebook(run, **options)
-    print(f'{path}: choose Run > Run All Cells there', flush=True)
-    with _ending(), tempfile.TemporaryDirectory(prefix='synthreid_') as empty:
-        return _serve(_lab_command(path, empty, browser), empty, asks=True)
+    print(f'{path}: JupyterLab opens it and runs its cells', flush=True)
+    new = partial(tempfile.TemporaryDirectory, prefix='synthreid_')
+    with _ending(), new() as empty, new() as extensions:
+        _write_runner(extensions, path.name)
+        return _serve(_lab_command(path, empty, browser, [extensions]), empty, asks=True)
 
 # %% ../../nbs/54_visual.serve.ipynb #37be611e
 _POLICY = (
