@@ -25,6 +25,8 @@ pytestmark = pytest.mark.long
 EXPLORERS = sorted(f.stem for f in (ROOT / 'nbs' / 'explorers').glob('*.ipynb'))
 LOOKED_AT = ['index', 'guide/which', 'nbs/30_metrics.ranking', 'commands/evaluate', 'search', 'genindex']
 LOOKED_AT += [f'nbs/explorers/{name}' for name in ('ranked', 'patches')]
+SETTLED = """() => Promise.allSettled(  // colours on their way from one theme to the other have arrived
+    document.getAnimations().filter(a => a instanceof CSSTransition).map(a => a.finished))"""
 CONTRAST = """() => {
   const channels = colour => {
     const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number), full = colour.startsWith('color(srgb') ? 255 : 1;
@@ -254,6 +256,7 @@ def test_contrast(site, dark):
             page.goto(f'{address}/{name}.html')
             assert page.evaluate('document.documentElement.dataset.theme') == ('dark' if dark else 'light')
             page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+            page.evaluate(SETTLED)
             weak += [f'{name}: {text}' for text in page.evaluate(CONTRAST)]
         assert not weak, '\n'.join(weak)
 
