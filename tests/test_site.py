@@ -23,7 +23,10 @@ from labserver import EVERYTHING, drag
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.long
 EXPLORERS = sorted(f.stem for f in (ROOT / 'nbs' / 'explorers').glob('*.ipynb'))
-LOOKED_AT = ['index', 'nbs/30_metrics.ranking', 'nbs/explorers/ranked', 'commands/evaluate', 'search', 'genindex']
+LOOKED_AT = ['index', 'guide/which', 'nbs/30_metrics.ranking', 'commands/evaluate', 'search', 'genindex']
+LOOKED_AT += [f'nbs/explorers/{name}' for name in ('ranked', 'patches')]
+SETTLED = """() => Promise.allSettled(  // colours on their way from one theme to the other have arrived
+    document.getAnimations().filter(a => a instanceof CSSTransition).map(a => a.finished))"""
 CONTRAST = """() => {
   const channels = colour => {
     const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number), full = colour.startsWith('color(srgb') ? 255 : 1;
@@ -141,6 +144,43 @@ def test_every_link_and_anchor_leads_somewhere(site):
     assert not broken, '\n'.join(sorted(broken)[:40])
 
 
+def test_every_picture_has_words_and_every_widget_its_code(site):
+    "An address of a file is no description; what cannot draw itself is not announced as a widget."
+    silent, lifeless = set(), set()
+    for file in pages(site):
+        source = file.read_text(encoding='utf-8')
+        for tag in re.findall(r'<img\s[^>]*>', source):
+            alt = re.search(r'\salt="([^"]*)"', tag)
+            if not alt or not alt[1] or re.search(r'_images/|\.(png|jpe?g)$| object at 0x', alt[1]):
+                silent.add(f'{file.name}: {tag[:120]}')
+        if '<script type="application/vnd.jupyter.widget-view+json' in source and file.parent.name != 'explorers':
+            lifeless.add(file.name)
+    assert not silent, '\n'.join(sorted(silent)[:40])
+    assert not lifeless, 'bars of progress and the like'
+
+
+def test_tables_and_long_outputs_are_read_without_scrolling_on_a_desk(site):
+    "No column of sentences is squeezed beside one that does not break; a long printed line is broken."
+    narrow = """[...document.querySelectorAll('.words td')].filter(e => e.clientWidth < 110).map(e => e.innerText)"""
+    wide = """[...document.querySelectorAll('.words table, .tag_wrapped .cell_output pre')].filter(
+        e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 60))"""
+    with visited(site, width=1280) as (page, address):
+        for name in ('guide/which', 'guide/compared', 'nbs/07_render.body'):
+            page.goto(f'{address}/{name}.html')
+            assert page.locator('.words td, .tag_wrapped .cell_output pre').count() > 3, name
+            assert not page.evaluate(narrow) and not page.evaluate(wide), name
+        page.goto(f'{address}/index.html')
+        lines = page.locator('td.text-right').evaluate_all(
+            """all => all.map(e => {
+                const r = document.createRange();
+                while (e.firstElementChild) e = e.firstElementChild;
+                r.selectNodeContents(e);
+                return r.getClientRects().length;
+            })"""
+        )
+        assert len(lines) > 40 and set(lines) == {1}, 'mean and spread stand in one line'
+
+
 def test_every_page_answers_and_fits_a_telephone(site):
     with visited(site, width=390, height=800) as (page, address):
         wide = []
@@ -161,6 +201,8 @@ def test_explorers_draw_and_react(site):
     paper = "getComputedStyle(document.querySelector('.sr-explorer')).backgroundColor"
     framed = """[...document.querySelectorAll('.output:has(.sr-explorer), .sr-explorer img')].map(
         e => parseFloat(getComputedStyle(e).paddingLeft))"""
+    corner = """plot => [...plot.querySelectorAll('canvas')].some(
+        e => (p => p[3] === 255 && p[0] < 80)(e.getContext('2d').getImageData(3, 3, 1, 1).data))"""  # dark
     with visited(site, width=1280) as (page, address):
         for name in EXPLORERS:
             page.goto(f'{address}/nbs/explorers/{name}.html')
@@ -173,6 +215,8 @@ def test_explorers_draw_and_react(site):
             page.evaluate("document.documentElement.dataset.theme = 'dark'")
             assert page.evaluate(paper) != light, 'an explorer follows the theme of the page'
             assert max(page.evaluate(framed)) <= 1, 'no white frame of the theme round it, or round its pictures'
+            for plot in page.locator('[data-plot]').all():
+                page.wait_for_function(corner, arg=plot.element_handle())
             react(page)
         assert not page.foreign and not page.errors
 
@@ -212,6 +256,7 @@ def test_contrast(site, dark):
             page.goto(f'{address}/{name}.html')
             assert page.evaluate('document.documentElement.dataset.theme') == ('dark' if dark else 'light')
             page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+            page.evaluate(SETTLED)
             weak += [f'{name}: {text}' for text in page.evaluate(CONTRAST)]
         assert not weak, '\n'.join(weak)
 
@@ -243,12 +288,43 @@ def test_keyboard_and_search(site):
         assert not page.foreign and not page.errors
 
 
+def commands_of(page):
+    "What stands in the blocks of a page, in order."
+    return re.findall(r'```bash\n(.*?)```', (ROOT / 'docs' / 'guide' / f'{page}.md').read_text(encoding='utf-8'), re.S)
+
+
+def runs(command, folder):
+    done = subprocess.run(['bash', '-ec', command], cwd=folder, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+
+
 @pytest.mark.slow
 def test_every_answer_of_the_faq_runs(tmp_path):
     "The commands of the page, one after the other in an empty folder."
-    text = (ROOT / 'docs' / 'guide' / 'faq.md').read_text(encoding='utf-8')
-    commands = re.findall(r'```bash\n(.*?)```', text, re.S)
+    commands = commands_of('faq')
     assert len(commands) > 15
     for command in commands:
-        done = subprocess.run(['bash', '-ec', command], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
-        assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+        runs(command, tmp_path)
+
+
+@pytest.mark.slow
+def test_my_own_cameras_as_the_page_says(tmp_path):
+    "Its commands one after the other, with fewer people and steps, on rendered people under other names."
+    small = {
+        'render': '--ids 16 --per-id 6 --size 64x32',
+        'train': '--size 64x32 --steps 4 --dim 8 --n-blocks 1 --reid-batch 8',
+        'adapt': '--size 32x16 --steps 6 --adapt-steps 4',
+    }
+    runs('synthreid render --domain camera --out cams --ids 16 --per-id 6 --size 64x32', tmp_path)
+    for file in sorted((tmp_path / 'cams').rglob('*.jpg')):
+        person, camera = file.name.split('_')[0], file.name[6]
+        place = tmp_path / 'CROPS' / f'camera{camera}' / file.name
+        if file.parent.name != 'bounding_box_train':
+            place = tmp_path / 'LABELLED' / f'{person}_c{camera}_{file.parent.name}{file.name[8:]}'
+        if person not in ('-1', '0000'):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+    lines = [line for block in commands_of('own_cameras') for line in block.splitlines()]
+    assert len(lines) > 7
+    for line in lines:
+        runs(f'{line} {small.get(line.split()[1], "")}', tmp_path)

@@ -87,9 +87,9 @@ def shown(output, states):
     if not data:
         return output
     widget = data.get(VIEW)
-    if widget and widget['model_id'] not in states:  # a bar of progress, as its text
-        data = {'text/plain': data['text/plain']}
-    elif widget:
+    if widget and widget['model_id'] not in states:  # a bar of progress
+        return None
+    if widget:
         alt = output['metadata'].get('image/png', {}).get('alt', '')
         data = {'text/html': alive(widget, data, alt)}
     if any(mime.startswith('image/') for mime in data):
@@ -136,6 +136,7 @@ def code_cell(cell, source, module, flags, states, alt):
 
 def cells_of(notebook, name):
     states = notebook['metadata'].get('widgets', {}).get(STATE, {}).get('state', {})
+    states = {key: told for key, told in states.items() if '_esm' in told['state']}  # those that can draw themselves
     module, heading, alt = None, '', ''
     for cell in notebook['cells']:
         source = text(cell['source'])
