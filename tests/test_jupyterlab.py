@@ -4,6 +4,8 @@ Each is run whole (with fewer training steps than in the saved one), then clicke
 asserted in the page and in the kernel. One server for the module. Every wait is for a state.
 """
 
+import labserver
+import nbformat
 import numpy as np
 import pytest
 from browser import chromium_path
@@ -166,6 +168,15 @@ def test_translations_notebook(server):
         use_live(n)
         use_translations(n)
         stop_live(n)
+
+
+def test_failing_cell_is_told(server, tmp_path, monkeypatch):
+    kernel = {'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}}
+    cells = [nbformat.v4.new_code_cell(source) for source in ("if True:\n    print('here')\n    1 / 0", 'two = 2')]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / 'failing.ipynb')
+    monkeypatch.setattr(labserver, 'NOTEBOOKS', tmp_path)
+    with pytest.raises(AssertionError, match='ZeroDivisionError'), labserver.notebook(server, 'failing'):
+        pass
 
 
 @pytest.mark.long
