@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -290,41 +289,6 @@ def test_explore_runs_nothing_that_lies_in_the_folder(runs, tmp_path):
         assert book.read_bytes() == code and not ran.exists()
         told = (tmp_path / 'said').read_text()
         assert not re.search('DeprecationWarning|without encryption|Traceback', told), told
-    finally:
-        stop(process)
-        said.close()
-
-
-@pytest.mark.long
-def test_explore_shows_its_parts_without_a_click(runs, tmp_path):
-    "JupyterLab runs the notebook that it was opened for, once: a page loaded again runs nothing."
-    chromium_path()
-    pytest.importorskip('jupyterlab')
-    own = shutil.copytree(runs, tmp_path / 'own')
-    token, said = 'a' * 40, open(tmp_path / 'said', 'w+')
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'JUPYTER_TOKEN': token}
-    streams = dict(stdout=said, stderr=said, env=env | jupyter_homes(tmp_path), start_new_session=True)
-    process = subprocess.Popen(console('explore', own, '--no-browser', '--n', '20', '--device', 'cpu'), **streams)
-    try:
-        from synthreid.visual.serve import _listens
-
-        files = lambda: [f.read_text() for f in (tmp_path / 'jupyter_runtime_dir').glob('jpserver-*.json')]
-        port = await_server(lambda: [p for f in files() if f and _listens(p := json.loads(f)['port'])], process, said)[
-            0
-        ]
-        with ThreadPoolExecutor(1) as threads, browser_page(width=1300, height=1000, offline=False) as page:
-            page.goto(f'http://127.0.0.1:{port}/lab/tree/explore.ipynb?token={token}')
-            page.locator('.sr-explorer[data-kernel=live]').first.wait_for()
-            (kernel,) = page.request.get(f'http://127.0.0.1:{port}/api/kernels?token={token}').json()
-            count = 'print(get_ipython().execution_count)'
-            ask = lambda asked: threads.submit(asyncio.run, asked).result()  # the browser has a loop in this one
-            cells = json.loads((own / 'explore.ipynb').read_text())['cells']
-            ran = ask(in_kernel(port, token, kernel['id'], count))  # answered when the cells are through
-            assert int(ran) == sum(c['cell_type'] == 'code' for c in cells) + 1 > 4
-            page.reload()
-            page.locator('.jp-Notebook .sr-explorer').first.wait_for()
-            page.wait_for_timeout(3000)
-            assert ask(in_kernel(port, token, kernel['id'], count)) == ran
     finally:
         stop(process)
         said.close()
