@@ -241,7 +241,12 @@ async def in_kernel(port, token, kernel, code):
     rest = dict(parent_header={}, metadata={}, channel='shell', buffers=[])
     await socket.write_message(json.dumps(dict(header=header, content=content, **rest)))
     while True:
-        told = json.loads(await asyncio.wait_for(socket.read_message(), PATIENCE / 1000))
+        told = await asyncio.wait_for(socket.read_message(), PATIENCE / 1000)
+        if isinstance(told, bytes):  # pictures of the widgets
+            continue
+        told = json.loads(told)
+        if told['parent_header'].get('msg_id') != '1':  # of the cells that run
+            continue
         assert told['msg_type'] != 'error', told
         if told['msg_type'] == 'stream' and told['content']['name'] == 'stdout':
             return told['content']['text']
@@ -289,6 +294,33 @@ def test_explore_runs_nothing_that_lies_in_the_folder(runs, tmp_path):
         assert book.read_bytes() == code and not ran.exists()
         told = (tmp_path / 'said').read_text()
         assert not re.search('DeprecationWarning|without encryption|Traceback', told), told
+    finally:
+        stop(process)
+        said.close()
+
+
+@pytest.mark.long
+def test_explore_shows_its_parts_without_a_click(runs, tmp_path):
+    "JupyterLab runs the notebook that it was opened for; again where the page is loaded again and nothing was saved."
+    chromium_path()
+    pytest.importorskip('jupyterlab')
+    own = shutil.copytree(runs, tmp_path / 'own')
+    token, said = 'a' * 40, open(tmp_path / 'said', 'w+')
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'JUPYTER_TOKEN': token}
+    streams = dict(stdout=said, stderr=said, env=env | jupyter_homes(tmp_path), start_new_session=True)
+    process = subprocess.Popen(console('explore', own, '--no-browser', '--n', '20', '--device', 'cpu'), **streams)
+    try:
+        from synthreid.visual.serve import _listens
+
+        files = lambda: [f.read_text() for f in (tmp_path / 'jupyter_runtime_dir').glob('jpserver-*.json')]
+        find = lambda: [p for f in files() if f and _listens(p := json.loads(f)['port'])]
+        port = await_server(find, process, said)[0]
+        with browser_page(width=1300, height=1000, offline=False) as page:
+            page.goto(f'http://127.0.0.1:{port}/lab/tree/explore.ipynb?token={token}')
+            live = page.locator('.jp-Notebook .sr-explorer[data-kernel=live]').first
+            live.wait_for()
+            page.reload()
+            live.wait_for()
     finally:
         stop(process)
         said.close()

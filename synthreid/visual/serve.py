@@ -90,7 +90,8 @@ const runCells = async (app, path) => {
   }
   await Promise.all([panel.context.ready, panel.revealed, panel.sessionContext.ready]);
   const kernel = panel.sessionContext.session?.kernel?.id;
-  if (!kernel || sessionStorage.synthreid === kernel) return;  // none, or a page that was loaded again
+  const shown = panel.content.model.sharedModel.cells.some(cell => cell.execution_count);
+  if (!kernel || shown && sessionStorage.synthreid === kernel) return;  // none, or results that were saved
   sessionStorage.synthreid = kernel;
   await app.commands.execute('notebook:run-all-cells');
 };
