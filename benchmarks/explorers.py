@@ -1,4 +1,5 @@
-"""How long a reader waits for the explorers: `python benchmarks/explorers.py` prints a Markdown table (three minutes).
+"""How long a reader waits for the explorers: `python benchmarks/explorers.py` prints a Markdown table (three minutes);
+`python benchmarks/explorers.py RUN` how long for the dashboard of a run, its first page and the next ones.
 
 Headless chromium without a GPU. "Front end alone": the widget on a bare page, times by `performance.now()` inside it.
 "In JupyterLab": from the reader's event to the changed page, the kernel's answer and JupyterLab's own work included.
@@ -8,15 +9,18 @@ Medians, and the worst of the repeats. Needs chromium, playwright and jupyterlab
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 from browser import PATIENCE, browser_page, widget_page
-from labserver import Notebook, Server, drag
+from labserver import Notebook, Server, await_server, drag, stop
 from test_explorer_embedding import FRONT, ROUND_SOURCE, Plot, make_state
 from test_explorer_patches import made_explorer
 from test_explorer_patches import state as patch_state
@@ -193,11 +197,44 @@ def jupyterlab():
             server.stop()
 
 
+def app(run, pages=3):
+    "From the address to the last explorer that is live and drawn; what the first page computes lies in RUN/kept after."
+    kept = Path(run) / 'kept'
+    assert not kept.exists(), f'{kept} is there already: the first page would not be one'
+    command = ['synthreid', 'app', run, '--device', 'cpu']
+    with tempfile.TemporaryFile('w+') as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+
+        def told():
+            said.seek(0)
+            return re.search(r'http://127\.0\.0\.1:\d+/\?token=\w+', said.read())
+
+        try:
+            address = await_server(told, process, said)[0]
+            for page_number in range(pages):
+                with browser_page(width=1300, height=1000, offline=False) as page:
+                    begin = time.perf_counter()
+                    page.goto(address)
+                    page.locator('.sr-explorer').first.wait_for()
+                    numbers = time.perf_counter() - begin
+                    page.wait_for_function("""() => {
+                        const all = [...document.querySelectorAll('.sr-explorer[data-kernel=live]')];
+                        return all.length === 4 && all.every(e => Number(e.dataset.ready) > 0); }""")
+                    page.wait_for_function("document.querySelector('.em').dataset.moving === 'false'")
+                    whole, which = time.perf_counter() - begin, f'page {page_number + 1}'
+                row(f'dashboard of a run, {which}: the numbers', 'app, through Voila', [1000 * numbers], '')
+                row(f'dashboard of a run, {which}: all four explorers', 'app, through Voila', [1000 * whole], '')
+        finally:
+            stop(process)
+
+
 if __name__ == '__main__':
     load = os.getloadavg()[0]
     machine = f'{usable_cores()}-core {platform.machine().replace("_", "-")} CPU, no GPU'
     print(f'{machine}, Python {platform.python_version()}; load average at the start {load:.1f}\n')
     print('| what | where | median ms | worst ms | repeats | aim |\n|---|---|---|---|---|---|', flush=True)
+    if sys.argv[1:]:
+        raise SystemExit(app(sys.argv[1]))
     patches()
     embedding(10_000)
     embedding(50_000)
