@@ -431,11 +431,13 @@ def _speaks_of(error, code: int) -> bool:
     return speaks_of(error, code)
 
 
-_SHARED = ['train'], ['adapt'], ['embed'], ['translate']  # commands that several processes do together
+_SHARED = ['train'], ['adapt'], ['evaluate'], ['embed'], ['translate']  # commands that several processes do together
 
 
 def _start(argv: list) -> int:  # exit code
     "Find the command and call it; of several processes all but the first leave, unless they share its work."
+    if _several():  # their threads may outnumber the cores; read when torch is imported
+        os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     if argv[:1] not in _SHARED and _several():
         from synthreid.processes import leave_to_first
 

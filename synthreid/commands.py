@@ -242,13 +242,14 @@ def _unlabelled(real, method, config):  # -> ReidSplit, or None
 def _decoded(labelled, unlabelled, size, translate_with, cache, device, on_broken) -> tuple:  # both with pixels
     "The images of a training; `translate_with` a run, its translations of the labelled ones."
     from synthreid.data.store import load_images
-    from synthreid.processes import first_does, shared_folder
+    from synthreid.processes import first_does, is_first, shared_folder
     from synthreid.training.runs import translate_split
 
     def decode():
         first = partial(translate_split, run=translate_with, device=device) if translate_with else load_images
-        pictures = first(labelled, size=size, cache=kept, on_broken=on_broken)
-        others = None if unlabelled is None else load_images(unlabelled, size, kept, on_broken=on_broken)
+        how = dict(size=size, cache=kept, progress=is_first(), on_broken=on_broken)
+        pictures = first(labelled, **how)
+        others = None if unlabelled is None else load_images(unlabelled, **how)
         return pictures.relabel(), others
 
     with shared_folder(cache) as kept:
@@ -453,24 +454,31 @@ def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pi
     return (load(dataset.train), 'training') if enough else (test, 'test')
 
 
-def _ranked(method, dataset, seen, alpha, per_camera, pictures, flip, protocol, **how):  # -> RankingResult
-    "Test on decoded images; the protocol of the result says all that was done."
+def _embedded(method, dataset, alpha, per_camera, pictures, flip, protocol, batch_size) -> tuple:  # codes, how, note
+    "The codes of a test on decoded images, made together by all processes; how they are ranked; what is said of both."
     from synthreid.metrics.cameras import camera_embeds
-    from synthreid.metrics.evaluate import evaluate_reid
-    from synthreid.training.provenance import name_protocol
+    from synthreid.metrics.evaluate import embed_test
 
     own = flip and method.own_test == protocol  # it averages the views in its own way
     note = ', flip averaged per head' if own else ''
     if alpha is not None:
         note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
     embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
-    how |= dict(flip=flip and not own, protocol=rule, device=method.device)
+    how = dict(flip=flip and not own, protocol=rule)
+    where = dict(batch_size=batch_size, device=method.device, shared=True)
     if per_camera != 'none':
         split, which = pictures
-        nets, more = method.nets.values(), (how['flip'], how['batch_size'], method.device)
-        embed = camera_embeds(embed, split, per_camera, nets, *more)
+        embed = camera_embeds(embed, split, per_camera, method.nets.values(), how['flip'], **where)
         note += f', {per_camera} per camera on unlabelled {which} images'
-    found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
+    return embed_test(embed, dataset.query, dataset.gallery, **how, **where), how, note
+
+
+def _ranked(dataset, seen, metric, rerank, codes, how, note):  # -> RankingResult
+    "A test on codes; the protocol of the result says all that was done."
+    from synthreid.metrics.evaluate import evaluate_reid
+    from synthreid.training.provenance import name_protocol
+
+    found = evaluate_reid(None, dataset.query, dataset.gallery, metric=metric, rerank=rerank, codes=codes, **how)
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
 
 # %% ../nbs/57_commands.ipynb #5e6342c1
@@ -528,14 +536,12 @@ def _groups(target, by, query):  # a word per query, or None where nobody asks
     return read_column(target if target.is_file() else target / 'attributes.csv', by, query.paths)
 
 
-def _by_group(method, dataset, groups, flip, metric, protocol, batch_size):  # a DataFrame
+def _by_group(codes, dataset, groups, metric, protocol):  # a DataFrame
     "Errors per group at one threshold: at a false-match rate of 0.001, or a larger one where pairs are few."
-    from synthreid.metrics.evaluate import extract_features
     from synthreid.metrics.groups import rates_by_group
     from synthreid.metrics.openset import evaluate_roc
 
     parts, rule = (dataset.query, dataset.gallery), dataset.rule if protocol == 'auto' else protocol
-    codes = [extract_features(method.embed, s.images, batch_size, flip, device=method.device) for s in parts]
     labels = [s.pids for s in parts] + [s.camids for s in parts]
     false_match = max(1e-3, min(0.5, 60 / (len(parts[0]) * len(parts[1]))))  # some errors, to see where they fall
     return rates_by_group(
@@ -551,6 +557,33 @@ def _group_table(groups) -> str:
         cells = [f'{100 * a:.2f} ({100 * b:.2f} to {100 * c:.2f})' for a, b, c in zip(*columns)]
         told[name.replace('_', ' ')] = ['no pairs' if 'nan' in cell else cell for cell in cells]
     return told.to_string()
+
+# %% ../nbs/57_commands.ipynb #da98db29
+def _check_test(batch_size, protocol, metric, per_camera):
+    "What is wrong with the options of an evaluation, before anything is read."
+    from synthreid.metrics.distances import METRICS
+    from synthreid.metrics.ranking import PROTOCOLS
+
+    check_positive(batch_size=batch_size)
+    check_choice(('auto', *PROTOCOLS), protocol=protocol)
+    check_choice(METRICS, metric=metric)
+    check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
+
+
+def _test_pictures(dataset, rendered, per_camera, size, cache, on_broken) -> tuple:
+    "Pixels for the test (for its translations in `train`, too), of the rendered pictures, of every camera."
+    from synthreid.data.store import load_images
+    from synthreid.processes import first_does, is_first, shared_folder
+
+    def decode():
+        load = lambda split: load_images(split, size, kept, is_first(), on_broken)
+        found = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
+        cameras = _pictures_of_cameras(found, load) if per_camera != 'none' else None
+        both = (replace(found, train=load(dataset.train)), load(rendered)) if rendered else (found, None)
+        return *both, cameras
+
+    with shared_folder(cache) as kept:
+        return first_does(decode, here=kept != cache)
 
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
@@ -581,38 +614,41 @@ def evaluate(
     json: bool = False,  # one line of JSON in place of the tables
 ):
     "Rank-1, 5, 10, mAP and mINP of a trained method beside those of chance; the protocol is printed with them."
-    from synthreid.data.store import load_images
-    from synthreid.metrics.distances import METRICS
+    from synthreid.metrics.evaluate import extract_features
     from synthreid.metrics.features import find_fid_weights
-    from synthreid.metrics.ranking import PROTOCOLS
+    from synthreid.processes import is_first, join, told_to_all
     from synthreid.training.provenance import seen_in_training
 
-    check_positive(batch_size=batch_size)
-    check_choice(('auto', *PROTOCOLS), protocol=protocol)
-    check_choice(METRICS, metric=metric)
-    check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
-    weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
-    method = _able_method(run, device, source and 'translates', 'leave --source out')
-    dataset = _test_set(spec)
-    _groups(target, by, dataset.query)
-    rendered = _dataset(source, source_layout, source_options, source_pattern).load().labelled() if source else None
-    load = lambda split: load_images(split, method.config.size, cache, on_broken=on_broken)
-    method.config = _with_alpha(method.config, alpha)
-    dataset = replace(dataset, query=load(dataset.query), gallery=load(dataset.gallery))
+    join(device)
+    with told_to_all():
+        _check_test(batch_size, protocol, metric, per_camera)
+        weights, spec = find_fid_weights(fid_weights), _dataset(target, layout, options, pattern)
+        method = _able_method(run, device, source and 'translates', 'leave --source out')
+        method.config = _with_alpha(method.config, alpha)
+        dataset = _test_set(spec)
+        _groups(target, by, dataset.query)
+        rendered = source and _dataset(source, source_layout, source_options, source_pattern).load().labelled()
+    dataset, rendered, pictures = _test_pictures(dataset, rendered, per_camera, method.config.size, cache, on_broken)
+    with told_to_all():
+        made = _embedded(method, dataset, alpha, per_camera, pictures, flip, protocol, batch_size)
+        how = dict(flip=flip, device=method.device, shared=True)
+        parts = (dataset.query, dataset.gallery) if by else ()
+        plain = [extract_features(method.embed, part.images, batch_size, **how) for part in parts]
+    if not is_first():
+        return
     seen = seen_in_training(run, dataset)
     _tell_seen(run, seen)
-    how = dict(flip=flip, metric=metric, protocol=protocol, batch_size=batch_size)
-    cameras = per_camera, _pictures_of_cameras(dataset, load) if per_camera != 'none' else None
     rows, told = {}, []
     for again in (False, True)[: 1 + rerank]:
-        found = _ranked(method, dataset, seen, alpha, *cameras, rerank=again, **how)
+        found = _ranked(dataset, seen, metric, again, *made)
         rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
         told.append((found, _record(run, method, dataset, found)))
     if floors:
-        rows |= _floor_rows(dataset, device=method.device, **how)
+        how = dict(flip=flip, metric=metric, batch_size=batch_size, device=method.device)
+        rows |= _floor_rows(dataset, protocol, **how)
     rows['by chance'] = _chance_row(dataset, protocol)
-    judged = _judged(method, load(rendered), load(dataset.train), weights) if source else {}
-    groups = _by_group(method, dataset, _groups(target, by, dataset.query), **how) if by else None
+    judged = _judged(method, rendered, dataset.train, weights) if source else {}
+    groups = _by_group(plain, dataset, _groups(target, by, dataset.query), metric, protocol) if by else None
     _tell_results(run, target, rows, told, judged, json, groups)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
@@ -620,12 +656,14 @@ def _plain_folder(folder, size, most=None, on_broken='refuse'):
     "A folder of pictures, or one, without labels, decoded; `most` takes so many, evenly over the sorted names."
     from synthreid.data.datasets import ReidSplit, list_images
     from synthreid.data.store import load_images
+    from synthreid.processes import is_first
 
     paths = [Path(folder)] if Path(folder).is_file() else list_images(folder)
     if most and most < len(paths):
         print(f'({most} of {len(paths)} images of {folder}, spread evenly: --most)', file=sys.stderr)
         paths = [paths[i * len(paths) // most] for i in range(most)]
-    return load_images(ReidSplit(paths, [0] * len(paths), [0] * len(paths)), size, on_broken=on_broken)
+    split = ReidSplit(paths, [0] * len(paths), [0] * len(paths))
+    return load_images(split, size, progress=is_first(), on_broken=on_broken)
 
 
 def _check_names(names, folder):
@@ -703,27 +741,6 @@ def _own_batches(n, batch_size) -> range:  # first rows
     return range(here.rank * batch_size, n, here.world * batch_size)
 
 
-def _shared_features(method, images, batch_size, flip):  # (N, D) float32, in every process
-    "Embed images, shared out over the processes that have joined, gathered in order."
-    import numpy as np
-    import torch.distributed as dist
-
-    from synthreid.metrics.evaluate import extract_features
-    from synthreid.processes import place
-
-    rows = [r for start in _own_batches(len(images), batch_size) for r in range(len(images))[start:][:batch_size]]
-    how = dict(flip=flip, device=method.device, rows=rows)
-    own = extract_features(method.embed, images, batch_size, **how).float().numpy() if rows else None
-    parts = [(rows, own)] * place().world
-    if place().world > 1:
-        dist.all_gather_object(parts, (rows, own))
-    features = np.zeros((len(images), parts[0][1].shape[1]), np.float32)
-    for rows, codes in parts:
-        if codes is not None:
-            features[rows] = codes
-    return features
-
-
 def _save_png(pixels, path):
     "Write an array (H, W, 3) uint8, or a PIL image."
     from PIL import Image
@@ -793,6 +810,7 @@ def embed(
     "Embed a folder of images: one feature vector each."
     import numpy as np
 
+    from synthreid.metrics.evaluate import extract_features
     from synthreid.processes import is_first, join, told_to_all
 
     join(device)
@@ -804,7 +822,8 @@ def embed(
             raise UserError(f'expected a new file, {out} is there already: choose another --out')
         method = _able_method(run, device)
         split = _plain_folder(folder, method.config.size, on_broken=on_broken)
-    features = _shared_features(method, split.images, batch_size, flip)
+    how = dict(flip=flip, device=method.device, shared=True)
+    features = extract_features(method.embed, split.images, batch_size, **how).float().numpy()
     if not is_first():
         return
     with atomic_write(out) as tmp:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Place', 'told_place', 'place', 'is_first', 'join', 'leave', 'leave_to_first', 'ProcessLost', 'share', 'mine', 'drawn',
            'together', 'gathered', 'averaged', 'average_gradients', 'ToldElsewhere', 'any_process', 'told_to_all',
-           'speaks_of', 'first_does', 'begin_alike', 'from_first', 'by_itself', 'shared_folder', 'check_even',
-           'check_shares', 'check_alone']
+           'speaks_of', 'first_does', 'begin_alike', 'from_first', 'in_shares', 'by_itself', 'shared_folder',
+           'check_even', 'check_shares', 'check_alone']
 
 # %% ../nbs/01_processes.ipynb #proc0003
 import inspect
@@ -125,16 +125,23 @@ class ProcessLost(UserError):
     "Another process ended in the middle of the work."
 
 
-def _sum(
-    x: torch.Tensor,  # overwritten
-    op=dist.ReduceOp.SUM,  # what is done with the numbers of all processes
-) -> torch.Tensor:  # the same tensor
+@contextmanager
+def _while_all_are_there():
+    "What is told in here to all processes does not reach one that has ended."
     try:
-        dist.all_reduce(x, op)
+        yield
     except RuntimeError as e:
         reason = str(e).splitlines()[0][-120:]
         remedy = 'its own message says why, if it could give one; the same command goes on from the last checkpoint'
         raise expected('all processes to go on', f'the end of another one ({reason})', remedy, ProcessLost) from e
+
+
+def _sum(
+    x: torch.Tensor,  # overwritten
+    op=dist.ReduceOp.SUM,  # what is done with the numbers of all processes
+) -> torch.Tensor:  # the same tensor
+    with _while_all_are_there():
+        dist.all_reduce(x, op)
     return x
 
 # %% ../nbs/01_processes.ipynb #proc0020
@@ -357,7 +364,8 @@ def begin_alike(
         remedy = 'give all machines the same files'
         raise expected('a run folder that all processes see', f'one at step {-least} and one at step {most}', remedy)
     for x in (x for net in nets for x in net.state_dict().values()):
-        dist.broadcast(x, 0)
+        with _while_all_are_there():
+            dist.broadcast(x, 0)
 
 # %% ../nbs/01_processes.ipynb #417eac02
 def from_first(
@@ -366,8 +374,25 @@ def from_first(
     "What the first process has computed, in all that have joined."
     if place().world > 1:
         x = x.contiguous()
-        dist.broadcast(x, 0)
+        with _while_all_are_there():
+            dist.broadcast(x, 0)
     return x
+
+# %% ../nbs/01_processes.ipynb #06e931ee
+def in_shares(
+    work,  # work(item) -> array, or tensor on the CPU
+    items,  # a sequence, the same in all processes: first rows of batches
+) -> list:  # what `work` makes of every item, in order, in all processes
+    "Work through a list together with all processes that have joined, whose number changes nothing."
+    rank, world, _ = place()
+    with told_to_all():
+        own = [work(item) for item in items[rank::world]]
+    if world == 1:
+        return own
+    told = [None] * world
+    with _while_all_are_there():
+        dist.all_gather_object(told, own)
+    return [told[i % world][i // world] for i in range(len(items))]
 
 # %% ../nbs/01_processes.ipynb #a0b9acc9
 @contextmanager
@@ -391,7 +416,8 @@ def shared_folder(
         return
     own = (platform.node(), None if here.local else tempfile.mkdtemp(prefix='synthreid-'))
     told = [None] * here.world
-    dist.all_gather_object(told, own)
+    with _while_all_are_there():
+        dist.all_gather_object(told, own)
     folder = next(path for node, path in told if path and node == own[0])
     try:
         yield Path(folder)

@@ -1,6 +1,7 @@
 """One of several processes that train together, for `test_processes`: python several.py FOLDER [wrong]."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch.distributed as dist
 from synthreid import processes
 from synthreid.data import augment
 from synthreid.data.datasets import ReidSplit
-from synthreid.training import direct, joint
+from synthreid.training import direct, joint, selftrain
 from synthreid.training.dgnet import DGNet, DGNetConfig
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
 from synthreid.training.loop import fit
 from synthreid.training.selftrain import SelfTrain, SelfTrainConfig
+
+selftrain.embed_all = partial(selftrain.embed_all, batch_size=12)  # 32 images: shares of different length
 
 # all batches can be shared out to two and to three
 SIZE = dict(size='32x16', steps=9)

@@ -191,12 +191,49 @@ def test_refused_in_one_sentence(folders, tmp_path, more, said):
     assert not list(tmp_path.iterdir()), 'nothing was written or decoded'
 
 
+def test_threads_of_several_wait_without_spinning(monkeypatch):
+    "Set before torch is imported, which the command line does late."
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'active')
+    monkeypatch.delenv('OMP_WAIT_POLICY')
+    for name, value in dict(RANK='0', WORLD_SIZE='1').items():
+        monkeypatch.setenv(name, value)
+    assert main(['--version']) == 0 and os.environ['OMP_WAIT_POLICY'] == 'passive'
+
+
 def test_other_commands_are_left_to_the_first(folders):
     ended = finish(start([sys.executable, '-c', MAIN, 'doctor', str(folders / 'camera')], 2))
     assert ended[1] == (0, '', '') and 'doctor is done by one process' in ended[0][2] and 'images' in ended[0][1]
 
 
-def test_embedding_and_translating_are_shared(folders, tmp_path):
+COUNT = """
+import atexit, os
+from synthreid.training import joint
+embed, seen = joint.JointTransfer.embed, []
+joint.JointTransfer.embed = lambda self, images: seen.append(len(images)) or embed(self, images)
+atexit.register(lambda: os.write(2, f'embedded {sum(seen)}'.encode()))
+"""
+
+
+def check_evaluation_is_shared(run, target, tmp_path):
+    "The numbers and records of one process, which embeds everything; of three each embeds its part."
+    given = ['--target', str(target), '--batch-size', '7', '--per-camera', 'centre', '--rerank', '--device', 'cpu']
+    told, shares = [], []
+    for world in (1, 3):
+        own = tmp_path / f'run{world}'
+        shutil.copytree(run, own)
+        argv = ['evaluate', str(own), *given, '--json']
+        ended = finish(start([sys.executable, '-c', COUNT + MAIN, *argv], world))
+        assert [code for code, _, _ in ended] == [0] * world, ended
+        assert [out for _, out, _ in ended[1:]] == [''] * (world - 1), 'the first process speaks'
+        assert all(err.startswith('embedded ') for _, _, err in ended[1:]), ended
+        meta = read_meta(list_checkpoints(own / 'checkpoints')[-1])
+        told.append((ended[0][1].replace(str(own), ''), meta['metrics']))
+        shares.append([int(err.split('embedded ')[1]) for _, _, err in ended])
+    assert told[0] == told[1] and 're-ranked' in told[0][0] and len(told[0][1]) == 2
+    assert sum(shares[1]) == shares[0][0] > max(shares[1]) and min(shares[1]) > 0
+
+
+def test_embedding_translating_and_evaluating_are_shared(folders, tmp_path):
     "The same bytes as by one process, whoever made them; an error is told once."
     run, pictures = tmp_path / 'run', str(folders / 'game' / 'bounding_box_train')
     joint = '--size 32x16 --steps 2 --warmup-steps 1 --batch-size 4 --reid-batch 8 --dim 8 --n-blocks 1 --head basic'
@@ -218,6 +255,7 @@ def test_embedding_and_translating_are_shared(folders, tmp_path):
     assert one['features'].tobytes() == two['features'].tobytes() and (one['paths'] == two['paths']).all()
     made = [{p.name: p.read_bytes() for p in (tmp_path / str(world)).iterdir()} for world in (1, 2)]
     assert made[0] == made[1] and sum(name.endswith('.png') for name in made[0]) == n
+    check_evaluation_is_shared(run, folders / 'camera', tmp_path)
     # what it would take down at its end may abort: the other end of its connections is gone (here it does for sure)
     fragile = 'import atexit, os; atexit.register(os.abort); ' + MAIN
     again = finish(start([sys.executable, '-c', fragile, 'embed', pictures, *given, str(tmp_path / '2.npz')], 2))

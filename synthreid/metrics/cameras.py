@@ -131,12 +131,14 @@ def camera_embeds(
     flip: bool = False,  # True: features are going to be averaged with those of the mirror images
     batch_size: int = 128,  # images at a time
     device='cpu',  # where `embed` wants its batch
+    shared: bool = False,  # True: called by all processes that have joined, see `extract_features`
 ) -> dict:  # {camera: function like `embed`}, for `evaluate_reid`
     "Embeddings without what each camera does to all of its pictures alike."
     check_choice(('norms', 'centre', 'scale', 'whiten'), how=how)
     camids = np.asarray(split.camids)
     if how != 'norms':
-        codes = extract_features(embed, split.images, batch_size, flip, device=device, fetch=False).float()
+        where = dict(device=device, fetch=False, shared=shared)
+        codes = extract_features(embed, split.images, batch_size, flip, **where).float()
         maps = camera_maps(codes, camids, how)
         return {c: lambda x, own=own: move_features(embed(x).float(), *own) for c, own in maps.items()}
     if not (norms := batch_norms(nets)):

@@ -41,7 +41,7 @@ from ..metrics.clustering import agreement, cluster_graph, jaccard_graph
 from ..metrics.ranking import evaluate_ranking
 from ..models.backbones import InstanceNormKind
 from ..models.reid import Embedder, RegionalEmbedder, encoder_weights
-from ..processes import by_itself, check_even, from_first, gathered, mine
+from ..processes import by_itself, check_even, from_first, gathered, in_shares, mine
 from .direct import AugmentKind, embedder_optimiser
 from .flip import flip_epoch, make_flip_net
 from .joint import draw_cameras
@@ -221,10 +221,12 @@ def embed_all(
     net: torch.nn.Module,  # of `make_learner`; in evaluation afterwards
     pixels: Pixels,  # of all images
     n: int,  # how many
+    batch_size: int = 128,  # images at a time
 ) -> torch.Tensor:  # (n, D) of unit length, on the CPU
-    "The features of all images."
+    "The features of all images; of several processes that train together each embeds a part."
     net.eval()
-    return torch.cat([unit_codes(net, pixels(np.arange(s, min(s + 128, n)))).cpu() for s in range(0, n, 128)])
+    of_batch = lambda s: unit_codes(net, pixels(np.arange(s, min(s + batch_size, n)))).cpu()
+    return torch.cat(in_shares(of_batch, range(0, n, batch_size)))
 
 
 def _means(codes, labels, n) -> torch.Tensor:  # (n, D) of unit length
@@ -408,13 +410,14 @@ class HeldOut:
 
     @torch.no_grad()
     def _translated(self, images, camids):
-        like, made = next(iter(self.start.nets['generator'].parameters())), []
-        for s in range(0, len(images), 64):
+        like = next(iter(self.start.nets['generator'].parameters()))
+
+        def of_batch(s):
+            x = to_signed(images[s : s + 64], like.device).to(like.dtype)
             camera = None if camids is None else torch.from_numpy(camids[s : s + 64]).to(like.device)
-            made.append(
-                to_uint8(self.start.translate(to_signed(images[s : s + 64], like.device).to(like.dtype), camera))
-            )
-        return np.concatenate(made)
+            return to_uint8(self.start.translate(x, camera))
+
+        return np.concatenate(in_shares(of_batch, range(0, len(images), 64)))
 
 # %% ../../nbs/45_training.selftrain.ipynb #18b50e4c
 class SelfTrainBatches:
