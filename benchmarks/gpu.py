@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -41,14 +42,17 @@ from torch.overrides import TorchFunctionMode
 
 import synthreid
 from synthreid.core import parse_size
+from synthreid.data.batches import Pixels
 from synthreid.data.datasets import ReidSplit
 from synthreid.data.store import render_people
+from synthreid.training import selftrain
 from synthreid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from synthreid.training.dgnet import DGNet, DGNetConfig
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
 from synthreid.training.loop import RecordedSteps, compile_nets, fit
+from synthreid.training.selftrain import SelfTrain, SelfTrainConfig
 
 PACKAGE = Path(synthreid.__file__).resolve().parent
 THESIS_STEPS = 80_700  # of joint training with the reference settings
@@ -90,6 +94,8 @@ def small_recipes(tiny: bool) -> dict:  # label: class of the method, settings
     swap = dict(width=8, embedding_dim=32, structure_dim=8, dilations=(1, 2, 3), n_blocks=n_blocks, hidden=32)
     start = dict(codes_from=0, codes_ramp=0, teacher_from=0, teacher_ramp=0, reference_quirks=False, primary='donor')
     direct = dict(weight_triplet=1.0, weight_circle=0.1, weight_centre=5e-4, augment='strong', erasing=0.5)
+    adapted = dict(norm_group=4, use_source='classes', source_batch=8, weight_proxy=0.5, augment='strong', hold_out=0)
+    adapted |= dict(k1=6, k2=2, min_samples=2, epochs=2)
     return {
         'direct': (DirectTransfer, DirectConfig(**reid, **direct)),
         'joint default': (JointTransfer, JointConfig(**joint, reid_batch=8)),
@@ -110,13 +116,14 @@ def small_recipes(tiny: bool) -> dict:  # label: class of the method, settings
                 **start,
             ),
         ),
+        'selftrain': (SelfTrain, SelfTrainConfig(**reid, **adapted)),
     }
 
 
 def full_recipes(tiny: bool) -> dict:  # label: class of the method, settings
     "The settings whose speed counts; their small relatives where it only has to run."
     if tiny:
-        return small_recipes(tiny)
+        return {k: v for k, v in small_recipes(tiny).items() if k != 'selftrain'}  # of noise there are no clusters
     start = dict(codes_from=0, codes_ramp=0, teacher_from=0, teacher_ramp=0)
     return {
         'joint reference': (JointTransfer, JointConfig.reference()),
@@ -207,6 +214,27 @@ class DrawnOnCPU(TorchFunctionMode):
         return func(*args, **kwargs).to(own.device)
 
 
+class ScaledOnCPU(Pixels):
+    "Images that are scaled on the CPU and sent: a GPU rounds differently."
+
+    def __init__(self, images, device='cpu', on_device='auto'):
+        super().__init__(images, 'cpu')
+        self.there = device
+
+    def __call__(self, index):
+        return super().__call__(index).to(self.there, torch.get_default_dtype())
+
+
+def sent(value, device, dtype):
+    "What a batch holds, on another device."
+    if isinstance(value, ScaledOnCPU):
+        value.there = device
+    if not torch.is_tensor(value):
+        return value
+    return value.to(device, dtype if value.is_floating_point() else None)
+
+
+@patch.object(selftrain, 'Pixels', ScaledOnCPU)
 def two_steps(recipe, source, target, device, dtype) -> dict:  # losses of both steps, weights before and after, finite
     "The first two steps of a method, in a given arithmetic; images are scaled on the CPU, a GPU rounds differently."
     method, _ = build(recipe, source, target, device)
@@ -220,7 +248,7 @@ def two_steps(recipe, source, target, device, dtype) -> dict:  # losses of both 
     losses, finite = [], True
     try:
         for i in range(2):
-            batch = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in batches(i).items()}
+            batch = {k: sent(v, device, dtype) for k, v in batches(i).items()}
             with DrawnOnCPU():
                 found = method.step(batch, i)
             losses.append({k: v.double().item() for k, v in found.items()})
