@@ -26,6 +26,7 @@ nb_merge_streams = True
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist', 'attrs_inline']
 myst_heading_anchors = 4
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header']  # headings of included pages may skip a level
+smartquotes = False  # what is quoted is typed
 python_maximum_signature_line_length = 80
 add_module_names = False
 toc_object_entries = False

@@ -20,6 +20,8 @@ from browser import browser_page, chromium_path
 from filelock import FileLock
 from labserver import EVERYTHING, drag
 
+from synthreid import cli
+
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.long
 EXPLORERS = sorted(f.stem for f in (ROOT / 'nbs' / 'explorers').glob('*.ipynb'))
@@ -286,6 +288,21 @@ def test_keyboard_and_search(site):
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert page.locator('.cell_input pre').count() > 5 and page.evaluate(cut) == 0
         assert not page.foreign and not page.errors
+
+
+def test_commands_have_all_their_options(site):
+    "Of the settings as they stand in the source: an anchor, and the sentence."
+    known = {name: cli._written_command(name).options for name in cli.COMMANDS}
+    known |= {f'train-{name}': cli._train_options(name)[1] for name in cli.written_methods()}
+    for name, options in known.items():
+        page = (site / 'commands' / f'{name}.html').read_text(encoding='utf-8')
+        words = ' '.join(html.unescape(re.sub('<[^>]+>', '', page)).split())
+        anchor = f'cmdoption-synthreid-{name}-'
+        for key, option in options.items() if name != 'train' else ():
+            by_place = key in cli.POSITIONAL.get(name, ())
+            wanted = f'arg-{key.upper()}' if by_place else key.replace('_', '-')
+            assert f'id="{anchor}{wanted}"' in page, (name, key)
+            assert ' '.join(option.comment.split()) in words, (name, key)
 
 
 def commands_of(page):
