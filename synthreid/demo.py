@@ -116,14 +116,13 @@ ADAPTED = 'self-training on the joint model'
 
 
 def adapted_row(
-    steps: int,  # of the joint method; self-training takes half as many
+    steps: int,  # of the joint method, and of self-training
 ) -> dict:  # {row: (method, config)}
     "Self-training at the demo's size; `train_row` tells it where the joint run is."
-    half = max(1, steps // 2)
     learned = SelfTrainConfig(
         size='64x32',
-        steps=half,
-        epochs=min(10, half),
+        steps=steps,
+        epochs=min(20, steps),
         batch_size=32,
         images_per_id=4,
         use_source='classes',
@@ -136,6 +135,7 @@ def adapted_row(
         k1=20,
         eps=(0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
         camera_aware=True,
+        weight_proxy=0.5,
         hold_out=0,
     )
     return {ADAPTED: ('selftrain', learned)}

@@ -40,7 +40,8 @@ def told_of(thing):
     found = {}
     for source in bases or [thing]:
         found |= docments(source, full=True)
-    return {name: d for name, d in found.items() if name not in ('self', 'cls')}
+    untold = {'self', 'cls'} | {name for name in ('args', 'kwargs') if name in found and not found[name].docment}
+    return {name: d for name, d in found.items() if name not in untold}
 
 
 def table(thing):

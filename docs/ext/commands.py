@@ -1,7 +1,6 @@
 "`docs/commands/`: a page per command of `synthreid`, which is what its `--help` prints."
 
 import io
-import os
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
