@@ -1,14 +1,19 @@
 """Where does translation help? Every gap of the family, every row, several seeds.
 
     python benchmarks/gaps.py --work FOLDER [--steps 600] [--seeds 0,1,2] [--gaps sensor,...] [--rows like,...]
+    python benchmarks/gaps.py --work FOLDER --missing --device cuda --minutes 9   # what the table lacks, in one command
     python benchmarks/gaps.py --work FOLDER --table      # prints the table of what was run so far
 
-Rows are those of the demo; `like` is the strong row on renders of a world fitted to the unlabelled pictures. One file
-per gap, row and seed: the same command goes on where it stopped, and the table says how many seeds each number has.
+Rows are those of the demo; `like` is the strong row on renders of a world fitted to the unlabelled pictures; `adapted`
+is self-training on the joint model. What was measured lies in gaps.json (`--kept`), which is written after every row:
+the same command goes on where it stopped, trainings included, and the table says how many seeds each number has.
+`--missing` takes every gap, row and seed that is not there, the most valuable first, and begins none that is not likely
+to end within `--minutes`. On a machine that keeps one folder: copy gaps.json there and name it with `--kept`.
 """
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -16,9 +21,10 @@ from typing import get_args
 import numpy as np
 import torch
 
+from synthreid.core import atomic_write
 from synthreid.data.datasets import load_dataset
 from synthreid.data.store import load_images
-from synthreid.demo import demo_data, demo_rows
+from synthreid.demo import ADAPTED, demo_data, demo_rows
 from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.render.camera import Gap
 from synthreid.render.fit import fit_world
@@ -34,7 +40,10 @@ ROWS = {
     'joint': 'joint (translate and recognise)',
     'like': 'direct transfer, strong augmentation',
     'oracle': 'oracle: trained on target labels',
+    'adapted': ADAPTED,
 }
+VALUE = ('oracle', 'like', 'adapted', 'joint', 'strong', 'closed form', 'source-only')  # what is missed most, first
+LEARNS_FROM_TARGET = ('closed form', 'joint', 'adapted')
 
 
 def like_source(work, gap, target, seed, simulations):
@@ -49,32 +58,64 @@ def like_source(work, gap, target, seed, simulations):
     return load_images(load_dataset('market1501', folder).labelled(), SIZE, progress=False)
 
 
-def result(work, gap, row, steps, seed, simulations, device):
-    "mAP and rank-1 of one row, trained and drawn with one seed."
-    file = work / 'results' / f'{gap}_{row.replace(" ", "_")}_steps{steps}_seed{seed}.json'
-    if file.exists():
-        return json.loads(file.read_text())
+def trained(work, gap, row, steps, seed, simulations, device):
+    "The method of a row, trained or found done, and the target."
     source, target, _ = demo_data(work / 'data', SIZE, seed=seed, progress=False, gap=gap, **PEOPLE)
-    name, config = demo_rows(steps, oracle=True)[ROWS[row]]
+    name, config = demo_rows(steps, oracle=True, adapt=True)[ROWS[row]]
     if row == 'like':
         source = like_source(work, gap, target, seed, simulations)
+    if row == 'adapted':
+        trained(work, gap, 'joint', steps, seed, simulations, device)
+        config = replace(config, start=str(run_folder(work, gap, 'joint', steps, seed)))
     labelled, real = (target.train, None) if row == 'oracle' else (source, target.train)
-    needs_no_target = row in ('source-only', 'strong')  # the same net for every gap
-    run = work / 'runs' / f'{"any" if needs_no_target else gap}_{row.replace(" ", "_")}_steps{steps}_seed{seed}'
-    real = real if row in ('closed form', 'joint') else None
-    trained = Run(run, name, replace(config, size=SIZE), seed=seed, device=device)
-    quiet = dict(tensorboard=False, progress=False, sample_every=0, recorded=device != 'cpu' and row == 'joint')
-    method, _ = trained.train(labelled, real, **quiet)
-    found = evaluate_reid(method.embed, target.query, target.gallery, device=method.device)
-    told = dict(gap=gap, row=row, steps=steps, seed=seed, mAP=found.mAP, rank1=found.rank(1))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(told, indent=1))
-    return told
+    real = real if row in LEARNS_FROM_TARGET else None
+    run = Run(run_folder(work, gap, row, steps, seed), name, replace(config, size=SIZE), seed=seed, device=device)
+    recorded = device != 'cpu' and name == 'joint'
+    method, _ = run.train(labelled, real, tensorboard=False, progress=False, sample_every=0, recorded=recorded)
+    return method, target
 
 
-def table(work, steps):
+def run_folder(work, gap, row, steps, seed):
+    gap = 'any' if row in ('source-only', 'strong') else gap  # the same net for every gap
+    return work / 'runs' / f'{gap}_{row.replace(" ", "_")}_steps{steps}_seed{seed}'
+
+
+def place(told):
+    "What tells one measurement from another."
+    return tuple(told[key] for key in ('gap', 'row', 'steps', 'seed'))
+
+
+def result(work, kept, gap, row, steps, seed, simulations, device):
+    "mAP and rank-1 of one row, trained and drawn with one seed; kept."
+    done, told = read(kept), dict(gap=gap, row=row, steps=steps, seed=seed)
+    found = next((t for t in done if place(t) == place(told)), None)
+    if found is None:
+        began = time.time()
+        method, target = trained(work, gap, row, steps, seed, simulations, device)
+        ranking = evaluate_reid(method.embed, target.query, target.gallery, device=method.device)
+        found = told | dict(
+            mAP=ranking.mAP, rank1=ranking.rank(1), device=device, seconds=round(time.time() - began, 1)
+        )
+        with atomic_write(kept) as tmp:
+            tmp.write_text(json.dumps(sorted([*read(kept), found], key=place), indent=0) + '\n')
+    print(f'{gap:11} {row:12} seed {seed}: mAP {100 * found["mAP"]:.1f}', flush=True)
+    return found
+
+
+def read(kept):
+    return json.loads(kept.read_text()) if kept.exists() else []
+
+
+def missing(kept, gaps, rows, steps, seeds):
+    "What the table lacks: first rows that it lacks everywhere, seed after seed."
+    there = {place(t) for t in read(kept)}
+    wanted = [(gap, row, steps, seed) for seed in seeds for row in VALUE if row in rows for gap in gaps]
+    return [what for what in wanted if what not in there]
+
+
+def table(kept, steps):
     "Markdown: a line per gap, mean mAP and spread, with the number of seeds."
-    told = [json.loads(f.read_text()) for f in sorted((work / 'results').glob(f'*_steps{steps}_seed*.json'))]
+    told = [t for t in read(kept) if t['steps'] == steps]
     lines = ['| gap | ' + ' | '.join(ROWS) + ' |', '|---' * (1 + len(ROWS)) + '|']
     for gap in get_args(Gap):
         cells = []
@@ -84,7 +125,7 @@ def table(work, steps):
             cells.append(f'{np.mean(found):.1f}{spread} ({len(found)})' if found else '')
         if any(cells):
             lines.append(f'| {gap} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines), told
+    return '\n'.join(lines)
 
 
 def main():
@@ -96,16 +137,27 @@ def main():
     parser.add_argument('--simulations', type=int, default=240)
     parser.add_argument('--gaps', default=','.join(get_args(Gap)))
     parser.add_argument('--rows', default=','.join(ROWS))
-    parser.add_argument('--table', action='store_true')
+    parser.add_argument('--table', action='store_true', help='print what is there')
+    parser.add_argument('--missing', action='store_true', help='everything that is not there, the most valuable first')
+    parser.add_argument('--minutes', type=float, default=float('inf'), help='with --missing: begin nothing after that')
+    parser.add_argument('--kept', type=Path, default=Path(__file__).parent / 'gaps.json', help='file of the results')
     told = parser.parse_args()
     if told.table:
-        return print(table(told.work, told.steps)[0])
+        return print(table(told.kept, told.steps))
     torch.set_num_threads(1)
-    for seed in map(int, told.seeds.split(',')):
-        for row in told.rows.split(','):
-            for gap in told.gaps.split(','):
-                found = result(told.work, gap, row, told.steps, seed, told.simulations, told.device)
-                print(f'{gap:11} {row:12} seed {seed}: mAP {100 * found["mAP"]:.1f}', flush=True)
+    gaps, rows, seeds = told.gaps.split(','), told.rows.split(','), [*map(int, told.seeds.split(','))]
+    wanted = [(gap, row, told.steps, seed) for seed in seeds for row in rows for gap in gaps]
+    if told.missing:
+        wanted = missing(told.kept, gaps, rows, told.steps, seeds)
+        print(len(wanted), 'are missing', flush=True)
+    began, longest = time.time(), 0.0
+    for what in wanted:
+        left = 60 * told.minutes - (time.time() - began)
+        if left < 1.2 * longest or left <= 0:
+            return print(f'time is up before {what}; the same command goes on')
+        at = time.time()
+        result(told.work, told.kept, *what, told.simulations, told.device)
+        longest = max(longest, time.time() - at)
 
 
 if __name__ == '__main__':

@@ -2,13 +2,14 @@
 
     python benchmarks/like.py pool     --work FOLDER [--simulations 210]    # worlds from everywhere, for all targets
     python benchmarks/like.py recover  --work FOLDER [--simulations 240] [--methods regression,...]
-    python benchmarks/like.py transfer --work FOLDER [--steps 600] [--seeds 0,1,2] [--device cuda]
+    python benchmarks/like.py transfer --work FOLDER [--steps 600] [--seeds 0,1,2] [--device cuda] [--row joint]
     python benchmarks/like.py table    --work FOLDER            # prints both tables from what was run
 
 `recover`: targets whose world is known, before six cameras, 120 unlabelled pictures; three searchers with the same
 number of rendered worlds. `transfer`: gaps of content; nets of several seeds are trained on renders of the usual world,
-of the fitted world (one fit) and of the true one, without any target picture, and tested on people before the cameras.
-Resumable: what is done is kept.
+of the fitted world (one fit) and of the true one, without any target picture, and tested on people before the cameras;
+with `--row joint` they also get the unlabelled pictures of the cameras, and translate. Resumable: what is done is kept,
+and `--minutes` begins nothing after that.
 """
 
 import argparse
@@ -41,6 +42,8 @@ GAPS = dict(
 )
 WORLDS = GAPS | dict(loose=World(zoom=0.75, lift=-0.08, brightness=1.2, bare_legs=0.7))
 
+FOLDERS = dict(direct='transfer', joint='transfer_joint')  # of the results
+LEARNERS = dict(direct='direct transfer, strong augmentation', joint='joint (translate and recognise)')
 SEARCHERS, KINDS = ('regression', 'descent', 'cma'), ('usual', 'fitted', 'true')
 
 
@@ -143,14 +146,20 @@ def recover(work, simulations, methods, names, seed=0):
 # ---- what training on it is worth
 
 
-def trained(work, source, targets, steps, seed, size, device):
-    "mAP and rank-1 on each target of a net that has seen the source alone."
+def trained(work, source, targets, steps, seed, size, device, row='direct'):
+    "mAP and rank-1 on each target of a net that has seen the source alone, or the pictures of the first target, too."
     load = lambda split: load_images(split, size, cache=work / 'cache', progress=False)
-    config = replace(demo_rows(steps)['direct transfer, strong augmentation'][1], size=size)
-    folder = work / 'runs' / f'{source.name}_{size}_steps{steps}_seed{seed}'
-    run = Run(folder, 'direct', config, seed=seed, device=device)
+    method, config = demo_rows(steps)[LEARNERS[row]]
+    first, seen = next(iter(targets.values())), None
+    name = source.name if row == 'direct' else f'{source.name}_{first.name}_{row}'
+    run = Run(
+        work / 'runs' / f'{name}_{size}_steps{steps}_seed{seed}', method, replace(config, size=size), seed, device
+    )
     labelled = load(load_dataset('market1501', source).labelled())
-    method, _ = run.train(labelled, None, tensorboard=False, progress=False)
+    if row == 'joint':
+        seen = load(load_dataset('market1501', first).train)
+    recorded = device != 'cpu' and row == 'joint'
+    method, _ = run.train(labelled, seen, tensorboard=False, progress=False, sample_every=0, recorded=recorded)
     told = {}
     for name, target in targets.items():
         real = load_dataset('market1501', target)
@@ -173,12 +182,15 @@ def fitted_world(work, name, target, simulations, seed=0):
     return World(**told['world'])
 
 
-def transfer(work, steps, seeds, which, simulations, gaps, size, device):
+def transfer(work, steps, seeds, which, simulations, gaps, size, device, row='direct', minutes=float('inf')):
     "`cameras`: with all their effects; `clean`: cameras that see the same world and change nothing."
     torch.set_num_threads(1)
     options = dict(size=SIZE, workers=0, progress=False)
     jobs = [(seed, kind, name) for seed in seeds for kind in which for name in gaps]
+    began = time.time()
     for seed, kind, name in jobs:
+        if time.time() - began > 60 * minutes:
+            return print('time is up; the same command goes on')
         targets = dict(cameras=work / f'target_{name}', clean=work / f'clean_{name}')
         domains = dict(cameras=camera_domain(), clean=gap_domain('content'))
         for k, folder in targets.items():
@@ -188,8 +200,8 @@ def transfer(work, steps, seeds, which, simulations, gaps, size, device):
         world = world or fitted_world(work, name, targets['cameras'], simulations)
         source = work / f'source_{kind if kind == "usual" else f"{name}_{kind}"}'
         render_folder(source, 'game', ids=100, per_id=8, test_fraction=0.2, worlds=(world,), **options)
-        file = work / 'transfer' / f'{name}_{kind}_{size}_steps{steps}_seed{seed}.json'
-        work_of = partial(trained, work, source, targets, steps, seed, size, device)
+        file = work / FOLDERS[row] / f'{name}_{kind}_{size}_steps{steps}_seed{seed}.json'
+        work_of = partial(trained, work, source, targets, steps, seed, size, device, row)
         print(name, kind, seed, kept(file, work_of), flush=True)
 
 
@@ -211,9 +223,9 @@ def recovered(work):
     return '\n'.join(lines)
 
 
-def transferred(work):
+def transferred(work, row='direct'):
     "mAP by world of the renders; the share of the way from the usual to the true world."
-    told = {f.stem: json.loads(f.read_text()) for f in sorted((work / 'transfer').glob('*.json'))}
+    told = {f.stem: json.loads(f.read_text()) for f in sorted((work / FOLDERS[row]).glob('*.json'))}
     lines = ['| gap | cameras | seeds | usual world | fitted world | true world | share of the way |', '|---' * 7 + '|']
     for name in GAPS:
         for cameras in ('clean', 'cameras'):
@@ -239,6 +251,8 @@ def main():
     parser.add_argument('--worlds', default='usual,true,fitted')
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--seeds', default='0')
+    parser.add_argument('--row', choices=list(LEARNERS), default='direct', help='what is trained on the renders')
+    parser.add_argument('--minutes', type=float, default=float('inf'), help='of transfer: begin nothing after that')
     parser.add_argument('--device', default='cpu')
     told = parser.parse_args()
     if told.part == 'pool':
@@ -247,9 +261,10 @@ def main():
         recover(told.work, told.simulations, told.methods.split(','), told.names.split(','))
     elif told.part == 'transfer':
         seeds, which, gaps = ([*map(int, told.seeds.split(','))], told.worlds.split(','), told.gaps.split(','))
-        transfer(told.work, told.steps, seeds, which, told.simulations, gaps, told.size, told.device)
+        how = told.simulations, gaps, told.size, told.device, told.row, told.minutes
+        transfer(told.work, told.steps, seeds, which, *how)
     else:
-        print(recovered(told.work), transferred(told.work), sep='\n\n')
+        print(recovered(told.work), *(f'{row}\n\n{transferred(told.work, row)}' for row in LEARNERS), sep='\n\n')
 
 
 if __name__ == '__main__':

@@ -127,10 +127,14 @@ class _ConvDecoder(nn.Module):
         self.up = nn.ModuleList([_UpBlock(4 * dim, kind, n_cameras), _UpBlock(2 * dim, kind, n_cameras)])
         self.to_rgb = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(dim, 3, 7), nn.Tanh())
 
-    def forward(self, features, image=None, camera=None):
+    def stages(self, features, camera=None):  # what every `_UpBlock` gives
+        found = [features]
         for block in self.up:
-            features = block(features, camera)
-        return self.to_rgb(features)
+            found.append(block(found[-1], camera))
+        return found[1:]
+
+    def forward(self, features, image=None, camera=None):
+        return self.to_rgb(self.stages(features, camera)[-1])
 
 # %% ../../nbs/20_models.generator.ipynb #db5076fa
 def _apply_field(
@@ -401,12 +405,19 @@ class Generator(TappedEncoder):
         features: torch.Tensor,  # from `encode`
         image: torch.Tensor = None,  # the encoded image, which 'field' changes
         camera: torch.Tensor = None,  # int64 `(B,)`, target camera of each image, with `n_cameras` only
-    ) -> torch.Tensor:  # `(B, 3, H, W)` in [-1, 1]
-        _check_decoding(self, features, image, camera)
-        y = self.colour_map(self.decoder(features, image, camera), camera)
+        taps: tuple = (),  # layers of the decoder wanted as well: last_tap + 1 and + 2; 'field' has none
+    ):  # `(B, 3, H, W)` in [-1, 1]; with taps the pair (images, {tap: tensor})
+        _check_decoding(self, features, image, camera, taps)
+        if taps:
+            stages = self.decoder.stages(features, camera)
+            y, found = self.decoder.to_rgb(stages[-1]), {t: stages[t - self.last_tap - 1] for t in taps}
+        else:
+            y = self.decoder(features, image, camera)
+        y = self.colour_map(y, camera)
         if self.kind == 'field':
             y = self.sharpness(y, camera)
-        return soft_clip(y) if self.kind == 'field' or self.colour_map.active else y
+        y = soft_clip(y) if self.kind == 'field' or self.colour_map.active else y
+        return (y, found) if taps else y
 
     def forward(self, x, camera=None):  # as `encode` and `decode` take them
         return self.decode(self.encode(x)[0], x, camera)
@@ -429,8 +440,8 @@ class Generator(TappedEncoder):
         self.sharpness.log_gain.data.copy_(log_gain.expand_as(self.sharpness.log_gain))
 
 # %% ../../nbs/20_models.generator.ipynb #bd7c3a48
-def _check_decoding(generator, features, image, camera):
-    "Camera numbers exactly where the generator has cameras, and the image where the decoder changes it."
+def _check_decoding(generator, features, image, camera, taps=()):
+    "Camera numbers exactly where the generator has cameras, the image where the decoder changes it, taps it has."
     if generator.n_cameras and camera is None:
         numbers = f'camera numbers (B,) below {generator.n_cameras}'
         raise expected(numbers, 'none', 'this generator renders for a given camera')
@@ -442,3 +453,6 @@ def _check_decoding(generator, features, image, camera):
     if generator.kind == 'field' and image is None:
         remedy = "the 'field' decoder changes an image, call decode(features, image)"
         raise expected('the input image too', 'features only', remedy)
+    there = () if generator.kind == 'field' else (generator.last_tap + 1, generator.last_tap + 2)
+    if not set(taps) <= set(there):
+        raise expected(f'taps of the decoder among {there}', tuple(taps), "'resize' and 'transposed' have two")

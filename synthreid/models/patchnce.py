@@ -19,15 +19,17 @@ from .generator import init_weights
 def sample_patches(
     features: torch.Tensor,  # one layer `(B, C, H, W)`
     n_patches: int = 256,  # places per image (256, CUT); fewer if the layer has fewer
-    ids: torch.Tensor = None,  # int64 `(P,)`: take these places (row * W + column) instead of drawing
+    ids: torch.Tensor = None,  # int64 `(P,)`, or `(B, P)` for each image its own: these places (row * W + column)
     generator: torch.Generator = None,  # source of the draw, e.g. `step_generator(seed, step)`
-) -> tuple[torch.Tensor, torch.Tensor]:  # patches `(B*P, C)`, image after image, and the ids `(P,)`
+) -> tuple[torch.Tensor, torch.Tensor]:  # patches `(B*P, C)`, image after image, and the ids
     "The vectors of one layer at random places, the same places in every image."
     flat = features.flatten(2)
     if ids is None:
         device = generator.device if generator else 'cpu'
         ids = torch.randperm(flat.shape[2], generator=generator, device=device)[:n_patches]
     ids = torch.as_tensor(ids, dtype=torch.int64, device=features.device)
+    if ids.ndim == 2:
+        return flat.gather(2, ids[:, None].expand(-1, flat.shape[1], -1)).movedim(1, 2).flatten(0, 1), ids
     return flat[:, :, ids].movedim(1, 2).flatten(0, 1), ids
 
 # %% ../../nbs/22_models.patchnce.ipynb #f658e2db

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TranslationKind', 'TranslationConfig', 'JointConfig', 'JointBatches', 'make_nets', 'closed_forms',
            'start_translation', 'apply_translation', 'move_batch', 'draw_cameras', 'patch_pairs', 'hardness_at',
-           'contrast_loss', 'patch_contrast', 'generator_losses', 'discriminator_losses', 'reid_images', 'what_is_read',
-           'identity_losses', 'joint_optimiser', 'joint_rate', 'check_joint', 'JointTransfer']
+           'contrast_loss', 'patch_contrast', 'translate_and_tap', 'stage_agreement', 'generator_losses',
+           'discriminator_losses', 'reid_images', 'what_is_read', 'identity_losses', 'joint_optimiser', 'joint_rate',
+           'check_joint', 'JointTransfer']
 
 # %% ../../nbs/42_training.joint.ipynb #95e047e1
 from dataclasses import dataclass, replace
@@ -16,12 +17,12 @@ from typing import Literal
 import torch
 from fastcore.basics import patch
 
-from ..core import UserError, check_positive, constant, expected, parse_size, step_generator, to_signed
+from ..core import UserError, check_positive, constant, expected, parse_size, to_signed
 from ..data.augment import augment
 from ..data.batches import LabelledBatches, Pixels, check_pairs
 from ..data.datasets import ReidSplit
 from ..models.backbones import InstanceNormKind, backbone
-from ..models.contrast import hard_nce, modulated_nce, relation_loss
+from ..models.contrast import agreement_loss, attended_places, hard_nce, modulated_nce, relation_loss
 from ..models.discriminator import PatchDiscriminator, feature_match_loss, gan_loss
 from ..models.generator import Generator, apply_colour_map, colour_transfer, match_sharpness, soft_clip
 from ..models.patchnce import PatchProjector, patch_nce, sample_patches
@@ -58,17 +59,20 @@ class TranslationConfig:
     weight_feature_match: float = 0.0  # layers: target, translation (generator); source, translation (discriminator)
     weight_nce: float = 0.5  # PatchNCE between source and translation
     weight_nce_identity: float = 0.0  # PatchNCE between target and its own translation
+    weight_unchanged: float = 0.0  # L1 between them
     weight_d: float = 0.5  # of the discriminator's real and fake loss, each
     feature_match: Literal['feature', 'gram'] = 'feature'  # position by position, or products of channels
     discriminator_taps: tuple[int, ...] = (1, 2, 3, 4)  # stages compared by feature matching
     n_patches: int = 256  # per image and layer
     temperature: float = 0.07  # of InfoNCE
     all_negatives: bool = False  # True: negatives from the whole batch
-    # how places compete: all alike; hDCE: similar places of the source weigh more; MoNCE: by optimal transport
-    contrast: Literal['patchnce', 'hdce', 'monce'] = 'patchnce'
+    # how places compete: all alike; hDCE: similar places of the source weigh more; MoNCE: by optimal transport;
+    # EnCo: not at all, decoder and encoder agree ('resize', 'transposed'; published: weight_nce 1, weight_unchanged 5)
+    contrast: Literal['patchnce', 'hdce', 'monce', 'enco'] = 'patchnce'
     hardness: tuple[float, float] = (50.0, 10.0)  # gamma of hDCE at the first and the last step (Jung et al. 2022)
     weight_relation: float = 0.0  # SRC; what Jung et al. call 0.05 is 12.8 here: they add over 256 places
-    # encoder layers that PatchNCE compares, by tap; None: (0, 2, 3, 4, 8) for nine blocks, as CUT, see `nce_taps`
+    # encoder layers that are compared, by tap; None: (0, 2, 3, 4, 8) for nine blocks, as CUT, see `nce_taps`; of EnCo
+    # (1, 2, 5), whose partners are the layers as far from the other end
     contrast_layers: tuple[int, ...] | None = None
     lr: float = 2e-4  # Adam; generator, projector, identity net
     lr_identity: float | None = None  # of the identity net alone; None: lr
@@ -188,12 +192,13 @@ def make_nets(
     config: JointConfig,  # widths, depths, kinds
     n_ids: int,  # identities of the source
     n_cameras: int = 1,  # cameras of the target
-) -> dict:  # generator, identity; where a translation is learned also projector, discriminator
+) -> dict:  # generator, identity; where a translation is learned also projector, discriminator (EnCo: predictor)
     "All nets of the joint method, on the CPU."
     cfg = config
     cameras = n_cameras if cfg.cameras and cfg.translation in ('gan', 'closed_form') else 0
     generator = Generator(cfg.dim, cfg.n_blocks, cfg.decoder, cameras, cfg.field_stride)
-    generator.nce_taps = cfg.contrast_layers or generator.nce_taps
+    own = generator.nce_taps if cfg.contrast != 'enco' else (1, 2, min(5, (generator.last_tap + 2) // 2))
+    generator.nce_taps = cfg.contrast_layers or own
     if cfg.reads == 'picture':
         identity = Embedder(backbone(cfg.backbone, cfg.weights, cfg.last_stride, cfg.instance_norm), n_ids, cfg.pooling)
     else:
@@ -204,6 +209,8 @@ def make_nets(
     if cfg.translation == 'gan':
         nets['projector'] = PatchProjector(generator.channels(generator.nce_taps))
         nets['discriminator'] = PatchDiscriminator(cfg.discriminator_dim, cfg.discriminator_norm, cameras)
+        if cfg.contrast == 'enco':
+            nets['predictor'] = PatchProjector([256] * len(generator.nce_taps))
     return nets
 
 # %% ../../nbs/42_training.joint.ipynb #c157b1e9
@@ -341,13 +348,54 @@ def patch_contrast(
 
 
 def _contrast(config, step):
-    "The function `contrast` names."
+    "The function that `contrast` names."
     losses = {
         'patchnce': partial(patch_nce, temperature=config.temperature, unit=True),
         'hdce': partial(hard_nce, temperature=config.temperature, gamma=hardness_at(config, step)),
         'monce': partial(modulated_nce, temperature=config.temperature),
     }
     return losses[config.contrast]
+
+# %% ../../nbs/42_training.joint.ipynb #8abd7b3a
+def translate_and_tap(
+    generator: Generator,  # its `nce_taps`
+    config: TranslationConfig,  # contrast
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    camera: torch.Tensor | None,  # (B,) int64; None: cameras are not told apart
+) -> tuple[torch.Tensor, torch.Tensor, dict]:  # translations; features of the encoder; {tap: (B, C, h, w)}
+    "One pass through the generator, and the layers in it that the contrast compares."
+    G, wanted = generator, generator.nce_taps
+    if config.contrast == 'enco':
+        wanted += tuple(G.last_tap + 3 - t for t in wanted)
+    outer = tuple(t for t in wanted if t > G.last_tap)
+    features, taps = G.encode(images, tuple(t for t in wanted if t <= G.last_tap))
+    if not outer:
+        return G.decode(features, images, camera), features, taps
+    fake, more = G.decode(features, images, camera, outer)
+    return fake, features, taps | more
+
+
+def stage_agreement(
+    nets: dict,  # generator, projector, predictor
+    config: TranslationConfig,  # n_patches
+    taps: dict,  # of `translate_and_tap`
+    verdicts: torch.Tensor,  # (B, 1, h, w) of the discriminator on the translations
+    random: torch.Generator | None = None,  # draws the places
+    ids: dict | None = None,  # {tap: (P,) int64}: these places instead
+) -> torch.Tensor:  # scalar, mean over places and stages
+    "How far decoder and encoder are from agreeing (EnCo)."
+    G, encoded, decoded = nets['generator'], [], []
+    for tap in G.nce_taps:
+        before, after = taps[tap], taps[G.last_tap + 3 - tap]
+        places = (ids or {}).get(tap)
+        if places is None:
+            places = attended_places(verdicts, after.shape[-2:], config.n_patches, random)
+        encoded.append(sample_patches(before.detach(), ids=places)[0])
+        decoded.append(sample_patches(after, ids=places)[0])
+    with torch.no_grad():
+        keys = nets['projector'](encoded)
+    queries = nets['predictor'](nets['projector'](decoded))
+    return sum(agreement_loss(q, k).mean() for q, k in zip(queries, keys)) / len(keys)
 
 # %% ../../nbs/42_training.joint.ipynb #8d5da5c9
 def _ask(discriminator, config, images, camera):
@@ -369,7 +417,7 @@ def generator_losses(
     step: int = 0,  # for hDCE
 ) -> (
     dict
-):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity': ...}, weighted; left out at weight 0, except 'gan'
+):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity', 'unchanged': ...}, weighted; at weight 0 only 'gan'
     "What generator and projector learn from."
     cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
     verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
@@ -379,18 +427,39 @@ def generator_losses(
             real_taps = _ask(nets['discriminator'], cfg, batch['target'], real_camera)[1]
         match = feature_match_loss(real_taps, fake_taps, cfg.feature_match)
         losses['feature_match'] = cfg.weight_feature_match * match
+    losses |= _compared(nets, cfg, taps, fake, verdict, random, ids.get('nce'), step)
+    return losses | _unchanged(nets, cfg, batch['target'], tuple(taps), real_camera, random, ids, step)
+
+
+def _compared(nets, cfg, taps, fake, verdict, random, ids, step):
+    "What is said of the places of a translation and of its source."
+    losses = {}
+    if cfg.contrast == 'enco':
+        return (
+            {'nce': cfg.weight_nce * stage_agreement(nets, cfg, taps, verdict, random, ids)} if cfg.weight_nce else {}
+        )
     if cfg.weight_nce or cfg.weight_relation:
-        pairs = patch_pairs(nets, cfg, taps, fake, random, ids.get('nce'))
+        pairs = patch_pairs(nets, cfg, taps, fake, random, ids)
     if cfg.weight_nce:
         losses['nce'] = cfg.weight_nce * contrast_loss(_contrast(cfg, step), cfg, pairs, len(fake))
     if cfg.weight_relation:
         losses['relation'] = cfg.weight_relation * contrast_loss(relation_loss, cfg, pairs, len(fake))
+    return losses
+
+
+def _unchanged(nets, cfg, target, taps, camera, random, ids, step):
+    "What is said of target images translated to their own camera, which should change nothing."
+    losses = {}
+    if not (cfg.weight_nce_identity or cfg.weight_unchanged):
+        return losses
+    features, taps = nets['generator'].encode(target, taps if cfg.weight_nce_identity else ())
+    same = nets['generator'].decode(features, target, camera)
     if cfg.weight_nce_identity:
-        features, taps = nets['generator'].encode(batch['target'], tuple(taps))
-        same = nets['generator'].decode(features, batch['target'], real_camera)
         scale, weight = (cfg.weight_nce_identity, 1) if cfg.reference_quirks else (1, cfg.weight_nce_identity)
         contrast = patch_contrast(nets, cfg, taps, same * scale, random, ids.get('nce_identity'), step)
         losses['nce_identity'] = weight * contrast
+    if cfg.weight_unchanged:
+        losses['unchanged'] = cfg.weight_unchanged * (same - target).abs().mean()
     return losses
 
 # %% ../../nbs/42_training.joint.ipynb #d26f3744
@@ -476,7 +545,7 @@ def joint_optimiser(
 ) -> torch.optim.Adam:
     "Adam with the betas and the weight decay of this net."
     cfg, quirks = config, config.reference_quirks
-    decays = {'projector': cfg.weight_decay_projector}
+    decays = dict.fromkeys(('projector', 'predictor'), cfg.weight_decay_projector)
     if not quirks:
         decays |= {'generator': cfg.weight_decay_generator, 'discriminator': cfg.weight_decay_discriminator}
     own = decays.get(name)
@@ -529,6 +598,8 @@ def check_joint(
     if layers is not None and not (layers and set(layers) <= set(range(last + 1)) and len({*layers}) == len(layers)):
         what, remedy = f'different contrast_layers between 0 and {last}', 'leave them out for those of CUT'
         raise expected(what, layers, remedy)
+    if config.contrast == 'enco' and config.translation == 'gan':
+        _check_enco(config)
     if not min(config.hardness) > 0:
         raise expected('two numbers above 0 as hardness', config.hardness, 'the published ones are 50 and 10')
     if config.reads == 'encoder' and config.weights:
@@ -539,6 +610,18 @@ def check_joint(
     least = (16, 8) if config.translation == 'gan' else (8, 8)  # below, a map is smaller than a kernel or its padding
     if any(side < one for side, one in zip(parse_size(config.size), least)):
         raise expected(f'images of at least {least[0]}x{least[1]} (H x W)', config.size, 'choose another --size')
+
+
+def _check_enco(config):
+    "It compares layers of encoder and decoder, and nothing else."
+    if config.decoder == 'field':
+        raise expected("'resize' or 'transposed' as decoder of EnCo", "'field'", 'a light field has no stages')
+    if config.weight_relation or config.weight_nce_identity:
+        got = f'{config.weight_relation} and {config.weight_nce_identity}'
+        raise expected('weight_relation and weight_nce_identity 0 with EnCo', got, 'it has weight_unchanged')
+    layers, last = config.contrast_layers or (1,), (config.n_blocks + 5) // 2
+    if not set(layers) <= set(range(1, last + 1)):
+        raise expected(f'contrast_layers of EnCo between 1 and {last}', layers, 'the rest are their partners')
 
 # %% ../../nbs/42_training.joint.ipynb #c7ea109e
 class JointTransfer(Method):
@@ -596,15 +679,15 @@ def step(self: JointTransfer, batch, i, patch_ids=None):
         losses = identity_losses(nets, cfg, batch, None, random, translate)
         return learn(losses, *(('generator', 'identity') if joint and cfg.reads == 'encoder' else ('identity',)))
     batch = move_batch(batch, cfg, random)
-    features, taps = G.encode(batch['source'], G.nce_taps)
-    camera = draw_cameras(self.n_cameras, len(features), random)
-    fake = G.decode(features, batch['source'], camera)
+    camera = draw_cameras(self.n_cameras, len(batch['source']), random)
+    fake, features, taps = translate_and_tap(G, cfg, batch['source'], camera)
     given = fake if cfg.reads == 'picture' else features
-    with only_training(G, nets['projector'], nets['identity'], among=nets):
+    heads = [name for name in ('projector', 'predictor') if name in nets]
+    with only_training(G, *(nets[name] for name in heads), nets['identity'], among=nets):
         losses = generator_losses(nets, cfg, batch, fake, taps, camera, random, patch_ids, i)
         if joint:
             losses |= identity_losses(nets, cfg, batch, given, random, self.translate)
-        logged = learn(losses, 'generator', 'projector', *(['identity'] if joint else []))
+        logged = learn(losses, 'generator', *heads, *(['identity'] if joint else []))
     logged |= learn(discriminator_losses(nets, cfg, batch, fake.detach(), camera), 'discriminator')
     if not joint:
         logged |= learn(identity_losses(nets, cfg, batch, given, random, self.translate), 'identity')
