@@ -8,13 +8,14 @@ choices: the best epoch, the best fixed eps, and self-training whose clusters ar
 
 `--what`: `truth`, also the true people as clusters, and every eps by itself; `rule`, joint and self-training alone, by
 today's choice, beside the truth; from its start, `fixed`, one eps by itself, and `options`, every option by itself;
-`imagenet`, nets with weights from ImageNet at 128x64.
+`communities`, other ways to cluster; `imagenet`, nets with weights from ImageNet at 128x64.
 """
 
 import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -22,12 +23,13 @@ import numpy as np
 import pandas as pd
 import torch
 from pretrained import INSTALLED
+from scipy.sparse import csr_matrix
 
 from synthreid.adapt import adapt_settings, run_adapt
 from synthreid.core import UserError, atomic_write
 from synthreid.data.batches import Pixels
 from synthreid.demo import demo_data, demo_rows
-from synthreid.metrics.clustering import agreement
+from synthreid.metrics.clustering import agreement, jaccard_graph
 from synthreid.metrics.evaluate import evaluate_reid, extract_features
 from synthreid.metrics.openset import calibrate, evaluate_roc
 from synthreid.metrics.tables import markdown_table
@@ -254,8 +256,76 @@ def options(work, draw, seed, told) -> list:
     return rows
 
 
+def groups_of(kind, graph, limit, least) -> np.ndarray:  # (N,) int64, -1 outliers
+    "Communities of the graph whose entries are below a limit, the nearer the stronger; small ones are outliers."
+    coo, n = graph.tocoo(), graph.shape[0]
+    near = (coo.data < limit) & (coo.row != coo.col)
+    rows, columns, weights = coo.row[near], coo.col[near], 1 - coo.data[near]
+    if kind == 'Leiden':
+        from sknetwork.clustering import Leiden
+
+        links = csr_matrix((weights, (rows, columns)), shape=graph.shape)
+        found = Leiden(resolution=8, random_state=0).fit_predict(links)
+    else:
+        from infomap import Infomap
+
+        net, once = Infomap(silent=True, two_level=True, seed=1), rows < columns
+        for i in range(n):
+            net.add_node(i)
+        net.add_links([(int(a), int(b), float(w)) for a, b, w in zip(rows[once], columns[once], weights[once])])
+        net.run()
+        module = net.get_modules()
+        found = np.array([module[i] for i in range(n)])
+    kept = np.bincount(found)[found] >= least
+    return np.where(kept, np.cumsum(np.bincount(found[kept], minlength=found.max() + 1) > 0)[found] - 1, -1)
+
+
+def community_clusters(kind, config, *sets) -> np.ndarray:
+    "In place of `cluster_at`; `eps` is the limit."
+    cameras = np.concatenate([camids for _, camids in sets])
+    codes = torch.cat([selftrain.without_camera(*part) if config.camera_mean else part[0] for part in sets])
+    told = dict(k1=config.k1, k2=config.k2, cameras=cameras if config.camera_aware else None, limit=0.95)
+    graph = jaccard_graph(codes, **told)
+    return np.stack([groups_of(kind, graph, eps, config.min_samples) for eps in config.eps])
+
+
+def communities(work, draw, seed, told) -> list:
+    "Behind `rule`: DBSCAN beside Infomap and Leiden (pip install infomap scikit-network), as clusters and in training."
+    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
+    out, limits, rows = work / folder_name(draw, seed, told), (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8), []
+    learned = adapt_settings('small', told.size, told.steps, told.adapt_steps)['adapted']
+    learned = replace(learned, start=str(out / 'joint'), eps=limits)
+    start = load_method(list_checkpoints(out / 'joint' / 'checkpoints')[-1], told.device)
+    nets = {
+        'start': selftrain.SelfTrain(learned, source.n_ids, seed=seed, device=told.device, start=start),
+        'adapted': load_method(list_checkpoints(out / 'adapted' / 'checkpoints')[-1], told.device),
+    }
+    of_eps = selftrain.cluster_at
+    for kind in ('DBSCAN', 'Infomap', 'Leiden'):
+        given, tried = (
+            (of_eps, (0.35, 0.4, 0.45, *limits)) if kind == 'DBSCAN' else (partial(community_clusters, kind), limits)
+        )
+        with mock.patch.object(selftrain, 'cluster_at', given):
+            for name, net in nets.items():
+                told_row = by_eps(net, target, replace(learned, eps=tried))
+                rows.append(dict(row=f'{kind}, {name}', draw=draw, seed=seed, eps_tried=tried, by_eps=told_row))
+                print(rows[-1], flush=True)
+            if told.train and kind != 'DBSCAN':
+                config = replace(learned, eps=(0.6,), steps=300, epochs=10, weight_proxy=0.0)
+                run = Run(work / f'{kind}_{folder_name(draw, seed, told)}', 'selftrain', config, seed, told.device)
+                mAP = tested(trained(run, source, target.train).embed, target, told.device)
+                rows.append(dict(row=f'{kind}, trained', draw=draw, seed=seed, steps=300, mAP=mAP))
+    return rows
+
+
 KINDS = dict(
-    rows=(one,), truth=(one, with_truth), rule=(rule,), fixed=(fixed,), options=(options,), imagenet=(from_imagenet,)
+    communities=(communities,),
+    rows=(one,),
+    truth=(one, with_truth),
+    rule=(rule,),
+    fixed=(fixed,),
+    options=(options,),
+    imagenet=(from_imagenet,),
 )
 
 
@@ -284,6 +354,7 @@ def main():
     parser.add_argument('--adapt-steps', type=int, default=600)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--what', default='rows', choices=list(KINDS), help='see above')
+    parser.add_argument('--train', action='store_true', help='of `communities`: also 300 steps with each')
     parser.add_argument('--eps', type=float, nargs='+', default=[0.45], help='of `fixed`')
     parser.add_argument('--table', action='store_true', help='print what is there')
     told = parser.parse_args()
