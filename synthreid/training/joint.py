@@ -435,9 +435,9 @@ def _compared(nets, cfg, taps, fake, verdict, random, ids, step):
     "What is said of the places of a translation and of its source."
     losses = {}
     if cfg.contrast == 'enco':
-        return (
-            {'nce': cfg.weight_nce * stage_agreement(nets, cfg, taps, verdict, random, ids)} if cfg.weight_nce else {}
-        )
+        if cfg.weight_nce:
+            losses['nce'] = cfg.weight_nce * stage_agreement(nets, cfg, taps, verdict, random, ids)
+        return losses
     if cfg.weight_nce or cfg.weight_relation:
         pairs = patch_pairs(nets, cfg, taps, fake, random, ids)
     if cfg.weight_nce:
