@@ -181,9 +181,10 @@ def test_app_serves_the_dashboard(runs, tmp_path):
                 assert page.locator('input[type=password]').count()
             assert page.locator('.sr-explorer').count() == 0
             page.goto(address[0])
-            page.wait_for_function("document.querySelectorAll('.sr-explorer[data-kernel=live]').length === 4")
+            four = "document.querySelectorAll('.sr-explorer[data-kernel=live]').length === 4"
+            page.wait_for_function(four, polling=200)  # it takes long: not at every frame
             live = "[...document.querySelectorAll('.sr-explorer[data-kernel=live]')]"
-            page.wait_for_function(f'{live}.every(e => Number(e.dataset.ready) > 0)')
+            page.wait_for_function(f'{live}.every(e => Number(e.dataset.ready) > 0)', polling=200)
             assert page.locator('[data-number="mAP"]').count() == 1
             assert page.locator('.jp-CodeMirrorEditor:visible').count() == 0
             assert looks_dark(page), 'as the browser prefers it'
