@@ -201,6 +201,8 @@ def demo_method(name: str, source, target, started: dict):
     kind, config = demo_rows(systems=True, adapt=True)[SHOWN[name]]
     config = replace(config, size='64x32')
     told = dict(start=started['joint']) if name == 'selftrain' else {}
+    if name == 'dgnet':
+        told = dict(teacher=started['direct'].nets['embedder'].eval())
     method = METHODS[kind](config, n_ids=source.n_ids, n_cameras=6, seed=0, **told)
     if name == 'joint':
         method.prepare(source, target)

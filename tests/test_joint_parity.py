@@ -73,26 +73,22 @@ def gradient_norm(net):
     return torch.sqrt(sum(p.grad.double().square().sum() for p in net.parameters() if p.grad is not None)).item()
 
 
-def step_in_float64(case, arrays, method, step):
-    "Losses, and of the first step the gradients."
-    seed_everything(0, step)
-    losses = method.step(batch_at(case, step, torch.float64), step, patches_at(case, arrays, step))
-    expected = {LOSSES[k]: v for k, v in case['loss_f64'][step].items() if k != 'acc'}
-    assert losses.keys() == expected.keys()
-    for k, v in expected.items():
-        assert losses[k].item() == pytest.approx(v, rel=1e-6), (step, k)
-    if step == 0:
-        for theirs, ours in NETS.items():
-            assert gradient_norm(method.nets[ours]) == pytest.approx(case['grad_norm_f64'][0][theirs], rel=1e-6), theirs
-
-
-@pytest.mark.parametrize('name', [pytest.param('joint', marks=pytest.mark.slow), 'joint_idt', 'disjoint'])
+@pytest.mark.parametrize('name', ['joint', 'joint_idt', 'disjoint'])
 def test_three_steps_in_float64(name):
-    "`joint` is `joint_idt` without one of its terms: its first step, below, shows the same."
     case, arrays = load(f'synthreid_step_{name}')
     method = make(case, torch.float64)
     for step in range(case['steps']):
-        step_in_float64(case, arrays, method, step)
+        seed_everything(0, step)
+        losses = method.step(batch_at(case, step, torch.float64), step, patches_at(case, arrays, step))
+        expected = {LOSSES[k]: v for k, v in case['loss_f64'][step].items() if k != 'acc'}
+        assert losses.keys() == expected.keys()
+        for k, v in expected.items():
+            assert losses[k].item() == pytest.approx(v, rel=1e-6), (step, k)
+        if step == 0:
+            for theirs, ours in NETS.items():
+                assert gradient_norm(method.nets[ours]) == pytest.approx(case['grad_norm_f64'][0][theirs], rel=1e-6), (
+                    theirs
+                )
     for theirs, ours in NETS.items():
         parameters = list(method.nets[ours].parameters())
         assert sum(p.square().sum() for p in parameters).item() == pytest.approx(
@@ -100,11 +96,6 @@ def test_three_steps_in_float64(name):
         ), theirs
         each = np.array([p.square().sum().item() for p in parameters])
         np.testing.assert_allclose(each, arrays[f'final_f64/{theirs}.param_sumsqs'], rtol=1e-6)
-
-
-def test_first_step_in_float64():
-    case, arrays = load('synthreid_step_joint')
-    step_in_float64(case, arrays, make(case, torch.float64), 0)
 
 
 @pytest.mark.parametrize('name', ['joint', 'joint_idt', 'disjoint'])

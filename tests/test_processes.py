@@ -70,10 +70,7 @@ def distance(a, b) -> float:
     return max((a[k].double() - b[k].double()).abs().max().item() for k in a if not k.startswith('loss'))
 
 
-TWO = pytest.param(2, TORCHRUN, id='2', marks=pytest.mark.slow)  # three have shares of different length besides
-
-
-@pytest.mark.parametrize('world, starter', [TWO, pytest.param(3, SRUN, id='3')])
+@pytest.mark.parametrize('world, starter', [(2, TORCHRUN), (3, SRUN)], ids=['2', '3'])
 def test_weights_are_those_of_one_process(alone, tmp_path, world, starter):
     found = trained(tmp_path / 'run', world, starter=starter)
     assert found.keys() == alone.keys()
