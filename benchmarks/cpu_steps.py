@@ -224,7 +224,10 @@ def methods(turns: int):
         made[name] = demo_method(name, source, target, started)
     seconds, flops = {name: [] for name in made}, {}
     for name, (method, batches, first) in made.items():
-        flops[name] = counted(our_step, method, batches(first), first)[1]
+        try:
+            flops[name] = counted(our_step, method, batches(first), first)[1]
+        except RuntimeError:  # torch's counter has no answer where gradients are learned from (DG-Net)
+            flops[name] = None
     for i in range(1, 1 + turns):
         for name, (method, batches, first) in made.items():
             seconds[name].append(timed(our_step, method, batches(first + i), first + i))
@@ -232,7 +235,7 @@ def methods(turns: int):
         config, cpu = made[name][0].config, statistics.median(s for s, _ in own)
         row = dict(method=name, row=SHOWN[name], batch=config.batch_size, turns=turns, cpu_ms=1e3 * cpu)
         row |= dict(wall_ms=1e3 * statistics.median(s for _, s in own), gflop=flops[name])
-        note('methods', row | dict(gflop_per_s=flops[name] / cpu, seconds=own))
+        note('methods', row | dict(gflop_per_s=flops[name] and flops[name] / cpu, seconds=own))
 
 
 if __name__ == '__main__':
