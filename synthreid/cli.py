@@ -397,7 +397,7 @@ def _complaint(error) -> tuple:  # exit code, line
     kind = type(error).__name__
     return 70, f'this should not happen ({kind}): please report the lines above and the command'
 
-# %% ../nbs/60_cli.ipynb #a0af7781
+# %% ../nbs/60_cli.ipynb #49042643
 def _plain_warning(message, category, filename, lineno, line=None):
     return f'warning: {message}\n'
 
@@ -407,7 +407,7 @@ def _as_python(argument: str) -> str:
     argument = re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), argument)
     return re.sub(r'^(--\w+=)?\(([\d., -]*)\)$', r'\1[\2]', argument)
 
-
+# %% ../nbs/60_cli.ipynb #a0af7781
 def _several() -> bool:
     "Whether `torchrun` or `srun` may have started this process among others."
     env = os.environ

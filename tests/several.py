@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
 from synthreid.training.loop import fit
 from synthreid.training.selftrain import SelfTrain, SelfTrainConfig
-
-selftrain.embed_all = partial(selftrain.embed_all, batch_size=12)  # 32 images: shares of different length
 
 # all batches can be shared out to two and to three
 SIZE = dict(size='32x16', steps=9)
@@ -113,7 +112,9 @@ def train(make, steps=3) -> dict:  # {name: tensor}
         k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()
     }
     note = lambda method, done, losses: told.append(losses)
-    fit(method, lambda i: double(batches(i)), steps, hooks=[note], log_every=1)
+    by_12 = partial(selftrain.embed_all, batch_size=12)  # 32 images: shares of different length
+    with patch.object(selftrain, 'embed_all', by_12):
+        fit(method, lambda i: double(batches(i)), steps, hooks=[note], log_every=1)
     found = {f'{n}.{k}': v for n, net in method.nets.items() for k, v in net.state_dict().items()}
     return found | {f'loss {name} {i}': torch.tensor(v) for i, losses in enumerate(told) for name, v in losses.items()}
 

@@ -397,38 +397,12 @@ def stage_agreement(
     queries = nets['predictor'](nets['projector'](decoded))
     return sum(agreement_loss(q, k).mean() for q, k in zip(queries, keys)) / len(keys)
 
-# %% ../../nbs/42_training.joint.ipynb #8d5da5c9
+# %% ../../nbs/42_training.joint.ipynb #c9d2099f
 def _ask(discriminator, config, images, camera):
     "The verdicts on these images, and {tap: layer} where feature matching wants layers."
     wanted = config.discriminator_taps if config.weight_feature_match else ()
     answer = discriminator(images, wanted, camera)
     return answer if wanted else (answer, {})
-
-
-def generator_losses(
-    nets: dict,  # generator, projector, discriminator
-    config: TranslationConfig,  # weights of the losses
-    batch: dict,  # target, target_camids
-    fake: torch.Tensor,  # (B, 3, H, W), the translations
-    taps: dict,  # {tap: layer} of their sources
-    camera: torch.Tensor | None,  # (B,) int64, which they were translated to; None: cameras are not told apart
-    random: torch.Generator,  # draws the places
-    patch_ids: dict | None = None,  # {loss: {tap: (P,) int64}}: these places instead
-    step: int = 0,  # for hDCE
-) -> (
-    dict
-):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity', 'unchanged': ...}, weighted; at weight 0 only 'gan'
-    "What generator and projector learn from."
-    cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
-    verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
-    losses = {'gan': cfg.weight_gan * gan_loss(verdict, True)}
-    if fake_taps:
-        with torch.no_grad():
-            real_taps = _ask(nets['discriminator'], cfg, batch['target'], real_camera)[1]
-        match = feature_match_loss(real_taps, fake_taps, cfg.feature_match)
-        losses['feature_match'] = cfg.weight_feature_match * match
-    losses |= _compared(nets, cfg, taps, fake, verdict, random, ids.get('nce'), step)
-    return losses | _unchanged(nets, cfg, batch['target'], tuple(taps), real_camera, random, ids, step)
 
 
 def _compared(nets, cfg, taps, fake, verdict, random, ids, step):
@@ -461,6 +435,32 @@ def _unchanged(nets, cfg, target, taps, camera, random, ids, step):
     if cfg.weight_unchanged:
         losses['unchanged'] = cfg.weight_unchanged * (same - target).abs().mean()
     return losses
+
+# %% ../../nbs/42_training.joint.ipynb #8d5da5c9
+def generator_losses(
+    nets: dict,  # generator, projector, discriminator
+    config: TranslationConfig,  # weights of the losses
+    batch: dict,  # target, target_camids
+    fake: torch.Tensor,  # (B, 3, H, W), the translations
+    taps: dict,  # {tap: layer} of their sources
+    camera: torch.Tensor | None,  # (B,) int64, which they were translated to; None: cameras are not told apart
+    random: torch.Generator,  # draws the places
+    patch_ids: dict | None = None,  # {loss: {tap: (P,) int64}}: these places instead
+    step: int = 0,  # for hDCE
+) -> (
+    dict
+):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity', 'unchanged': ...}, weighted; at weight 0 only 'gan'
+    "What generator and projector learn from."
+    cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
+    verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
+    losses = {'gan': cfg.weight_gan * gan_loss(verdict, True)}
+    if fake_taps:
+        with torch.no_grad():
+            real_taps = _ask(nets['discriminator'], cfg, batch['target'], real_camera)[1]
+        match = feature_match_loss(real_taps, fake_taps, cfg.feature_match)
+        losses['feature_match'] = cfg.weight_feature_match * match
+    losses |= _compared(nets, cfg, taps, fake, verdict, random, ids.get('nce'), step)
+    return losses | _unchanged(nets, cfg, batch['target'], tuple(taps), real_camera, random, ids, step)
 
 # %% ../../nbs/42_training.joint.ipynb #d26f3744
 def discriminator_losses(
