@@ -5,72 +5,26 @@ cells with a flag from `tst_flags` in settings.ini (`notest`, `slow`, `gpu`) run
 `pytest --flags "slow gpu"`. The markers `slow` and `gpu` on tests in `tests/` follow the same option.
 """
 
-import functools
 import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
 from configparser import ConfigParser
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 import pytest
+from forked import Forked, run_notebook
 
 root = Path(__file__).parent
 settings = ConfigParser(delimiters=['='])
 settings.read(root / 'settings.ini', encoding='utf-8')
 test_flags = settings['DEFAULT']['tst_flags'].split()
 
-# One thread per worker: the workers already fill the cores. Before torch is imported, hence here.
-for name, value in dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', MPLBACKEND='Agg').items():
+# Before torch is imported, hence here. One thread per worker: the workers already fill the cores. Looking for a GPU must
+# not begin to use it: what has begun cannot be divided.
+OWN = dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', MPLBACKEND='Agg', PYTORCH_NVML_BASED_CUDA_CHECK='1')
+for name, value in OWN.items():
     os.environ.setdefault(name, value)
-
-# Reads the large libraries once (they take a notebook longer than most of its cells), then divides for every notebook:
-# each runs in a process of its own, in a session of its own, which ends with it or after the limit.
-SERVER = '''
-import json, os, signal, sys, time
-from pathlib import Path
-import lightning_fabric, matplotlib.pyplot, pandas, seaborn, timm, torch, torchvision
-from nbdev.test import test_nb
-
-def await_end(child, limit):
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-
-def kill(group):
-    try:
-        os.killpg(group, signal.SIGKILL)  # with whatever it has started
-    except ProcessLookupError:
-        pass
-
-for line in sys.stdin:
-    notebook, root, skip, force, log, limit = json.loads(line)
-    child = os.fork()
-    if not child:
-        break
-    try:
-        status = await_end(child, limit)
-    finally:
-        kill(child)
-    if status is None:
-        os.waitpid(child, 0)
-    print(json.dumps(status), flush=True)
-else:
-    sys.exit()
-
-os.setsid()
-files = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND)
-for fd, file in ((0, files[0]), (1, files[1]), (2, files[1])):
-    os.dup2(file, fd)
-os.chdir(Path(notebook).parent)
-passed, seconds = test_nb(Path(notebook), skip_flags=skip.split(), force_flags=force.split(), basepath=root)
-sys.exit(0 if passed else 1)
-'''
 
 
 def pytest_addoption(parser):
@@ -101,26 +55,18 @@ class NotebookFailed(Exception):
     pass
 
 
-@functools.cache
-def notebook_server():
-    "The process that runs this worker's notebooks; it ends when the worker does."
-    environment = os.environ | {'PYTORCH_NVML_BASED_CUDA_CHECK': '1'}  # looking for a GPU must not begin to use it
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, '-c', SERVER], cwd=root, env=environment, **pipes)
-
-
 class Notebook(pytest.Item):
     "One notebook in a process of its own: nothing leaks into the next one, and its memory is given back."
 
     def runtest(self):
         limit = float(self.config.getini('notebook_timeout'))
-        with tempfile.NamedTemporaryFile('r', errors='replace') as log:
-            request = str(self.path), str(root), ' '.join(test_flags), self.config.option.flags, log.name, limit
-            server = notebook_server()
-            server.stdin.write(json.dumps(request) + '\n')
-            server.stdin.flush()
-            status = json.loads(server.stdout.readline())
-            output = log.read()
+        process = Forked(run_notebook, self.path, test_flags, self.config.option.flags.split(), root)
+        try:
+            status = process.wait(limit)
+        except TimeoutExpired:
+            status = None
+        process.end_all()
+        output = ''.join(process.said())
         if status is None:
             raise NotebookFailed(f'{self.path.name}: still running after {limit:.0f} s, stopped\n{output[-20_000:]}')
         if status:

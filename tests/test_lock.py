@@ -4,11 +4,11 @@ process that was killed holds nothing."""
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 
+import forked
 import pytest
 
 from synthreid.core import UserError, is_new, lock_folder
@@ -51,19 +51,19 @@ def end(process):
 
 def test_two_trainings_and_a_kill(tmp_path):
     root = render_folder(tmp_path / 'game', 'game', ids=6, per_id=4, size='32x16', workers=0, progress=False)
-    out, pipes = tmp_path / 'run', dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out = tmp_path / 'run'
     long = ('--steps', '1000000', '--checkpoint-every', '5')
-    first = subprocess.Popen(train(root, out, *long), **pipes)
+    first = forked.start(train(root, out, *long))
     wait_for(lambda: list_checkpoints(out / 'checkpoints'), first)
     before = (out / 'config.yaml').read_bytes()
-    second = subprocess.run(train(root, out, *long), capture_output=True, text=True, timeout=600)
+    second = forked.run(train(root, out, *long))
     assert second.returncode == 2 and len(second.stderr.strip().splitlines()) == 1, second.stderr
     assert f'process {first.pid} on' in second.stderr and 'synthreid train direct' in second.stderr
     assert first.poll() is None and (out / 'config.yaml').read_bytes() == before
     first.kill()
     first.communicate()
     assert holder(out) == first.pid, 'it could not say good-bye'
-    third = subprocess.Popen(train(root, out, *long), **pipes)
+    third = forked.start(train(root, out, *long))
     step = list_checkpoints(out / 'checkpoints')[-1].name
     wait_for(lambda: holder(out) == third.pid and list_checkpoints(out / 'checkpoints')[-1].name > step, third)
     assert end(third) == 130 and not (out / '.lock.json').exists()
@@ -75,7 +75,7 @@ def test_a_new_folder_is_refused_as_well(tmp_path):
     "Before the first checkpoint, too, and whatever the settings."
     root = render_folder(tmp_path / 'game', 'game', ids=6, per_id=4, size='32x16', workers=0, progress=False)
     with lock_folder(tmp_path / 'run'):
-        told = subprocess.run(train(root, tmp_path / 'run', '--seed', '1'), capture_output=True, text=True, timeout=600)
+        told = forked.run(train(root, tmp_path / 'run', '--seed', '1'))
         assert told.returncode == 2 and f'process {os.getpid()} on' in told.stderr
         assert {p.name for p in (tmp_path / 'run').iterdir()} == {'.lock', '.lock.json'}
     assert is_new(tmp_path / 'run')
@@ -104,7 +104,7 @@ def test_a_link_is_the_same_folder(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'run')
     code = 'import sys; from synthreid.core import lock_folder\nwith lock_folder(sys.argv[1]): pass'
     with lock_folder(tmp_path / 'run'):
-        told = subprocess.run([sys.executable, '-c', code, tmp_path / 'link'], capture_output=True, text=True)
+        told = forked.run([sys.executable, '-c', code, tmp_path / 'link'])
     assert 'UserError' in told.stderr
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import several
@@ -33,14 +34,18 @@ TORCHRUN = dict(WORLD_SIZE='WORLD_SIZE', LOCAL_WORLD_SIZE='WORLD_SIZE', RANK='RA
 SRUN = dict(SLURM_STEP_NUM_TASKS='WORLD_SIZE', SLURM_PROCID='RANK', SLURM_LOCALID='RANK')
 
 
-def start(command, world, starter=TORCHRUN) -> list:
+def start(command, world, starter=TORCHRUN, begin=forked.start) -> list:
     "The same command as several processes, as `torchrun` starts them, or `srun`."
     env = os.environ | dict(MASTER_PORT=free_port(), OMP_NUM_THREADS='1')
     env |= dict(MASTER_ADDR='127.0.0.1') if starter is TORCHRUN else dict(SLURM_STEP_NODELIST='localhost')
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     told = [dict(WORLD_SIZE=str(world), RANK=str(rank)) for rank in range(world)]
     ranks = [env | {name: one[what] for name, what in starter.items()} for one in told]
-    return [subprocess.Popen(command, env=e, **pipes) for e in ranks]
+    return [begin(command, env=e) for e in ranks]
+
+
+def fresh(command, **how):
+    "With a Python of its own, which also ends as it does for users."
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
 
 
 def finish(started, timeout=TIMEOUT) -> list:  # (exit code, stdout, stderr)
@@ -133,7 +138,7 @@ def same_end(a, b):
 @pytest.fixture(scope='module')
 def whole(folders, tmp_path_factory):
     out = tmp_path_factory.mktemp('whole') / 'run'
-    ended = finish(start(train(folders, out), 2))
+    ended = finish(start(train(folders, out), 2, begin=fresh))
     assert [code for code, _, _ in ended] == [0, 0], ended
     assert '40 of 40 steps done' in ended[0][1] and not ended[1][1], 'the first process speaks'
     assert len(read_metrics(out / 'metrics.csv')) == len(set(read_metrics(out / 'metrics.csv'))), 'rows come once'
@@ -168,7 +173,7 @@ def test_one_process_goes_on_where_two_stopped(folders, whole, tmp_path):
     out = tmp_path / 'run'
     shutil.copytree(whole, out)
     shutil.rmtree(list_checkpoints(out / 'checkpoints')[-1])
-    again = subprocess.run(train(folders, out), capture_output=True, text=True)
+    again = forked.run(train(folders, out))
     assert again.returncode == 0, again.stderr
     a, b = (load_file(list_checkpoints(run / 'checkpoints')[-1] / 'nets.safetensors') for run in (whole, out))
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 0.01 and a.keys() == b.keys()
@@ -258,7 +263,8 @@ def test_embedding_translating_and_evaluating_are_shared(folders, tmp_path):
     check_evaluation_is_shared(run, folders / 'camera', tmp_path)
     # what it would take down at its end may abort: the other end of its connections is gone (here it does for sure)
     fragile = 'import atexit, os; atexit.register(os.abort); ' + MAIN
-    again = finish(start([sys.executable, '-c', fragile, 'embed', pictures, *given, str(tmp_path / '2.npz')], 2))
+    again = [sys.executable, '-c', fragile, 'embed', pictures, *given, str(tmp_path / '2.npz')]
+    again = finish(start(again, 2, begin=fresh))
     assert [code for code, _, _ in again] == [2, 2] and sum('is there already' in err for _, _, err in again) == 1
 
 
@@ -269,9 +275,8 @@ def test_torchrun(folders, tmp_path, machines):
     run = [sys.executable, '-m', 'torch.distributed.run', '--master_addr', '127.0.0.1', '--master_port', free_port()]
     run += ['--nnodes', str(machines), '--nproc_per_node', str(2 // machines)]
     command = [program, *train(folders, tmp_path / 'run')[3:], '--steps', '6']
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     commands = [[*run, '--node_rank', str(rank), *command] for rank in range(machines)]
-    ended = finish([subprocess.Popen(c, **pipes) for c in commands])
+    ended = finish([fresh(c) for c in commands])
     assert [code for code, _, _ in ended] == [0] * machines, ended
     assert [said.count('6 of 6 steps done') for _, said, _ in ended] == [1, 0][:machines]
     assert [c.name for c in list_checkpoints(tmp_path / 'run' / 'checkpoints')] == ['step_00000005', 'step_00000006']

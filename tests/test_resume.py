@@ -3,10 +3,10 @@ optimiser states, and a log of the same steps."""
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
+import forked
 import pytest
 import torch
 
@@ -47,8 +47,8 @@ def command(root, out):
 
 
 def test_kill_and_go_on(folders, tmp_path):
-    assert subprocess.run(command(folders, tmp_path / 'whole'), capture_output=True).returncode == 0
-    victim = subprocess.Popen(command(folders, tmp_path / 'cut'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert forked.run(command(folders, tmp_path / 'whole')).returncode == 0
+    victim = forked.start(command(folders, tmp_path / 'cut'))
     deadline = time.monotonic() + 300
     while len(list_checkpoints(tmp_path / 'cut' / 'checkpoints')) < 3:
         assert victim.poll() is None and time.monotonic() < deadline, 'the run ended before it could be killed'
@@ -57,7 +57,7 @@ def test_kill_and_go_on(folders, tmp_path):
     victim.wait()
     before = list_checkpoints(tmp_path / 'cut' / 'checkpoints')[-1].name
     assert before != 'step_00000060', 'it was killed in the middle'
-    again = subprocess.run(command(folders, tmp_path / 'cut'), capture_output=True, text=True)
+    again = forked.run(command(folders, tmp_path / 'cut'))
     assert again.returncode == 0, again.stderr
     last = [list_checkpoints(tmp_path / run / 'checkpoints')[-1] for run in ('whole', 'cut')]
     assert last[0].name == last[1].name == 'step_00000060'
@@ -70,12 +70,7 @@ def test_kill_and_go_on(folders, tmp_path):
 
 
 def test_interrupt_saves_and_says_so(folders, tmp_path):
-    run = subprocess.Popen(
-        [*command(folders, tmp_path / 'run'), '--steps', '5000'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = forked.start([*command(folders, tmp_path / 'run'), '--steps', '5000'])
     deadline = time.monotonic() + 300
     while not list_checkpoints(tmp_path / 'run' / 'checkpoints'):
         assert run.poll() is None and time.monotonic() < deadline

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from hashlib import sha256
 from types import SimpleNamespace
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -128,7 +128,7 @@ selftrain.{what} = spoilt
 def test_killed_in_every_phase_it_goes_on_with_the_same_bits(folders, whole, tmp_path, monkeypatch, what, when, saved):
     monkeypatch.setenv('KILL', str(when))
     out = tmp_path / 'run'
-    killed = subprocess.run([sys.executable, '-c', KILL.format(what=what) + MAIN, *command(folders, out)])
+    killed = forked.run([sys.executable, '-c', KILL.format(what=what) + MAIN, *command(folders, out)])
     assert killed.returncode == -signal.SIGKILL
     assert list_checkpoints(out / 'checkpoints')[-1].name == f'step_{saved:08}', 'it was killed in the middle'
     assert learn(folders, out).returncode == 0
