@@ -20,7 +20,7 @@ settings = ConfigParser(delimiters=['='])
 settings.read(root / 'settings.ini', encoding='utf-8')
 test_flags = settings['DEFAULT']['tst_flags'].split()
 
-# Before torch is imported, hence here. One thread per worker: the workers already fill the cores. Looking for a GPU must
+# Before torch is imported, hence here. One thread per worker: they fill the cores already. Looking for a GPU must
 # not begin to use it: what has begun cannot be divided.
 OWN = dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', MPLBACKEND='Agg', PYTORCH_NVML_BASED_CUDA_CHECK='1')
 for name, value in OWN.items():
