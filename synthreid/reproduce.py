@@ -716,8 +716,8 @@ def _plan_line(job, seeds) -> str:
     recipe, config, tested = job.recipe, job.config, job.tested
     parts = [
         f'{recipe.row}: {recipe.title}; {recipe.method}, seeds {seeds}, {config.steps} steps of {config.batch_size}'
-        f' images {config.size} (the published schedule makes {job.published.steps} steps of {job.published.size} of these'
-        ' images)',
+        f' images {config.size} (the published schedule makes {job.published.steps} steps of {job.published.size} of'
+        ' these images)',
     ]
     if recipe.labels != 'none':
         parts.append(f'{recipe.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities')
