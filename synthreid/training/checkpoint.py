@@ -172,13 +172,17 @@ def load_checkpoint(
             f'expected weights that fit the configuration, got {len(wrong)} that do not, such as {sorted(wrong)[0]}:'
             f' use the configuration in {checkpoint / "meta.json"}'
         )
-    memory = opts.pop('memory', {})
+    memory, before = opts.pop('memory', {}), {k: opt.state_dict() for k, opt in method.opts.items()}
     try:
+        if optimisers and opts.keys() != before.keys():
+            raise ValueError(f'of {", ".join(opts) or "none"} in place of {", ".join(before)}')
         for k, state in opts.items():
             for saved, own in zip(state['param_groups'], method.opts[k].param_groups):
                 saved.update({flag: own[flag] for flag in ('fused', 'foreach', 'capturable') if flag in own})
             method.opts[k].load_state_dict(state)  # how it is computed is a matter of this device, not of that one
     except (KeyError, ValueError) as e:
+        for k, state in before.items():
+            method.opts[k].load_state_dict(state)
         raise UserError(
             f'expected optimiser states that fit the configuration, got others ({e}): use the configuration in'
             f' {checkpoint / "meta.json"}'
