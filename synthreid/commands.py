@@ -1023,6 +1023,7 @@ def demo(
     oracle: bool = False,  # add a net trained on target labels: the ceiling
     systems: bool = False,  # add FlipReID and DG-Net
     adapt: bool = False,  # add self-training on the joint model, as synthreid adapt does it
+    pretrained: bool = False,  # add nets that start from ImageNet (synthreid[pretrained]), best with --size 128x64
     size: str = '64x32',  # H x W of the images
     steps: int = 0,  # training steps per row; 0: the default
     draw: int = 0,  # which draw of cameras and people; another number, another city
@@ -1043,6 +1044,7 @@ def demo(
             oracle=oracle,
             systems=systems,
             adapt=adapt,
+            pretrained=pretrained,
             size=size,
             steps=steps,
             draw=draw,

