@@ -35,7 +35,7 @@ from synthreid.core import (
 from .data.datasets import DatasetSpec, ReidDataset, ReidSplit, load_dataset
 from .data.store import load_images
 from .metrics.distances import top_k
-from .metrics.evaluate import evaluate_reid, extract_features
+from .metrics.evaluate import embed_test, evaluate_reid, extract_features
 from .metrics.features import find_fid_weights, inception_features, random_features
 from .metrics.floors import floors
 from .metrics.ranking import RankingResult, label_matches
@@ -329,13 +329,14 @@ def judge_row(
     seed: int = 0,  # of the pictures that are translated
 ) -> tuple[RankingResult, dict]:  # of the test; re-ranked mAP, and what is said of translations
     "Rank the test set, and judge translations where there are any."
-    ranking = evaluate_reid(method.embed, target.query, target.gallery, device=method.device)
-    reranked = evaluate_reid(method.embed, target.query, target.gallery, rerank=True, device=method.device)
+    test, device = (method.embed, target.query, target.gallery), method.device
+    codes = embed_test(*test, flip=True, batch_size=128, device=device)
+    ranking, reranked = (evaluate_reid(*test, rerank=again, codes=codes, device=device) for again in (False, True))
     if not method.translates:
         return ranking, {'mAP_reranked': reranked.mAP}
     pick = np.random.default_rng(step_seed(seed)).permutation(len(source))[: len(target.train)]
     pictures = source.images[pick], target.train.images, masks[pick]
-    judged = evaluate_translation(method.translate, *pictures, extractor, device=method.device, seed=seed)
+    judged = evaluate_translation(method.translate, *pictures, extractor, device=device, seed=seed)
     return ranking, {'mAP_reranked': reranked.mAP, **{name: judged[name] for name in _OF_TRANSLATIONS}}
 
 
@@ -355,14 +356,14 @@ def floor_rows(
     device: str = 'cpu',  # where the net works
 ) -> list:  # rows of the table, see `result_row`
     "Raw pixels, and pretrained features as they are."
-    if not kept.exists():
-        tests = target.query, target.gallery, target.protocol, pick_device(device)
-        once, again = floors(*tests), floors(*tests, rerank=True)
-        known = {row: found for row, found in once.items() if found is not None}
-        rows = [result_row(row, r, protocol=r.protocol, mAP_reranked=again[row].mAP) for row, r in known.items()]
-        with atomic_write(kept) as tmp:
-            tmp.write_text(json.dumps(rows, indent=1))
-    return json.loads(kept.read_text())
+    try:
+        return json.loads(kept.read_text())
+    except (OSError, ValueError):  # none, or damaged
+        found = floors(target.query, target.gallery, target.protocol, pick_device(device))
+    rows = [result_row(row, r, protocol=r.protocol) for row, r in found.items() if r is not None]
+    with atomic_write(kept) as tmp:
+        tmp.write_text(json.dumps(rows, indent=1))
+    return rows
 
 # %% ../nbs/55_demo.ipynb #30bd108f
 def ranked_lists(
@@ -618,7 +619,8 @@ def run_demo(
     extractor = inception_features(weights) if weights else random_features([source.images, target.train.images])
     data = _describe_data(source, target, size, draw, steps, **where)
     print(data)
-    results, methods, report = [], {}, None
+    results = floor_rows(runs / 'floors.json', target, device) if pretrained else []
+    methods, report = {}, None
     for seed in range(seeds):
         for row, (name, config) in demo_rows(steps, oracle, systems, adapt, pretrained).items():
             config = replace(config, size=size)
@@ -626,8 +628,6 @@ def run_demo(
             method, result = _judged_row(runs, row, name, config, *known, seed, device, progress)
             results.append(result)
             methods.setdefault(row, method)
-        if pretrained and not seed:
-            results += floor_rows(runs / 'floors.json', target, device)
         metrics, how = runs / slug('joint', 0) / 'metrics.csv', 'pca' if quick else 'umap'
         given = dict(seeds=seeds, oracle=oracle, systems=systems, adapt=adapt, pretrained=pretrained)
         given |= dict(size=size, steps=asked, draw=draw)
