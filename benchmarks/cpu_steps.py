@@ -1,21 +1,21 @@
 """What a training step costs on one thread of a processor, side by side in one process.
 
     python benchmarks/cpu_steps.py reference    # our joint step beside the published code's arithmetic, same losses
+    python benchmarks/cpu_steps.py memory       # what two of these steps need at their peak, each in a fresh process
     python benchmarks/cpu_steps.py methods      # a step of every method as the demo trains it
-    python benchmarks/cpu_steps.py              # both
+    python benchmarks/cpu_steps.py              # all three
 
 `reference`: published settings, width 64, nine blocks. `plain_step` computes the same losses call by call, as
 published GAN code does: the source is encoded three times (to translate, for the keys, for the identities), every
 pass records a graph, the table of logits is built and masked, Adam works parameter by parameter. Both begin with the
 same weights and draws; the losses of the first step are compared. Sides take turns within one loop; what counts is
 the processor time of the process, which other programs do not add to, and the ratio within each turn. Pixels are
-rendered people (`methods`) or noise. Peak memory is that of a fresh process with one side in it. Everything is
-written to cpu_steps.json as it comes.
+rendered people (`methods`) or noise. Memory is what Linux says of a process with one side in it: the most it held
+less what it held before the first step. Everything is written to cpu_steps.json as it comes.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -158,9 +158,15 @@ def counted(step, method, batch, i) -> tuple:  # losses, GFLOP
 
 
 def peak_mib(side: str, size: str, n: int) -> float:
-    "What two steps add to the memory of a fresh process."
+    "What two steps add to the memory of a fresh process, at their peak."
     command = [sys.executable, __file__, 'peak', '--side', side, '--size', size, '--batch', str(n)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def held(what: str) -> int:  # KiB
+    "VmRSS: memory that this process holds; VmHWM: the most since it began (getrusage would count its parent's)."
+    told = dict(line.split(':') for line in Path('/proc/self/status').read_text().splitlines())
+    return int(told[what].split()[0])
 
 
 def tell_peak(side: str, size: str, n: int):
@@ -168,13 +174,21 @@ def tell_peak(side: str, size: str, n: int):
     step, change = SIDES[side]
     method, batch = published(size, n)
     method = change(method)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path('/proc/self/clear_refs').write_text('5')  # the most is what it holds now
+    before = held('VmRSS')
     for i in range(2):
         step(method, batch, i)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((held('VmHWM') - before) / 1024)
 
 
-def reference(sizes, n: int, turns: int, sides, peaks: bool):
+def memory(sizes, n: int, sides):
+    "Sides one after the other."
+    for size in sizes:
+        for side in sides:
+            note('memory', dict(size=size, batch=n, side=side, peak_mib=peak_mib(side, size, n)))
+
+
+def reference(sizes, n: int, turns: int, sides):
     "Sides in turn."
     for size in sizes:
         made = {side: (SIDES[side][0], *published(size, n)) for side in sides}
@@ -192,7 +206,6 @@ def reference(sizes, n: int, turns: int, sides, peaks: bool):
             row = dict(size=size, batch=n, side=side, turns=turns, cpu_s=statistics.median(s for s, _ in own))
             row |= dict(wall_s=statistics.median(s for _, s in own), times_as_fast=statistics.median(ratios))
             row |= dict(least=min(ratios), most=max(ratios), gflop=first[side][1])
-            row |= dict(peak_mib=peak_mib(side, size, n)) if peaks else {}
             note('reference', row | dict(losses_apart=apart, seconds=own))
 
 
@@ -240,18 +253,20 @@ def methods(turns: int):
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('sections', nargs='*', default=['reference', 'methods'])
-    parser.add_argument('--side', choices=[*SIDES], action='append', help='of `reference`; none: all')
-    parser.add_argument('--peaks', action='store_true', help='of `reference`: also the memory, in fresh processes')
-    parser.add_argument('--size', default='64x32,128x64', help='of `reference`')
-    parser.add_argument('--batch', type=int, default=8, help='of `reference`')
+    parser.add_argument('sections', nargs='*', default=['reference', 'memory', 'methods'])
+    parser.add_argument('--side', choices=[*SIDES], action='append', help='of `reference` and `memory`; none: all')
+    parser.add_argument('--size', default='64x32,128x64', help='of `reference` and `memory`')
+    parser.add_argument('--batch', type=int, default=8, help='of `reference` and `memory`')
     parser.add_argument('--turns', type=int, default=7)
     told = parser.parse_args()
     if told.sections == ['peak']:
         tell_peak(told.side[0], told.size, told.batch)
     else:
         torch.set_num_threads(1)
+        sizes, sides = told.size.split(','), told.side or [*SIDES]
         if 'reference' in told.sections:
-            reference(told.size.split(','), told.batch, told.turns, told.side or [*SIDES], told.peaks)
+            reference(sizes, told.batch, told.turns, sides)
+        if 'memory' in told.sections:
+            memory(sizes, told.batch, sides)
         if 'methods' in told.sections:
             methods(told.turns)

@@ -311,6 +311,10 @@ def _filled(given: dict, function) -> dict:
 
 def _train(argv: list):
     "Parse and run `train`: a method, its settings, data and run."
+    if argv and argv[0].startswith(('--config=', '--method=')):
+        argv = [*argv[0].split('=', 1), *argv[1:]]
+    if argv[:1] == ['--method']:  # its place says as much
+        argv = argv[1:]
     if not argv or argv[0] in ('-h', '--help', '--help_all'):
         return print(_overview_of_methods())
     if argv[0] == '--config' and argv[1:]:
@@ -458,7 +462,7 @@ def _start(argv: list) -> int:  # exit code
         raise UserError(f'expected a command of {", ".join(COMMANDS)}, got {got}: see synthreid --help')
     if argv[0] != 'train':
         return _run(argv[0], argv[1:])
-    return _train(argv[2:] if argv[1:2] == ['--method'] else argv[1:])  # the method's place says as much
+    return _train(argv[1:])
 
 # %% ../nbs/60_cli.ipynb #ee870f8c
 def main(

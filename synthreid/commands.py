@@ -6,9 +6,6 @@
 __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap', 'fid', 'reproduce', 'import_reference',
            'export', 'push', 'pull', 'demo', 'adapt', 'explore', 'app']
 
-# %% ../nbs/57_commands.ipynb #f243f871
-#| export
-
 # %% ../nbs/57_commands.ipynb #26510785
 import hashlib
 import inspect
@@ -448,8 +445,6 @@ def _able_method(run, device, able='', remedy=''):  # -> Method
 def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pixels, what it is
     "Pictures of every camera of a test, without labels: those for training, or, where these are too few, the test's."
     test = dataset.query + dataset.gallery
-    if test.camids is None:
-        raise expected('cameras for --per-camera', f'none in {dataset.name}', 'leave it out')
     enough = all((dataset.train.camids == c).sum() >= least for c in {*test.camids.tolist()})
     return (load(dataset.train), 'training') if enough else (test, 'test')
 
@@ -459,11 +454,12 @@ def _embedded(method, dataset, alpha, per_camera, pictures, flip, protocol, batc
     from synthreid.metrics.cameras import camera_embeds
     from synthreid.metrics.evaluate import embed_test
 
-    own = flip and method.own_test == protocol  # it averages the views in its own way
+    rule = dataset.rule if protocol == 'auto' else protocol
+    own = flip and method.own_test == rule  # it averages the views in its own way
     note = ', flip averaged per head' if own else ''
     if alpha is not None:
         note += f', alpha {alpha if alpha == "fine" else format(alpha, "g")}'
-    embed, rule = method.embed_flipped if own else method.embed, dataset.rule if protocol == 'auto' else protocol
+    embed = method.embed_flipped if own else method.embed
     how = dict(flip=flip and not own, protocol=rule)
     where = dict(batch_size=batch_size, device=method.device, shared=True)
     if per_camera != 'none':
@@ -570,6 +566,21 @@ def _check_test(batch_size, protocol, metric, per_camera):
     check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
 
 
+def _check_asked(dataset, protocol, rerank, by, per_camera):
+    "What cannot be asked of this test, before anything is decoded."
+    from synthreid.metrics.openset import PAIR_PROTOCOLS
+
+    rule = dataset.rule if protocol == 'auto' else protocol
+    if rerank and rule == 'leave_one_out':
+        raise expected('query and gallery of different images for --rerank', f'protocol {rule}', 'leave it out')
+    if by and rule not in PAIR_PROTOCOLS:
+        remedy = 'name one with --protocol, or leave --by out'
+        raise expected(f'a protocol of {", ".join(PAIR_PROTOCOLS)} for --by', rule, remedy)
+    if per_camera != 'none' and not dataset.has_cameras:
+        raise expected('cameras for --per-camera', f'none in {dataset.name}', 'leave it out')
+    _chance_row(dataset, protocol)  # where no query can be scored, it says why
+
+
 def _test_pictures(dataset, rendered, per_camera, size, cache, on_broken) -> tuple:
     "Pixels for the test (for its translations in `train`, too), of the rendered pictures, of every camera."
     from synthreid.data.store import load_images
@@ -626,6 +637,7 @@ def evaluate(
         method = _able_method(run, device, source and 'translates', 'leave --source out')
         method.config = _with_alpha(method.config, alpha)
         dataset = _test_set(spec)
+        _check_asked(dataset, protocol, rerank, by, per_camera)
         _groups(target, by, dataset.query)
         rendered = source and _dataset(source, source_layout, source_options, source_pattern).load().labelled()
     dataset, rendered, pictures = _test_pictures(dataset, rendered, per_camera, method.config.size, cache, on_broken)

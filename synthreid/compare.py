@@ -63,17 +63,13 @@ def _of_queries(result) -> dict:
 
 def _test(method, name, dataset, cache, rerank, batch_size, on_broken='refuse') -> dict:
     "Per-query numbers of one run on one target."
-    from synthreid.commands import _chance_row
-    from synthreid.metrics.evaluate import evaluate_reid
-    from synthreid.training.provenance import name_protocol, seen_in_training
+    from synthreid.commands import _chance_row, _embedded, _ranked
+    from synthreid.training.provenance import seen_in_training
 
     dataset = _decoded_test(dataset, method.config.size, cache, on_broken)
-    own = method.own_test == dataset.rule
-    embed = method.embed_flipped if own else method.embed
-    how = dict(flip=not own, protocol=dataset.rule, device=method.device, batch_size=batch_size, rerank=rerank)
-    found = evaluate_reid(embed, dataset.query, dataset.gallery, **how)
-    named = name_protocol(found, dataset, seen_in_training(name, dataset) or '')
-    return _of_queries(named) | {'chance': _chance_row(dataset, 'auto')}
+    made = _embedded(method, dataset, None, 'none', None, True, 'auto', batch_size)  # as `evaluate` does
+    found = _ranked(dataset, seen_in_training(name, dataset) or '', 'cosine', rerank, *made)
+    return _of_queries(found) | {'chance': _chance_row(dataset, 'auto')}
 
 
 def _decoded_test(dataset, size, cache, on_broken):

@@ -145,21 +145,22 @@ def runs(
     if total and not json:
         print(f'{_say_size(total)} of it can be made again: synthreid runs {folder} --clear-caches')
     if clear_caches:
-        _clear(told, total, yes)
+        _clear(told, yes)
 
 
-def _clear(told, total, yes):
-    "Remove kept translations, after a question."
+def _clear(told, yes):
+    "Remove what can be made again, after a question; not of a run that trains."
     where = [p for r in told if r['state'] != 'running' for p in caches_of(r['run'])]
     if not where:
         return print('nothing to remove', file=sys.stderr)
+    size = _say_size(sum(map(_size, where)))
     print(*(f'  {p}' for p in where), sep='\n', file=sys.stderr)
     if not yes:
         if not sys.stdin.isatty():
             raise UserError('expected somebody to ask before files are removed, got no terminal: say --yes')
-        print(f'Remove these {len(where)} folders ({_say_size(total)})? [y/N] ', end='', file=sys.stderr, flush=True)
+        print(f'Remove these {len(where)} folders ({size})? [y/N] ', end='', file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ('y', 'yes'):
             return print('nothing was removed', file=sys.stderr)
     for path in where:
         shutil.rmtree(path)
-    print(f'{_say_size(total)} removed', file=sys.stderr)
+    print(f'{size} removed', file=sys.stderr)

@@ -711,13 +711,13 @@ def comparison_table(
     return table[[c for c in table if (table[c] != '').any()]]
 
 # %% ../nbs/56_reproduce.ipynb #04a01d3e
-def _plan_line(job) -> str:  # with a place for the seeds
+def _plan_line(job, seeds) -> str:
     "What would run."
     recipe, config, tested = job.recipe, job.config, job.tested
     parts = [
-        f'{recipe.row}: {recipe.title}; {recipe.method}, seeds {{}}, {config.steps} steps of {config.batch_size} images'
-        f' {config.size} (the published schedule makes {job.published.steps} steps of {job.published.size} of these'
-        ' images)',
+        f'{recipe.row}: {recipe.title}; {recipe.method}, seeds {seeds}, {config.steps} steps of {config.batch_size}'
+        f' images {config.size} (the published schedule makes {job.published.steps} steps of {job.published.size} of'
+        ' these images)',
     ]
     if recipe.labels != 'none':
         parts.append(f'{recipe.labels} {job.source.name}: {len(job.labelled)} images, {job.labelled.n_ids} identities')
@@ -737,10 +737,10 @@ def plan(
     jobs,  # list of `Job`
 ) -> str:  # a line per row
     "What would run: images, identities, steps."
-    lines = {}
+    alike = {}
     for job in jobs:
-        lines.setdefault(_plan_line(job), []).append(job.seed)
-    return '\n'.join(line.format(seeds) for line, seeds in lines.items())
+        alike.setdefault(_plan_line(job, 'alike'), []).append(job)
+    return '\n'.join(_plan_line(of[0], [job.seed for job in of]) for of in alike.values())
 
 # %% ../nbs/56_reproduce.ipynb #1e7408b8
 def fitting_rows(

@@ -182,6 +182,15 @@ def test_wrong_options_are_told_in_words(argv, part, data, tmp_path):
     assert code == 2 and part in err and "<class" not in err and 'Parser key' not in err, err
 
 
+def test_a_method_and_a_file_in_one_word(tmp_path):
+    "--config=FILE and --method=NAME in the place of the method are what they are with a space."
+    code, said, err = call('train', f'--config={tmp_path / "lost.yaml"}')
+    assert code == 2 and 'expected a YAML file with options' in err and 'lost.yaml' in err
+    assert call('train', '--method=direct', '--help') == call('train', '--method', 'direct', '--help')
+    assert 'usage: synthreid train direct' in call('train', '--method=direct', '--help')[1]
+    assert call('train', '--method') == call('train')
+
+
 def test_what_is_missing_and_what_a_file_misspells(tmp_path):
     (tmp_path / 'mine.yaml').write_text('stpes: 5\n')
     for argv, part in (

@@ -3,9 +3,19 @@
 import importlib.metadata
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from test_cli import SMALL, call, data  # noqa: F401
+
+import synthreid.data.store
+from synthreid import commands, compare
+from synthreid.core import lock_folder, to_signed
+from synthreid.data.datasets import load_dataset, write_manifest
+from synthreid.metrics.ranking import evaluate_ranking
 
 NAN = {'parse_constant': lambda name: pytest.fail(f'{name} is not JSON')}
 
@@ -47,6 +57,18 @@ def test_a_damaged_run_is_a_line_like_any_other(meta, runs, tmp_path):
     assert code == 0 and 'damaged' in said and 'finished' in said and 'docs' not in said, err
     told = {r['run'].rpartition('/')[2]: r['state'] for r in json.loads(call('runs', tmp_path, '--json')[1], **NAN)}
     assert told == {'bad': 'damaged', 'good': 'finished'}
+
+
+def test_what_is_said_to_be_removed_is_removed(runs, tmp_path):
+    "Of a run that trains nothing is removed, and nothing of it is counted."
+    for name in ('one', 'two'):
+        shutil.copytree(runs / name, tmp_path / name)
+        (tmp_path / name / 'kept').mkdir()
+        (tmp_path / name / 'kept' / 'lists_0.npz').write_bytes(bytes(4000))
+    with lock_folder(tmp_path / 'two'):
+        code, said, err = call('runs', tmp_path, '--clear-caches', '--yes')
+    assert code == 0 and '8.0 kB of it can be made again' in said and '4.0 kB removed' in err, err
+    assert not (tmp_path / 'one' / 'kept').exists() and (tmp_path / 'two' / 'kept').exists()
 
 
 def test_numbers_that_there_are_not_are_null(runs, data, tmp_path):  # noqa: F811
@@ -125,3 +147,49 @@ def test_floors_are_those_of_evaluate(runs, data, tmp_path, monkeypatch):  # noq
     code, said, err = call(*two, '--floors')
     assert code == 0 and said.count('| raw 8x16 pixels ') == 2 and "pip install 'synthreid[pretrained]'" in said, err
     assert json.loads(call(*two, '--floors', '--json')[1], **NAN)['floors'][1]['mAP'] is None
+
+
+class Own:
+    "A method that averages mirror images in its own way."
+
+    name, own_test, device, nets = 'own', 'dgnet', 'cpu', {}
+    config = SimpleNamespace(size='64x32')
+
+    def embed(self, images):
+        return torch.nn.functional.avg_pool2d(images, 8).flatten(1)
+
+    def embed_flipped(self, images):
+        return self.embed(images).square()
+
+
+def test_compare_and_evaluate_embed_alike_and_say_so(data, tmp_path):  # noqa: F811
+    dataset = replace(load_dataset('market1501', data / 'camera'), protocol='dgnet')
+    found = compare._test(Own(), tmp_path, dataset, None, False, 100)['result']
+    test = compare._decoded_test(dataset, '64x32', None, 'refuse')
+    codes, how, note = commands._embedded(Own(), test, None, 'none', None, True, 'auto', 100)
+    assert 'flip averaged per head' in note and 'flip averaged per head' in found.protocol
+    (q, g, rows), names = codes, (test.query, test.gallery)
+    labels = [v for part in ('pids', 'camids') for v in (vars(names[0])[part], vars(names[1])[part][rows])]
+    alone = evaluate_ranking(q, g, labels[0], labels[1], labels[2], labels[3], protocol='dgnet')
+    assert found.mAP == alone.mAP and torch.equal(q, Own().embed_flipped(to_signed(test.query.images)))
+
+
+def test_what_a_test_does_not_allow_is_told_before_decoding(runs, data, tmp_path, monkeypatch):  # noqa: F811
+    camera = load_dataset('auto', data / 'camera')
+    bare = [replace(s, camids=np.zeros(len(s), int)) for s in camera.splits.values()]
+    sets = {
+        'bare': replace(camera, train=bare[0], query=bare[1], gallery=bare[2], protocol='no_cameras'),
+        'same': replace(camera, query=camera.gallery[camera.gallery.pids > 0], protocol='leave_one_out'),
+        'other': replace(camera, query=replace(camera.query, pids=camera.query.pids + 100)),
+    }
+    sets['same'] = replace(sets['same'], gallery=sets['same'].query)
+    places = {name: write_manifest(d, tmp_path / f'{name}.csv') for name, d in sets.items()}
+    monkeypatch.setattr(synthreid.data.store, 'decode_image', None)  # would be a fault
+    for target, more, part in (
+        (places['bare'], ['--per-camera', 'centre'], 'expected cameras for --per-camera, got none'),
+        (places['same'], ['--rerank'], 'for --rerank, got protocol leave_one_out'),
+        (places['other'], [], 'no query can be scored'),
+        (data / 'camera', ['--by', 'pid', '--protocol', 'cuhk03_old'], 'for --by, got cuhk03_old'),
+    ):
+        code, said, err = call('evaluate', runs / 'one', '--target', target, '--device', 'cpu', *more)
+        assert code == 2 and part in err and 'should not happen' not in err, err

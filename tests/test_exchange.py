@@ -4,6 +4,7 @@ package."""
 import inspect
 import json
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from synthreid.metrics.evaluate import evaluate_reid
 from synthreid.models.backbones import backbone, load_weights
 from synthreid.render.folder import render_images
 from synthreid.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
-from synthreid.training.direct import DirectConfig
+from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.exchange import (
     convert_reference,
     model_card,
@@ -28,6 +29,24 @@ from synthreid.training.exchange import (
 from synthreid.training.joint import JointConfig
 from synthreid.training.methods import make_method
 from synthreid.training.runs import Run, find_checkpoint, load_method
+from synthreid.training.selftrain import SelfTrainConfig
+
+
+@dataclass
+class FollowerConfig(DirectConfig):
+    "Direct transfer after another run."
+
+    after: str | None = None  # that run
+
+
+class Follower(DirectTransfer):
+    "Direct transfer after another run."
+
+    name, Config = 'follower', FollowerConfig
+
+    @classmethod
+    def builds_on(cls, config):
+        return {'before': config.after} if config.after else {}
 
 
 def their_file(path, specs, seed, scale, statistics=False):
@@ -364,6 +383,21 @@ def test_nothing_private_is_staged(tmp_path):
     assert not any(b'somebody' in p.read_bytes() for p in (tmp_path / 'staged').iterdir())
     assert read_meta(tmp_path / 'staged')['config']['weights'] == 'w.pth' and load_method(tmp_path / 'staged', 'cpu')
     assert 'not recorded' in model_card(checkpoint) and 'No results are recorded' in model_card(checkpoint)
+
+
+def test_nothing_private_is_staged_of_the_runs_that_one_builds_on(tmp_path):
+    "Whatever the setting is called: that of self-training, and that of a method of one's own."
+    small = dict(size='32x16', backbone='resnet_small', batch_size=8, images_per_id=4, norm_group=8)
+    learned = make_method('selftrain', SelfTrainConfig(**small), 5)
+    learned.config.start = '/home/somebody/secret project/joint'
+    own = make_method(Follower, FollowerConfig(size='32x16', backbone='resnet_small'), 5)
+    own.config.after = '/home/somebody/secret project/direct'
+    for method, setting, name in ((learned, 'start', 'joint'), (own, 'after', 'direct')):
+        checkpoint = save_checkpoint(method, tmp_path / setting, 1)
+        (tmp_path / f'{setting} staged').mkdir()
+        stage_run(checkpoint, tmp_path / f'{setting} staged')
+        assert not any(b'somebody' in p.read_bytes() for p in (tmp_path / f'{setting} staged').iterdir())
+        assert read_meta(tmp_path / f'{setting} staged')['config'][setting] == name
 
 
 def test_imagenet_weights_are_never_random(monkeypatch):

@@ -22,6 +22,7 @@ from synthreid.reproduce import (
     comparison_table,
     fitting_rows,
     load_recipes,
+    plan,
     prepare_row,
     recipe_config,
     reproduce,
@@ -322,6 +323,15 @@ def test_recipes_that_come_with_the_package(system, tmp_path):
     assert len(jobs) >= 2 and all(
         'market1501' in j.recipe.published or not j.recipe.published or j.recipe.labels == 'source' for j in jobs
     )
+
+
+def test_a_plan_may_name_anything(data, recipes, tmp_path):
+    "Braces in the name of a folder are no place for the seeds."
+    named = shutil.copytree(data / 'camera', tmp_path / '{0}{cam}')
+    here = folders(data, target=DatasetSpec(named))
+    jobs = [prepare_row(load_recipes('mine', recipes)['direct'], here, tmp_path, s, Options(**QUICK)) for s in (3, 4)]
+    (line,) = plan(jobs).splitlines()
+    assert 'seeds [3, 4],' in line and 'tested on {0}{cam} (' in line
 
 
 def test_rows_of_self_training_go_by_their_source(tmp_path):

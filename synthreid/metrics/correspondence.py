@@ -12,9 +12,6 @@ import torch
 from ..core import step_generator
 from ..models.patchnce import patch_nce, sample_patches
 
-# %% ../../nbs/38_metrics.correspondence.ipynb #bbff819b
-#| export
-
 # %% ../../nbs/38_metrics.correspondence.ipynb #74077622
 def layer_grid(
     tap: int,  # tap of the encoder, see `TappedEncoder.encode`

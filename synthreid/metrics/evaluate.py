@@ -19,9 +19,6 @@ from .ranking import _WITHOUT_JUNK, RankingResult, _check_protocol, drop_junk, e
 from .reranking import evaluate_reranked
 from ..processes import in_shares
 
-# %% ../../nbs/33_metrics.evaluate.ipynb #878b036c
-#| export
-
 # %% ../../nbs/33_metrics.evaluate.ipynb #52409ccc
 def flip_average(
     embed,  # (B, 3, H, W) in [-1, 1] -> (B, D)

@@ -34,8 +34,9 @@ def read_column(
         )
         raise expected('a table with values of the pictures', f'no file {table}', remedy)
     columns = _read_table(table)
-    if column not in columns:
-        raise expected(f'a column {column!r} in {table}', ', '.join(columns), 'name one of these')
+    for name, remedy in {'path': 'say of every row which picture it is about', column: 'name one of these'}.items():
+        if name not in columns:
+            raise expected(f'a column {name!r} in {table}', ', '.join(columns), remedy)
     place = lambda path: os.path.abspath(_place(table.parent, path))
     values = {place(path): value.strip() for path, value in zip(columns['path'], columns[column])}
     found = [values.get(os.path.abspath(path), '') for path in paths]

@@ -19,9 +19,6 @@ from .openset import PAIR_PROTOCOLS, Calibration, calibrate, evaluate_roc, roc_m
 from .ranking import RankingResult, _check_labels, evaluate_ranking, label_matches, rank_metrics
 from .reranking import k_reciprocal_distance
 
-# %% ../../nbs/38_metrics.lists.ipynb #5adec9b1
-#| export
-
 # %% ../../nbs/38_metrics.lists.ipynb #c3c3e810
 def _first_counted(
     order: np.ndarray,  # (Q, W) gallery indices, nearest first

@@ -11,9 +11,6 @@ import torch
 
 from ..core import UserError
 
-# %% ../../nbs/38_metrics.projection.ipynb #afece10a
-#| export
-
 # %% ../../nbs/38_metrics.projection.ipynb #4826a752
 def principal_plane(
     features,  # (N, D) array or tensor

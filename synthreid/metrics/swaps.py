@@ -16,9 +16,6 @@ from .evaluate import extract_features
 from .features import as_signed
 from .frechet import frechet_between
 
-# %% ../../nbs/36_metrics.swaps.ipynb #17d4286d
-#| export
-
 # %% ../../nbs/36_metrics.swaps.ipynb #5622f80c
 def structural_similarity(
     a,  # (N, H, W, 3) uint8 or (N, 3, H, W) in [-1, 1]

@@ -12,9 +12,6 @@ import pandas as pd
 from ..core import UserError
 from .ranking import RankingResult
 
-# %% ../../nbs/39_metrics.tables.ipynb #3f6951b5
-#| export
-
 # %% ../../nbs/39_metrics.tables.ipynb #f061e5d2
 def result_row(
     method: str,  # name in the table

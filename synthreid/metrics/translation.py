@@ -17,9 +17,6 @@ from .distances import as_features
 from .features import as_signed, random_features
 from .frechet import distribution_distance
 
-# %% ../../nbs/37_metrics.translation.ipynb #afcde6ef
-#| export
-
 # %% ../../nbs/37_metrics.translation.ipynb #6ad8e4af
 class EdgeHistograms(nn.Module):
     "Orientation histograms of gradients in cells, normalised with the 3x3 cells around (HOG)."

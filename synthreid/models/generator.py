@@ -408,16 +408,10 @@ class Generator(TappedEncoder):
         taps: tuple = (),  # layers of the decoder wanted as well: last_tap + 1 and + 2; 'field' has none
     ):  # `(B, 3, H, W)` in [-1, 1]; with taps the pair (images, {tap: tensor})
         _check_decoding(self, features, image, camera, taps)
-        if taps:
-            stages = self.decoder.stages(features, camera)
-            y, found = self.decoder.to_rgb(stages[-1]), {t: stages[t - self.last_tap - 1] for t in taps}
-        else:
-            y = self.decoder(features, image, camera)
-        y = self.colour_map(y, camera)
-        if self.kind == 'field':
-            y = self.sharpness(y, camera)
-        y = soft_clip(y) if self.kind == 'field' or self.colour_map.active else y
-        return (y, found) if taps else y
+        if not taps:
+            return _as_picture(self, self.decoder(features, image, camera), camera)
+        stages, first = self.decoder.stages(features, camera), self.last_tap + 1
+        return _as_picture(self, self.decoder.to_rgb(stages[-1]), camera), {t: stages[t - first] for t in taps}
 
     def forward(self, x, camera=None):  # as `encode` and `decode` take them
         return self.decode(self.encode(x)[0], x, camera)
@@ -440,6 +434,14 @@ class Generator(TappedEncoder):
         self.sharpness.log_gain.data.copy_(log_gain.expand_as(self.sharpness.log_gain))
 
 # %% ../../nbs/20_models.generator.ipynb #bd7c3a48
+def _as_picture(generator, y, camera):
+    "What a decoder gives, through colour map and sharpness, within [-1, 1]."
+    y = generator.colour_map(y, camera)
+    if generator.kind == 'field':
+        return soft_clip(generator.sharpness(y, camera))
+    return soft_clip(y) if generator.colour_map.active else y
+
+
 def _check_decoding(generator, features, image, camera, taps=()):
     "Camera numbers exactly where the generator has cameras, the image where the decoder changes it, taps it has."
     if generator.n_cameras and camera is None:

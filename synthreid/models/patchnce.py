@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import expected, in_float32
+from ..core import expected, in_float32, widen
 from .generator import init_weights
 
 # %% ../../nbs/22_models.patchnce.ipynb #7981c231
@@ -62,6 +62,7 @@ def unit_length(
     x: torch.Tensor,  # `(N, C)`
 ) -> torch.Tensor:  # `(N, C)`
     "Divide each row by its length (+ 1e-7, as CUT)."
+    x = widen(x)
     return x / (x.norm(dim=1, keepdim=True) + 1e-7)
 
 # %% ../../nbs/22_models.patchnce.ipynb #133179d2

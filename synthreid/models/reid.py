@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import UserError, check_choice, in_float32
+from ..core import UserError, check_choice, in_float32, widen
 from .backbones import Backbone, cut_last_stage, keep_last_resolution
 from .generator import encoder_layers, init_weights
 from ..processes import share
@@ -65,7 +65,7 @@ class GeneralisedMean(nn.Module):
         self.p = nn.Parameter(torch.tensor(float(p)))
 
     def forward(self, x):  # maps `(B, C, H, W)`, positive
-        return x.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
+        return widen(x).clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
 
 # %% ../../nbs/24_models.reid.ipynb #5aa2e190
 class ReidNeck(nn.Module):

@@ -283,12 +283,17 @@ def load_truth(
     f = Path(folder) / 'truth.npz'
     if not f.exists():
         raise UserError(f'no truth.npz in {folder}: expected a folder written by render_folder')
-    with np.load(f) as z:
-        size = tuple(z['size'])
-        return {
-            str(p): (np.unpackbits(m)[: size[0] * size[1]].reshape(size).astype(bool), j)
-            for p, m, j in zip(z['paths'], z['masks'], z['joints'])
-        }
+    try:
+        with np.load(f, allow_pickle=False) as z:
+            size = tuple(z['size'])
+            return {
+                str(p): (np.unpackbits(m)[: size[0] * size[1]].reshape(size).astype(bool), j)
+                for p, m, j in zip(z['paths'], z['masks'], z['joints'])
+            }
+    except Exception as e:  # a damaged archive can raise nearly anything
+        got = f'a file that cannot be read ({type(e).__name__})'
+        remedy = 'copy it anew, or remove the folder and render it again'
+        raise expected(f'masks and joints in {f}', got, remedy) from None
 
 # %% ../../nbs/10_render.folder.ipynb #62e8ad96
 def _write_attributes(file: Path, domain: Domain, seed: int, plan, paths):

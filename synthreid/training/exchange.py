@@ -198,10 +198,13 @@ def stage_run(
     there is one: digests that tell whether a test is clean, no names. Paths in the settings lose their folders."""
     checkpoint, folder = find_checkpoint(run), Path(folder)
     meta = read_meta(checkpoint)
-    meta['config'] |= {k: Path(v).name for k in ('weights', 'teacher') if (v := meta['config'].get(k))}
     if optimisers and not (checkpoint / 'opts.pt').exists():
         raise UserError(f'expected optimiser states in {checkpoint}, found weights only: leave optimisers out')
-    load_method(checkpoint, 'cpu')  # whole, or an error
+    kind = type(load_method(checkpoint, 'cpu'))  # whole, or an error
+    runs = kind.builds_on(make_config(kind, meta['config'])).values()
+    for name, value in meta['config'].items():
+        if value and (name in ('weights', 'teacher', 'start') or value in runs):
+            meta['config'][name] = Path(value).name
     for name in ('nets.safetensors', *(['opts.pt'] if optimisers else [])):
         shutil.copyfile(checkpoint / name, folder / name)
     if (seen := run_file(run, 'trained_on.npz')).exists():

@@ -134,6 +134,7 @@ _SHARES = (
     'momentum',
     'hold_out',
     'eps',
+    'translated_share',
 )  # settings from 0 to 1
 
 

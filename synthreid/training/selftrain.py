@@ -27,6 +27,7 @@ from synthreid.core import (
     constant,
     expected,
     in_float32,
+    outside_autocast,
     send,
     step_generator,
     to_signed,
@@ -247,6 +248,7 @@ def cluster_contrast(
     return torch.nn.functional.cross_entropy(codes @ memory.T / temperature, labels)
 
 
+@in_float32
 @torch.no_grad()
 def refresh(
     memory: torch.Tensor,  # (C, D) of unit length
@@ -304,7 +306,8 @@ def cluster_at(
     codes = torch.cat([without_camera(*part) if c.camera_mean else part[0] for part in sets])
     k1, beyond = max(1, min(c.k1, len(codes) - 2)), np.nextafter(np.float32(max(c.eps)), np.float32(1))
     told = dict(cameras=cameras if c.camera_aware else None, limit=float(beyond))  # eps itself is still an entry
-    graph = jaccard_graph(codes, k1=k1, k2=min(c.k2, k1), **told)
+    with outside_autocast(codes.device):
+        graph = jaccard_graph(codes, k1=k1, k2=min(c.k2, k1), **told)
     return np.stack([cluster_graph(graph, eps, c.min_samples) for eps in c.eps])
 
 # %% ../../nbs/45_training.selftrain.ipynb #3dd240e5
@@ -544,7 +547,8 @@ def judge(
         return
     (codes, camids), (known, cameras) = self.look(batch, i)
     labels = among_strangers(batch['held']().pids, cameras, camids)
-    found = evaluate_ranking(known, torch.cat([known, codes]), *labels).mAP
+    with outside_autocast(codes.device):
+        found = evaluate_ranking(known, torch.cat([known, codes]), *labels).mAP
     past = self.memory.get('judged', torch.zeros(0, dtype=torch.float64, device=self.device))
     now = from_first(torch.tensor([found], dtype=torch.float64, device=self.device))
     if 'kept' in self.nets and len(past) and now > past.max() + 1e-6:  # rounding decides nothing

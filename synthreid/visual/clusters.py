@@ -7,6 +7,7 @@ __all__ = ['ORDERS', 'ClusterExplorer', 'read_clusters', 'clusters_of_run', 'plo
            'clusters_section']
 
 # %% ../../nbs/51_visual.clusters.ipynb #636fef27
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from ..core import UserError, check_choice, check_positive, expected
 from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import read_image
 from ..metrics.clustering import agreement, camera_mix, share_new, split_since
-from ..training.provenance import find_data
+from ..training.provenance import find_target
 from .explorer import Explorer, front_end
 from .plots import new_figure, show_picture, styled
-from .ranked import _file_name, _pack_pictures, _picture_bytes
+from .ranked import _embed_entries, _file_name, _pack_pictures, _picture_bytes
 
 # %% ../../nbs/51_visual.clusters.ipynb #9efd0b66
 ORDERS = ('largest', 'mixed', 'newest', 'split', 'outliers')
@@ -124,6 +125,22 @@ def _picture_size(split: ReidSplit) -> tuple:
     "Height and width of the first picture."
     return np.shape(split.images[0] if split.images is not None else read_image(split.paths[0]))[:2]
 
+# %% ../../nbs/51_visual.clusters.ipynb #696c9832
+def _epoch_entry(
+    split: ReidSplit,  # pictures and cameras
+    labels: np.ndarray,  # (E, N) clusters
+    truth: np.ndarray | None,  # (N,) people; negative: unknown
+    epoch: int,  # number in `labels`
+    rows: int = 6,  # clusters per order
+    k: int = 10,  # pictures per cluster
+) -> dict:  # orders: rows; pictures: {index: [name, camera, person or None]}
+    "What the browser needs to know of an epoch."
+    orders = _epoch_rows(labels[epoch], labels[epoch - 1] if epoch else None, split.camids, truth, rows, k)
+    shown = {i for found in orders.values() for row in found for part in row['parts'] for i in part['pictures']}
+    person = lambda i: None if truth is None or truth[i] < 0 else int(truth[i])
+    told = {str(i): [_file_name(split, i), int(split.camids[i]), person(i)] for i in sorted(shown)}
+    return dict(orders=orders, pictures=told)
+
 # %% ../../nbs/51_visual.clusters.ipynb #f259d95e
 class ClusterExplorer(Explorer):
     "Clusters of an unlabelled set by epoch, as rows of pictures, and the curves they were chosen by."
@@ -151,7 +168,7 @@ class ClusterExplorer(Explorer):
         note: str = '',  # shown below
     ):
         check_positive(rows=rows, k=k)
-        self._split, self._rows, self._k = split, rows, k
+        self._split, self._k = split, k
         self._labels, self._truth, *curve = _check_clusters(split, labels, truth, eps, criterion, eps_tried)
         named = list(range(len(self._labels))) if epochs is None else [int(e) for e in epochs]
         height, width = _picture_size(split)
@@ -161,28 +178,12 @@ class ClusterExplorer(Explorer):
         super().__init__(
             info=info | dict(criterion_name=criterion_name) | _curves(self._labels, self._truth), epoch=last
         )
+        self.entry = partial(_epoch_entry, split, self._labels, self._truth, rows=rows, k=k)  # of an epoch
         self.entries, self.pictures, self.index = self._embed(dict.fromkeys([last, 0, *range(last, 0, -1)]), budget)
 
-    def entry(self, epoch: int) -> dict:  # orders: rows; pictures: {index: [name, camera, person or None]}
-        "What the browser needs to know of an epoch."
-        before = self._labels[epoch - 1] if epoch else None
-        orders = _epoch_rows(self._labels[epoch], before, self._split.camids, self._truth, self._rows, self._k)
-        shown = {i for rows in orders.values() for row in rows for part in row['parts'] for i in part['pictures']}
-        person = lambda i: None if self._truth is None or self._truth[i] < 0 else int(self._truth[i])
-        told = {str(i): [_file_name(self._split, i), int(self._split.camids[i]), person(i)] for i in sorted(shown)}
-        return dict(orders=orders, pictures=told)
-
-    def _embed(self, epochs, budget: int, known=()) -> tuple:
-        "Entries of epochs, as many as their pictures fit; the first always."
-        entries, files = {}, {}
-        for epoch in map(int, epochs):
-            one = self.entry(epoch)
-            more = {i: _picture_bytes(self._split, int(i)) for i in one['pictures'] if i not in files}
-            budget -= sum(map(len, more.values()))
-            if entries and budget < 0:
-                break
-            files |= more
-            entries[str(epoch)] = one
+    def _embed(self, epochs, budget: int) -> tuple:  # entries, pictures, index
+        picture = lambda i: _picture_bytes(self._split, int(i))
+        entries, files = _embed_entries(epochs, self.entry, picture, budget, lambda epoch, entry: entry['pictures'])
         return entries, *_pack_pictures(files)
 
     @traitlets.validate('epoch', 'order')
@@ -212,10 +213,11 @@ def read_clusters(
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in ('labels', 'eps', 'criterion', 'eps_tried') if name in file}
-    except (OSError, ValueError, EOFError, KeyError) as e:
-        raise expected(f'clusters in {path}', f'a file that cannot be read ({e})', 'was it damaged?') from None
+    except Exception as e:  # a damaged archive can raise nearly anything
+        got = f'a file that cannot be read ({type(e).__name__})'
+        raise expected(f'clusters in {path}', got, 'copy the run anew, or remove the file') from None
     if 'labels' not in found:
-        raise expected(f'labels in {path}', 'none', 'was it written by something else?')
+        raise expected(f'labels in {path}', 'none', 'remove the file: something else has written it')
     return found
 
 
@@ -228,7 +230,7 @@ def clusters_of_run(
     "The clusters of a run, epoch by epoch."
     clusters = read_clusters(run)
     if target is None:
-        target = find_data(run)['target'].load()
+        target = find_target(run).load()
     split = target.train
     known = compare and (split.pids >= 0).any() and len(np.unique(split.pids)) > 1
     return ClusterExplorer(split, truth=split.pids if known else None, **clusters, **options)

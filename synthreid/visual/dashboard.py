@@ -398,6 +398,20 @@ def _page_through_selection(points, lists):
 def _share_checkpoint(pictures, places):
     traitlets.link((pictures, 'step'), (places, 'step'))
 
+
+_JOINED = (
+    ('map of features', 'ranked lists', _page_through_selection),
+    ('translations', 'patches', _share_checkpoint),
+)
+
+
+def _join_parts(parts: dict, new: str):
+    "Let the explorers that belong to the new part know of it, where both are there."
+    for first, second, join in _JOINED:
+        both = [parts.get(first), parts.get(second)]
+        if new in (first, second) and not any(part is None or isinstance(part, Missing) for part in both):
+            join(*both)
+
 # %% ../../nbs/53_visual.dashboard.ipynb #19372ee9
 def _count(data, lists, pictures) -> Numbers:  # lists and pictures: explorers, or `Missing`
     rows, notes = [], []
@@ -449,21 +463,15 @@ class Dashboard:
                 self._parts[name] = Missing(name, f'{e}.')
             self._told = {name: f'{name} {time.perf_counter() - began:.0f} s', **self._told}
             self._tell('now', '')
-            self._join(name, 'map of features', 'ranked lists', _page_through_selection)
-            self._join(name, 'translations', 'patches', _share_checkpoint)
+            _join_parts(self._parts, name)
         return self._parts[name]
-
-    def _join(self, new, first, second, join):
-        both = [self._parts.get(first), self._parts.get(second)]
-        if new in (first, second) and not any(part is None or isinstance(part, Missing) for part in both):
-            join(*both)
 
     def numbers(self) -> Numbers:
         "Rank-1, mAP, mINP, distance to the target and identity, before and after."
         return _count(self.data, self.lists(), self.translations())
 
     def translations(self, **options):
-        "Source and translation at every checkpoint; `options` of `visual.translations.from_checkpoints`."
+        "Source and translation at every checkpoint; `n`: pictures shown (24), `kind`: of the sheets ('JPEG')."
         return self._part('translations', _make_translations, options)
 
     def patches(self, **options):
@@ -479,7 +487,7 @@ class Dashboard:
         return self._part('clusters', _make_clusters, options)
 
     def features(self, **options):
-        "Source, translations and target on a plane, 300 of each; `options` of `embedding.from_run`."
+        "Source, translations and target on a plane; `n` of each (300), `seed`, and `options` of `EmbeddingExplorer`."
         return self._part('map of features', _make_features, options)
 
     def lists(self, **options):

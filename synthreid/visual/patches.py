@@ -32,9 +32,6 @@ from ..training.runs import find_checkpoint, load_method
 from .explorer import Explorer, encode_image, front_end
 from .plots import MARKERS, OKABE_ITO, as_pixels, new_figure, styled
 
-# %% ../../nbs/51_visual.patches.ipynb #64e06213
-#| export
-
 # %% ../../nbs/51_visual.patches.ipynb #5d12d1e0
 class PatchView:
     "Pictures, their translations and the features of both, at one checkpoint and for one camera."

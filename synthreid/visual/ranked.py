@@ -19,13 +19,10 @@ from ..data.datasets import ReidDataset, ReidSplit
 from ..data.store import load_images, read_image
 from ..metrics.lists import RankedLists, mirror_features, rank_variants, spread_queries
 from ..metrics.ranking import PROTOCOLS
-from ..training.provenance import find_data
+from ..training.provenance import find_target
 from ..training.runs import load_method
 from .explorer import Explorer, encode_image, front_end
 from .plots import plot_ranked_lists
-
-# %% ../../nbs/51_visual.ranked.ipynb #85b7ea78
-#| export
 
 # %% ../../nbs/51_visual.ranked.ipynb #35c7aacf
 def _picture_bytes(
@@ -110,28 +107,29 @@ def _query_entry(
     return dict(lists=out, gallery=seen)
 
 # %% ../../nbs/51_visual.ranked.ipynb #1bb4aa8f
+def _picture_names(i: int, entry: dict) -> list:  # 'q3' is a query, 'g7' of the gallery
+    "What the pictures of an entry are called."
+    return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
+
+
 def _embed_entries(
-    queries,  # indices, most wanted first
-    entry,  # function i -> `_query_entry`
-    picture,  # function 'q3' or 'g7' -> bytes
-    budget: int = 2_000_000,  # bytes of pictures
+    wanted,  # numbers of entries, most wanted first
+    entry,  # function i -> entry, such as `_query_entry`
+    picture,  # function of a name, such as 'q3' or 'g7' -> bytes
+    budget: int = 2_000_000,  # bytes of pictures; the first entry always fits
+    names=_picture_names,  # function (i, entry) -> names of its pictures
 ) -> tuple:  # entries {str(i): entry}; pictures {name: bytes}
     "The entries that work without a kernel, and their pictures."
     entries, pictures = {}, {}
-    for i in map(int, queries):
+    for i in map(int, wanted):
         one = entry(i)
-        more = {key: picture(key) for key in _picture_names(i, one) if key not in pictures}
+        more = {key: picture(key) for key in names(i, one) if key not in pictures}
         budget -= sum(map(len, more.values()))
         if entries and budget < 0:
             break
         pictures |= more
         entries[str(i)] = one
     return entries, pictures
-
-
-def _picture_names(i: int, entry: dict) -> list:  # 'q3' is a query, 'g7' of the gallery
-    "What the pictures of an entry are called."
-    return [f'q{i}', *(f'g{j}' for j in entry['gallery'])]
 
 # %% ../../nbs/51_visual.ranked.ipynb #965d2101
 def _check_shown(info: dict, name: str, value):  # -> the value to set
@@ -267,7 +265,7 @@ def from_runs(
     if not runs:
         raise UserError('expected at least one run, got none')
     if dataset is None:
-        dataset = find_data(next(iter(runs.values())))['target'].load()
+        dataset = find_target(next(iter(runs.values()))).load()
     options = {'protocol': dataset.rule, **options}
     how = {k: options[k] for k in RANKING if k in options}
     makers = {name: partial(rank_run, run, dataset, device, cache, **how) for name, run in runs.items()}

@@ -21,9 +21,6 @@ from ..training.runs import find_checkpoint, load_method
 from .explorer import Explorer, front_end, sprite_sheet
 from .plots import LINES, MARKERS, OKABE_ITO, as_pixels, new_figure, styled
 
-# %% ../../nbs/51_visual.translations.ipynb #499f9f28
-#| export
-
 # %% ../../nbs/51_visual.translations.ipynb #f734103b
 def _by_camera(data: dict) -> dict:  # {step: x} or {step: {camera: x}} -> the latter
     return {step: x if isinstance(x, dict) else {'all': x} for step, x in data.items()}
