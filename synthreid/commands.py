@@ -1035,8 +1035,9 @@ def demo(
     oracle: bool = False,  # add a net trained on target labels: the ceiling
     systems: bool = False,  # add FlipReID and DG-Net
     adapt: bool = False,  # add self-training on the joint model, as synthreid adapt does it
+    pretrained: bool = False,  # add floors and nets from ImageNet (synthreid[pretrained]), best with --size 128x64
     size: str = '64x32',  # H x W of the images
-    steps: int = 0,  # training steps per row; 0: the default
+    steps: int = 0,  # training steps per row; 0: the default, 600 (60 with --quick, 150 with --pretrained)
     draw: int = 0,  # which draw of cameras and people; another number, another city
     fid_weights: str | None = None,  # pytorch-fid's Inception weights; without them a named stand-in is used
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
@@ -1055,6 +1056,7 @@ def demo(
             oracle=oracle,
             systems=systems,
             adapt=adapt,
+            pretrained=pretrained,
             size=size,
             steps=steps,
             draw=draw,

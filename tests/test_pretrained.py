@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ import torchvision
 
 from synthreid import cli
 from synthreid.core import UserError
+from synthreid.data.datasets import load_dataset
+from synthreid.data.store import load_images
+from synthreid.metrics.floors import floors
 from synthreid.models.backbones import backbone, installed_weights, load_weights
 from synthreid.render.folder import render_folder
 
@@ -141,3 +145,51 @@ def test_floors_and_features_without_the_camera_for_programs(game, tmp_path, mon
     assert cli.main([*ask, '--floors']) == 0
     row = json.loads(capsys.readouterr().out)['rows'][2]
     assert row['name'].endswith("pip install 'synthreid[pretrained]'") and row['mAP'] is None
+
+
+def test_the_floors_of_the_demo_are_those_of_evaluate_and_are_kept(game, tmp_path, offline):
+    from synthreid.demo import floor_rows
+
+    folder = load_dataset('market1501', game)
+    query, gallery = (load_images(part, '64x32', progress=False) for part in (folder.query, folder.gallery))
+    target = replace(folder, query=query, gallery=gallery)
+    rows = floor_rows(tmp_path / 'floors.json', target)
+    asked = floors(target.query, target.gallery, target.protocol)
+    assert {row['method']: row['mAP'] for row in rows} == {name: r.mAP for name, r in asked.items()}
+    again = floor_rows(tmp_path / 'floors.json', None)
+    assert len(rows) == 2 and json.dumps(again) == json.dumps(rows), 'kept (NaN among them)'
+    (tmp_path / 'floors.json').write_text('[{"method": "raw')
+    again = floor_rows(tmp_path / 'floors.json', target)
+    assert json.dumps(again) == json.dumps(rows), 'half written: measured again'
+
+
+@pytest.mark.slow
+def test_the_demo_shows_pretrained_rows_and_floors(tmp_path, offline, monkeypatch):
+    from synthreid import demo
+
+    every = demo.demo_rows
+    chosen = {'joint (translate and recognise)', 'direct transfer, pretrained net'}
+    chosen |= {'joint, pretrained net reads the pictures'}
+    few = lambda *told: {row: how for row, how in every(*told).items() if row in chosen}
+    monkeypatch.setattr(demo, 'demo_rows', few)
+    told = dict(quick=True, size='64x32', steps=1, device='cpu', progress=False)
+    page = demo.run_demo(tmp_path / 'demo', pretrained=True, **told).read_text()
+    table = (tmp_path / 'demo' / 'table.md').read_text()
+    for row in (*chosen, 'raw 8x16 pixels', 'pretrained features as they are'):
+        assert row in page and f'| {row} |' in table
+    assert '--pretrained' in page
+    floors = json.loads(next((tmp_path / 'demo' / 'runs').glob('*/floors.json')).read_text())
+    assert [row['method'] for row in floors] == ['raw 8x16 pixels', 'pretrained features as they are']
+    assert all(row['mAP'] > 0 for row in floors)
+
+
+def test_the_demo_asks_for_the_weights_before_it_renders(tmp_path, monkeypatch):
+    from synthreid.demo import run_demo
+
+    def nobody(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, 'distribution', nobody)
+    with pytest.raises(UserError, match='pip install'):
+        run_demo(tmp_path / 'demo', pretrained=True)
+    assert not (tmp_path / 'demo').exists()
