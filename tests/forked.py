@@ -16,6 +16,7 @@ from pathlib import Path
 LIBRARIES = 'lightning_fabric matplotlib.pyplot nbdev.test pandas seaborn timm torch torchvision'.split()
 processes = multiprocessing.get_context('forkserver')
 processes.set_forkserver_preload(LIBRARIES)
+PATH = ['', *(place for place in sys.path if place not in ('', str(Path(__file__).parent)))]  # before tests change it
 begun = []
 
 
@@ -39,7 +40,7 @@ def exit_code(work, arguments) -> int:
     return 0
 
 
-def run_apart(work, arguments, out, err, cwd, env):
+def run_apart(work, arguments, out, err, cwd, env, path):
     "In the new process: as a program that was started with these files, in a session of its own."
     os.setsid()
     for fd, name, flags in (0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY):
@@ -50,6 +51,7 @@ def run_apart(work, arguments, out, err, cwd, env):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    sys.path[:] = path
     code = exit_code(work, arguments)
     threading._shutdown()
     atexit._run_exitfuncs()
@@ -65,6 +67,7 @@ def run_command(command):
         code = sys.argv.pop(1)
         exec(compile(code, '<string>', 'exec'), {'__name__': '__main__'})
     else:
+        sys.path[0] = str(Path(command[0]).parent)
         runpy.run_path(command[0], run_name='__main__')
 
 
@@ -86,7 +89,7 @@ class Forked:
         for file in self.files:
             file.touch()
         env = dict(os.environ if env is None else env)
-        given = work, arguments, *map(str, self.files), str(cwd or os.getcwd()), env
+        given = work, arguments, *map(str, self.files), str(cwd or os.getcwd()), env, PATH
         self.process = processes.Process(target=run_apart, args=given)
         self.process.start()
         self.pid = self.process.pid

@@ -4,6 +4,7 @@ layers are computed in bf16, and what rounding would hurt is not."""
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import several
@@ -13,6 +14,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import synthreid
 from synthreid.models import patchnce, reid
 from synthreid.training import direct, joint, selftrain
 from synthreid.training.hooks import read_metrics
@@ -34,6 +36,7 @@ TINY = {name: several.METHODS[name] for name in METHODS if name != 'selftrain'}
 TINY |= {'selftrain': lambda: several.adapted('joint', **WHOLE, norm_group=12)}  # groups of two magnify rounding
 LOSSES = 0.03  # the largest difference, as a share of the loss
 BF16 = torch.bfloat16
+PACKAGE = str(Path(synthreid.__file__).parent) + '/'
 PRODUCTS = ('addmm', 'mm', 'bmm')  # of nets, not of losses
 LAYERS = {  # what may be computed in bf16 on the way forward: nothing with a power, a length or an exponential in it
     *('_to_copy', '_unsafe_view', 'bernoulli_', 'cat', 'clone', 'empty_like', 'eq', 'index', 'scalar_tensor', 'stack'),
@@ -48,8 +51,8 @@ def place() -> tuple:  # file, function
     frame = sys._getframe(1)
     while frame is not None:
         file, function = frame.f_code.co_filename, frame.f_code.co_name
-        if '/synthreid/' in file and function != '__torch_function__':
-            return file.split('/synthreid/')[-1], function
+        if file.startswith(PACKAGE) and function != '__torch_function__':
+            return file.removeprefix(PACKAGE), function
         frame = frame.f_back
     return 'torch', ''
 
