@@ -60,7 +60,8 @@ class Notebook(pytest.Item):
 
     def runtest(self):
         limit = float(self.config.getini('notebook_timeout'))
-        process = Forked(run_notebook, self.path, test_flags, self.config.option.flags.split(), root)
+        told = self.path, test_flags, self.config.option.flags.split(), root
+        process = Forked(run_notebook, *told, cwd=self.path.parent)
         try:
             status = process.wait(limit)
         except TimeoutExpired:

@@ -424,12 +424,12 @@ def _ranking_table(
     )
 
 
-def _chance_row(dataset, protocol) -> dict:
+def _chance_row(dataset, rule) -> dict:
     "What random lists would have on this test."
     from synthreid.metrics.chance import chance_level
 
     q, g = dataset.query, dataset.gallery
-    return chance_level(q.pids, g.pids, q.camids, g.camids, dataset.rule if protocol == 'auto' else protocol)
+    return chance_level(q.pids, g.pids, q.camids, g.camids, rule)
 
 # %% ../nbs/57_commands.ipynb #06f814ad
 def _able_method(run, device, able='', remedy=''):  # -> Method
@@ -449,12 +449,11 @@ def _pictures_of_cameras(dataset, load, least=16) -> tuple:  # ReidSplit with pi
     return (load(dataset.train), 'training') if enough else (test, 'test')
 
 
-def _embedded(method, dataset, alpha, per_camera, pictures, flip, protocol, batch_size) -> tuple:  # codes, how, note
+def _embedded(method, dataset, alpha, per_camera, pictures, flip, rule, batch_size) -> tuple:  # codes, how, note
     "The codes of a test on decoded images, made together by all processes; how they are ranked; what is said of both."
     from synthreid.metrics.cameras import camera_embeds
     from synthreid.metrics.evaluate import embed_test
 
-    rule = dataset.rule if protocol == 'auto' else protocol
     own = flip and method.own_test == rule  # it averages the views in its own way
     note = ', flip averaged per head' if own else ''
     if alpha is not None:
@@ -478,11 +477,10 @@ def _ranked(dataset, seen, metric, rerank, codes, how, note):  # -> RankingResul
     return name_protocol(replace(found, protocol=found.protocol + note), dataset, seen)
 
 # %% ../nbs/57_commands.ipynb #5e6342c1
-def _floor_rows(dataset, protocol, **how) -> dict:  # for `_ranking_table`
+def _floor_rows(dataset, rule, **how) -> dict:  # for `_ranking_table`
     "What is there without any training; a row that cannot be made says how to get it."
     from synthreid.metrics.floors import floors
 
-    rule = dataset.rule if protocol == 'auto' else protocol
     with redirect_stdout(sys.stderr):  # it tells how its weights fitted
         found = floors(dataset.query, dataset.gallery, rule, **how)
     return {name: dict.fromkeys(_NUMBERS) if r is None else r.summary() for name, r in found.items()}
@@ -532,12 +530,12 @@ def _groups(target, by, query):  # a word per query, or None where nobody asks
     return read_column(target if target.is_file() else target / 'attributes.csv', by, query.paths)
 
 
-def _by_group(codes, dataset, groups, metric, protocol):  # a DataFrame
+def _by_group(codes, dataset, groups, metric, rule):  # a DataFrame
     "Errors per group at one threshold: at a false-match rate of 0.001, or a larger one where pairs are few."
     from synthreid.metrics.groups import rates_by_group
     from synthreid.metrics.openset import evaluate_roc
 
-    parts, rule = (dataset.query, dataset.gallery), dataset.rule if protocol == 'auto' else protocol
+    parts = dataset.query, dataset.gallery
     labels = [s.pids for s in parts] + [s.camids for s in parts]
     false_match = max(1e-3, min(0.5, 60 / (len(parts[0]) * len(parts[1]))))  # some errors, to see where they fall
     return rates_by_group(
@@ -566,11 +564,10 @@ def _check_test(batch_size, protocol, metric, per_camera):
     check_choice(('none', 'norms', 'centre', 'scale', 'whiten'), per_camera=per_camera)
 
 
-def _check_asked(dataset, protocol, rerank, by, per_camera):
+def _check_asked(dataset, rule, rerank, by, per_camera):
     "What cannot be asked of this test, before anything is decoded."
     from synthreid.metrics.openset import PAIR_PROTOCOLS
 
-    rule = dataset.rule if protocol == 'auto' else protocol
     if rerank and rule == 'leave_one_out':
         raise expected('query and gallery of different images for --rerank', f'protocol {rule}', 'leave it out')
     if by and rule not in PAIR_PROTOCOLS:
@@ -578,7 +575,7 @@ def _check_asked(dataset, protocol, rerank, by, per_camera):
         raise expected(f'a protocol of {", ".join(PAIR_PROTOCOLS)} for --by', rule, remedy)
     if per_camera != 'none' and not dataset.has_cameras:
         raise expected('cameras for --per-camera', f'none in {dataset.name}', 'leave it out')
-    _chance_row(dataset, protocol)  # where no query can be scored, it says why
+    _chance_row(dataset, rule)  # where no query can be scored, it says why
 
 
 def _test_pictures(dataset, rendered, per_camera, size, cache, on_broken) -> tuple:
@@ -637,12 +634,13 @@ def evaluate(
         method = _able_method(run, device, source and 'translates', 'leave --source out')
         method.config = _with_alpha(method.config, alpha)
         dataset = _test_set(spec)
-        _check_asked(dataset, protocol, rerank, by, per_camera)
+        rule = dataset.rule if protocol == 'auto' else protocol
+        _check_asked(dataset, rule, rerank, by, per_camera)
         _groups(target, by, dataset.query)
         rendered = source and _dataset(source, source_layout, source_options, source_pattern).load().labelled()
     dataset, rendered, pictures = _test_pictures(dataset, rendered, per_camera, method.config.size, cache, on_broken)
     with told_to_all():
-        made = _embedded(method, dataset, alpha, per_camera, pictures, flip, protocol, batch_size)
+        made = _embedded(method, dataset, alpha, per_camera, pictures, flip, rule, batch_size)
         how = dict(flip=flip, device=method.device, shared=True)
         parts = (dataset.query, dataset.gallery) if by else ()
         plain = [extract_features(method.embed, part.images, batch_size, **how) for part in parts]
@@ -657,10 +655,10 @@ def evaluate(
         told.append((found, _record(run, method, dataset, found)))
     if floors:
         how = dict(flip=flip, metric=metric, batch_size=batch_size, device=method.device)
-        rows |= _floor_rows(dataset, protocol, **how)
-    rows['by chance'] = _chance_row(dataset, protocol)
+        rows |= _floor_rows(dataset, rule, **how)
+    rows['by chance'] = _chance_row(dataset, rule)
     judged = _judged(method, rendered, dataset.train, weights) if source else {}
-    groups = _by_group(plain, dataset, _groups(target, by, dataset.query), metric, protocol) if by else None
+    groups = _by_group(plain, dataset, _groups(target, by, dataset.query), metric, rule) if by else None
     _tell_results(run, target, rows, told, judged, json, groups)
 
 # %% ../nbs/57_commands.ipynb #4c15fbb3
@@ -1072,7 +1070,7 @@ def _scorable(dataset):  # -> ReidDataset
     if not len(dataset.query):
         return dataset
     try:
-        _chance_row(dataset, 'auto')
+        _chance_row(dataset, dataset.rule)
     except UserError as e:
         print(f'warning: the test of the target is left out: {e}', file=sys.stderr)
         dataset = replace(dataset, query=dataset.query[:0], gallery=dataset.gallery[:0])

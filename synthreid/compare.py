@@ -67,9 +67,9 @@ def _test(method, name, dataset, cache, rerank, batch_size, on_broken='refuse') 
     from synthreid.training.provenance import seen_in_training
 
     dataset = _decoded_test(dataset, method.config.size, cache, on_broken)
-    made = _embedded(method, dataset, None, 'none', None, True, 'auto', batch_size)  # as `evaluate` does
+    made = _embedded(method, dataset, None, 'none', None, True, dataset.rule, batch_size)  # as `evaluate` does
     found = _ranked(dataset, seen_in_training(name, dataset) or '', 'cosine', rerank, *made)
-    return _of_queries(found) | {'chance': _chance_row(dataset, 'auto')}
+    return _of_queries(found) | {'chance': _chance_row(dataset, dataset.rule)}
 
 
 def _decoded_test(dataset, size, cache, on_broken):
@@ -223,7 +223,7 @@ def compare(
         _check_outside(out, *runs, *folders)
     names, places = _short_names(runs), _short_names(folders)
     sets = {places[f]: _test_set(_dataset(f, layout)) for f in folders}
-    chance = {t: _chance_row(d, 'auto') for t, d in sets.items()}  # what cannot be scored is told before decoding
+    chance = {t: _chance_row(d, d.rule) for t, d in sets.items()}  # what cannot be scored is told before decoding
     tests, size = {}, None
     for run in runs:
         method = load_method(run, device)

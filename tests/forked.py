@@ -72,10 +72,9 @@ def run_command(command):
 
 
 def run_notebook(path, skip_flags, force_flags, root):
-    "As `nbdev_test` does."
+    "As `nbdev_test` does, in the notebook's folder."
     from nbdev.test import test_nb
 
-    os.chdir(path.parent)
     passed, seconds = test_nb(path, skip_flags=skip_flags, force_flags=force_flags, basepath=root)
     sys.exit(not passed)
 

@@ -166,7 +166,7 @@ def test_compare_and_evaluate_embed_alike_and_say_so(data, tmp_path):  # noqa: F
     dataset = replace(load_dataset('market1501', data / 'camera'), protocol='dgnet')
     found = compare._test(Own(), tmp_path, dataset, None, False, 100)['result']
     test = compare._decoded_test(dataset, '64x32', None, 'refuse')
-    codes, how, note = commands._embedded(Own(), test, None, 'none', None, True, 'auto', 100)
+    codes, how, note = commands._embedded(Own(), test, None, 'none', None, True, test.rule, 100)
     assert 'flip averaged per head' in note and 'flip averaged per head' in found.protocol
     (q, g, rows), names = codes, (test.query, test.gallery)
     labels = [v for part in ('pids', 'camids') for v in (vars(names[0])[part], vars(names[1])[part][rows])]

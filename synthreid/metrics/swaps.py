@@ -51,9 +51,7 @@ def swap_identity(
     pids,  # (N,) identities of the real pictures
     appearance,  # (M,) rows of the real pictures that lent the appearance
     structure,  # (M,) rows of those that lent the structure
-) -> (
-    dict
-):  # shares, 0..1: appearance, structure, neither; chance: of the appearance donor; ceiling: donors asked themselves
+) -> dict:  # shares, 0..1: appearance, structure, neither; chance: of the first; ceiling: donors asked themselves
     "Whom the nearest real picture of every swap shows, cosine similarity, donors' own pictures excluded."
     pids, appearance, structure = (np.asarray(v) for v in (pids, appearance, structure))
     if not len(swaps) == len(appearance) == len(structure):

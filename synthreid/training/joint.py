@@ -447,9 +447,7 @@ def generator_losses(
     random: torch.Generator,  # draws the places
     patch_ids: dict | None = None,  # {loss: {tap: (P,) int64}}: these places instead
     step: int = 0,  # for hDCE
-) -> (
-    dict
-):  # {'gan', 'feature_match', 'nce', 'relation', 'nce_identity', 'unchanged': ...}, weighted; at weight 0 only 'gan'
+) -> dict:  # weighted: 'gan', and of 'feature_match', 'nce', 'relation', 'nce_identity', 'unchanged' those above 0
     "What generator and projector learn from."
     cfg, ids, real_camera = config, patch_ids or {}, None if camera is None else batch['target_camids']
     verdict, fake_taps = _ask(nets['discriminator'], cfg, fake, camera)
