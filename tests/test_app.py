@@ -377,4 +377,9 @@ def test_an_interrupt_of_this_process_alone(tmp_path):
 
     deaf = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); time.sleep(60)'
     interrupt = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert _serve([sys.executable, '-c', deaf], tmp_path, ready=lambda process: interrupt.start()) == -signal.SIGTERM
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # begun in the background, pytest ignores it
+    try:
+        ended = _serve([sys.executable, '-c', deaf], tmp_path, ready=lambda process: interrupt.start())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == -signal.SIGTERM
