@@ -14,10 +14,10 @@ import time
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from synthreid.data.datasets import ReidSplit
 from synthreid.training.flip import FlipConfig, FlipReID
+from synthreid.training.loop import in_precision
 
 parser = argparse.ArgumentParser()
 for name, default in dict(
@@ -34,7 +34,6 @@ for name, default in dict(
     parser.add_argument(f'--{name.replace("_", "-")}', type=type(default), default=default)
 a = parser.parse_args()
 torch.set_num_threads(a.threads)
-fabric = Fabric(accelerator=a.device, devices=1, precision=a.precision)
 rng = np.random.default_rng(0)
 n = a.ids * a.per_id
 images = rng.integers(0, 256, (n, *map(int, a.size.split('x')), 3), np.uint8)
@@ -42,7 +41,7 @@ source = ReidSplit(None, np.repeat(np.arange(a.ids), a.per_id), np.zeros(n, np.i
 method = FlipReID(
     FlipConfig(size=a.size, backbone=a.backbone, weights=None, batch_size=n, images_per_id=a.per_id),
     751 if a.ids <= 751 else a.ids,
-    device=fabric.device,
+    device=a.device,
 )
 batch = method.batches(source)(0)
 print(
@@ -54,7 +53,7 @@ print(
 
 def step(i):
     began, cpu = time.perf_counter(), time.process_time()
-    with fabric.autocast():
+    with in_precision(a.precision, method.device):
         losses = method.step(batch, i)
     if a.device == 'cuda':
         torch.cuda.synchronize()

@@ -37,7 +37,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch.overrides import TorchFunctionMode
 
 import synthreid
@@ -51,13 +50,18 @@ from synthreid.training.dgnet import DGNet, DGNetConfig
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
-from synthreid.training.loop import RecordedSteps, compile_nets, fit
+from synthreid.training.loop import RecordedSteps, compile_nets, fit, in_precision
 from synthreid.training.selftrain import SelfTrain, SelfTrainConfig
 
 PACKAGE = Path(synthreid.__file__).resolve().parent
 THESIS_STEPS = 80_700  # of joint training with the reference settings
 MARKET_STEPS = -(-12_936 // 32)  # one pass over Market-1501's training images
-PRECISIONS = {'float32': ('32-true', False), 'TF32': ('32-true', True), 'bf16': ('bf16-mixed', True)}
+KINDS = {
+    'float32': ('32-true', False),
+    'TF32': ('32-true', True),
+    'bf16': ('bf16-mixed', True),
+    'fp16': ('16-mixed', True),
+}
 
 
 @dataclass(frozen=True)
@@ -176,11 +180,11 @@ def allow_tf32(allowed: bool):
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def fabric_for(setting: Setting, precision: str) -> Fabric:
-    "What `synthreid train` makes of --precision, and TF32 as named."
-    name, tf32 = PRECISIONS[precision]
+def kind_for(precision: str) -> str:
+    "The name for `fit`; TF32 is allowed as named."
+    kind, tf32 = KINDS[precision]
     allow_tf32(tf32)
-    return Fabric(accelerator=setting.device.type, devices=1, precision=name)
+    return kind
 
 
 def attempt(note, work, **about):
@@ -352,7 +356,7 @@ def waiting(setting: Setting, note):
 # ---- 3. speed and memory
 
 
-def timed_steps(method, batch, fabric, device, repeats: int) -> dict:
+def timed_steps(method, batch, kind, device, repeats: int) -> dict:
     "Median of one step on a batch that is there, the host's share of it, peak memory."
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
@@ -362,7 +366,7 @@ def timed_steps(method, batch, fabric, device, repeats: int) -> dict:
         start = time.perf_counter()
         if device.type == 'cuda':
             torch.compiler.cudagraph_mark_step_begin()
-        with fabric.autocast():
+        with in_precision(kind, method.device):
             method.step(dict(batch), i)
         host.append(time.perf_counter() - start)
         synchronize(device)
@@ -374,12 +378,12 @@ def timed_steps(method, batch, fabric, device, repeats: int) -> dict:
     return found
 
 
-def timed_fit(method, batches, fabric, device, repeats: int) -> float:  # ms per step
+def timed_fit(method, batches, kind, device, repeats: int) -> float:  # ms per step
     "The loop as it is used: batches from the images, checks, means of the losses."
-    fit(method, batches, 2, fabric=fabric)
+    fit(method, batches, 2, precision=kind)
     synchronize(device)
     start = time.perf_counter()
-    fit(method, batches, 2 + repeats, start=2, fabric=fabric)
+    fit(method, batches, 2 + repeats, start=2, precision=kind)
     synchronize(device)
     return 1e3 * (time.perf_counter() - start) / repeats
 
@@ -399,13 +403,13 @@ def whole_run(label: str, ms: float) -> dict:
     return {}
 
 
-def busiest_kernels(method, batch, fabric) -> dict:
+def busiest_kernels(method, batch, kind) -> dict:
     "One step under the profiler: kernels, their time, and where it goes."
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        with fabric.autocast():
+        with in_precision(kind, method.device):
             method.step(dict(batch), 3)
         torch.cuda.synchronize()
     on_device = [e for e in seen.key_averages() if e.device_type == DeviceType.CUDA]
@@ -418,17 +422,20 @@ def busiest_kernels(method, batch, fabric) -> dict:
 
 def look_closer(setting: Setting, note, method, batch, about: dict):
     "In bf16: the busiest kernels, then a step with channels_last, in which the nets remain."
-    fabric = fabric_for(setting, 'bf16')
-    attempt(note, lambda: busiest_kernels(method, batch, fabric), **about, precision='bf16')
+    kind = kind_for('bf16')
+    attempt(note, lambda: busiest_kernels(method, batch, kind), **about, precision='bf16')
     for net in method.nets.values():
         net.to(memory_format=torch.channels_last)
     last = {k: v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in batch.items()}
-    work = lambda: timed_steps(method, last, fabric, setting.device, 10)
+    work = lambda: timed_steps(method, last, kind, setting.device, 10)
     attempt(note, work, **about, precision='bf16', layout='channels_last')
 
 
+CLOSER = 'joint reference', 'joint default', 'direct'
+
+
 def speed(setting: Setting, note):
-    "One step and the loop, every method and precision; of three also channels_last and the busiest kernels."
+    "One step and the loop, every method and precision; of three also fp16, channels_last and the busiest kernels."
     repeats = 2 if setting.tiny else 10
     for label, recipe in full_recipes(setting.tiny).items():
         config = recipe[1]
@@ -436,17 +443,18 @@ def speed(setting: Setting, note):
         method, batches = build(recipe, source, target, setting.device)
         batch = batches(0)
         about = dict(method=label, size=config.size, batch=config.batch_size)
-        slow = label == 'flip' or label.endswith(('16', '64'))
-        for precision in ('bf16', 'TF32', *([] if slow else ['float32'])) if setting.on_gpu else ('float32',):
-            fabric = fabric_for(setting, precision)
+        slow, closer = label == 'flip' or label.endswith(('16', '64')), label in CLOSER
+        names = ('bf16', 'TF32', *([] if slow else ['float32']), *(['fp16'] if closer else []))
+        for precision in names if setting.on_gpu else ('float32',):
+            kind = kind_for(precision)
 
-            def measure(label=label, precision=precision, method=method, batches=batches, batch=batch, fabric=fabric):
-                row = timed_steps(method, batch, fabric, setting.device, repeats)
-                row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
+            def measure(label=label, precision=precision, method=method, batches=batches, batch=batch, kind=kind):
+                row = timed_steps(method, batch, kind, setting.device, repeats)
+                row['fit_ms'] = timed_fit(method, batches, kind, setting.device, repeats)
                 return row | implied(setting, label, precision, row['fit_ms'])
 
             attempt(note, measure, **about, precision=precision)
-        if setting.on_gpu and label in ('joint reference', 'joint default', 'direct'):
+        if setting.on_gpu and closer:
             look_closer(setting, note, method, batch, about)
         del method, batches, batch
         release(setting)
@@ -455,19 +463,19 @@ def speed(setting: Setting, note):
 # ---- 4. a step as one CUDA graph
 
 
-def prepared(setting: Setting, recipe, precision: str, last: bool = False):  # method, batches, batch, fabric
+def prepared(setting: Setting, recipe, precision: str, last: bool = False):  # method, batches, batch, kind
     "A new method with a batch; `last`: nets with channels last in memory."
     source, target = (noise_split(recipe[1].size, 8 if setting.tiny else 64, 4, seed) for seed in (0, 1))
-    fabric = fabric_for(setting, precision)
+    kind = kind_for(precision)
     method, batches = build(recipe, source, target, setting.device)
     batch = batches(0)
     if last:
         for net in method.nets.values():
             net.to(memory_format=torch.channels_last)
-    return method, batches, batch, fabric
+    return method, batches, batch, kind
 
 
-def recorded_time(method, batches, fabric, repeats: int) -> float:  # ms per step
+def recorded_time(method, batches, kind, repeats: int) -> float:  # ms per step
     "The loop with recorded steps; the recording itself does not count."
     warm = 4 * RecordedSteps.patience + 2  # of a method with two phases by chance, too
     starts = []
@@ -477,7 +485,7 @@ def recorded_time(method, batches, fabric, repeats: int) -> float:  # ms per ste
             synchronize(method.device)
             starts.append(time.perf_counter())
 
-    fit(method, batches, warm + repeats, hooks=[clock], fabric=fabric, recorded=True)
+    fit(method, batches, warm + repeats, hooks=[clock], precision=kind, recorded=True)
     synchronize(method.device)
     return 1e3 * (time.perf_counter() - starts[0]) / repeats
 
@@ -519,12 +527,12 @@ def fast(setting: Setting, note):
 
                 def measure(label=label, precision=precision, tuned=tuned, last=last, repeats=repeats):
                     torch.backends.cudnn.benchmark = tuned
-                    method, batches, batch, fabric = prepared(setting, recipes[label], precision, last)
-                    row = timed_steps(method, batch, fabric, setting.device, repeats)
-                    row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
+                    method, batches, batch, kind = prepared(setting, recipes[label], precision, last)
+                    row = timed_steps(method, batch, kind, setting.device, repeats)
+                    row['fit_ms'] = timed_fit(method, batches, kind, setting.device, repeats)
                     row |= implied(setting, label, precision, row['fit_ms'])
                     if setting.on_gpu:
-                        row['recorded_ms'] = recorded_time(method, batches, fabric, 2 * repeats)
+                        row['recorded_ms'] = recorded_time(method, batches, kind, 2 * repeats)
                         row |= {f'recorded: {k}': v for k, v in whole_run(label, row['recorded_ms']).items()}
                     return row
 
@@ -581,7 +589,7 @@ def resume(setting: Setting, note):
 
 
 def bf16(setting: Setting, note):
-    "Losses of 30 joint steps at 128x64, means of 10 steps: what bf16, and TF32, change against float32."
+    "Losses of 30 joint steps at 128x64, means of 10 steps: what bf16, fp16 and TF32 change against float32."
     steps, size = (3, small_size(True)) if setting.tiny else (30, '128x64')
     window = steps // 3
     source, target = people(size, ids=8)
@@ -591,13 +599,14 @@ def bf16(setting: Setting, note):
         recipes = {k: (JointTransfer, make(size=size)) for k, make in joint.items()}
     for label, recipe in recipes.items():
         curves = {}
-        for name, precision in (('float32', 'float32'), ('again', 'float32'), ('TF32', 'TF32'), ('bf16', 'bf16')):
+        for name in ('float32', 'again', 'TF32', 'bf16', 'fp16'):
             if name in ('again', 'TF32') and not setting.on_gpu:
                 continue
             method, batches = build(recipe, source, target, setting.device)
             told = []
             hook = lambda method, done, losses: told.append(losses)  # noqa: B023
-            fit(method, batches, steps, hooks=[hook], fabric=fabric_for(setting, precision), log_every=1)
+            kind = kind_for('float32' if name == 'again' else name)
+            fit(method, batches, steps, hooks=[hook], precision=kind, log_every=1)
             curves[name] = {k: np.array([row[k] for row in told]) for k in told[0]}
         for name in (n for n in curves if n != 'float32'):
             smooth = lambda x: np.convolve(x, np.ones(window) / window, 'valid')
@@ -785,12 +794,12 @@ def command(setting: Setting, note):
 # ---- 9. compiled
 
 
-def first_steps(method, batch, fabric, device, steps: int = 3) -> float:  # seconds
+def first_steps(method, batch, kind, device, steps: int = 3) -> float:  # seconds
     "The first steps of a compiled method, in which it is compiled."
     start = time.perf_counter()
     for i in range(steps):
         torch.compiler.cudagraph_mark_step_begin()
-        with fabric.autocast():
+        with in_precision(kind, method.device):
             method.step(dict(batch), i)
     synchronize(device)
     return time.perf_counter() - start
@@ -802,19 +811,19 @@ def compile_and_time(setting: Setting, label, recipe, precision, mode: str, last
 
     dynamo.reset()
     dynamo.utils.counters.clear()
-    method, batches, batch, fabric = prepared(setting, recipe, precision, last)
+    method, batches, batch, kind = prepared(setting, recipe, precision, last)
     compile_nets(method, **dict(backend='inductor', mode=mode) if setting.on_gpu else dict(backend='aot_eager'))
-    row = dict(first_s=first_steps(method, batch, fabric, setting.device))
+    row = dict(first_s=first_steps(method, batch, kind, setting.device))
     repeats = 2 if setting.tiny else 20
-    row |= timed_steps(method, batch, fabric, setting.device, repeats)
+    row |= timed_steps(method, batch, kind, setting.device, repeats)
     if mode == 'default':  # `fit` does not tell where a step begins, which graphs inside of nets have to know
-        row['fit_ms'] = timed_fit(method, batches, fabric, setting.device, repeats)
+        row['fit_ms'] = timed_fit(method, batches, kind, setting.device, repeats)
     row |= implied(setting, label, precision, row.get('fit_ms', row['ms']))
     row |= dict(graphs=dynamo.utils.counters['stats'].get('unique_graphs', 0))
     breaks = dynamo.utils.counters['graph_break']
     row |= dict(breaks=sum(breaks.values()))
     if setting.on_gpu and mode == 'default':
-        row['recorded_ms'] = recorded_time(method, batches, fabric, 2 * repeats)
+        row['recorded_ms'] = recorded_time(method, batches, kind, 2 * repeats)
     return row | dict(lines=[f'{n} {" ".join(str(k).split())[:100]}' for k, n in breaks.most_common(6)])
 
 

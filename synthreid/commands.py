@@ -308,7 +308,7 @@ def train(
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     seed: int = 0,  # of initialisation, order and augmentation
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
-    precision: str = '32-true',  # or 'bf16-mixed'
+    precision: str = '32-true',  # or 'bf16-mixed', '16-mixed'
     tf32: bool = True,  # on a GPU: float32 convolutions on the matrix units, shortened to 10 bits behind the point
     data_on_device: bool | str = 'auto',  # keep the decoded images on the GPU: true, false, or where they fit
     compile: bool = False,  # compile the nets: the first steps take minutes, the others less (on a GPU)
@@ -933,7 +933,7 @@ def reproduce(
     on_broken: str = 'refuse',  # images that cannot be read: 'refuse', or 'skip' them
     cache: str | None = None,  # folder for decoded images
     device: str = 'auto',  # 'auto', 'cpu', 'cuda'
-    precision: str = '32-true',  # or 'bf16-mixed'
+    precision: str = '32-true',  # or 'bf16-mixed', '16-mixed'
 ):
     "Run rows of a published table on your folders and put the results beside the published ones."
     from synthreid.reproduce import Folders

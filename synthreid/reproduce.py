@@ -366,7 +366,7 @@ class Options:
     weights: str | None = None  # file of ImageNet weights, for rows that start from them; None: as the recipe says
     fid_weights: str | None = None  # see `_judge_translation`
     device: str = 'auto'  # 'auto', 'cpu', 'cuda'
-    precision: str = '32-true'  # or 'bf16-mixed'
+    precision: str = '32-true'  # or 'bf16-mixed', '16-mixed'
     progress: bool = True  # show bars
     recipe_folder: str | None = None  # of recipes; None: the package's
     on_broken: Literal['refuse', 'skip'] = 'refuse'  # what is done about images that cannot be read

@@ -17,7 +17,7 @@ from synthreid.training.dgnet import DGNet, DGNetConfig
 from synthreid.training.direct import DirectConfig, DirectTransfer
 from synthreid.training.flip import FlipConfig, FlipReID
 from synthreid.training.joint import JointConfig, JointTransfer
-from synthreid.training.loop import fit
+from synthreid.training.loop import Method, fit, scale_losses, update
 from synthreid.training.selftrain import SelfTrain, SelfTrainConfig
 
 # all batches can be shared out to two and to three
@@ -42,6 +42,7 @@ METHODS = {
     'flip': lambda: FlipReID(FlipConfig(**FLIP), 8),
     'dgnet': lambda: DGNet(DGNetConfig(**SWAP), 8),
     'dgnet, target': lambda: DGNet(DGNetConfig(**SWAP, use_target=True), 8),
+    'an overflow in fp16': lambda: Overflow(),
     'selftrain': lambda: adapted('direct'),
     'selftrain, all of it': lambda: adapted(
         'joint',
@@ -52,6 +53,27 @@ METHODS = {
         eps=(0.3, 0.5, 0.7),
     ),
 }
+
+
+class Overflow(Method):
+    "Twelve rows, of which the first has a gradient at step 1 that is infinite once the loss is multiplied."
+
+    shares = True
+
+    def __init__(self):
+        super().__init__(DirectConfig(**REID), 8)
+        self.nets['line'] = torch.nn.Linear(1, 1)
+        self.opts['line'] = torch.optim.SGD(self.nets['line'].parameters(), lr=1e-2)
+
+    def step(self, batch, i):
+        scale_losses(self.opts.values())
+        x, weight, here = torch.arange(12.0, dtype=torch.float64)[:, None], torch.ones(12, 1), processes.share()
+        weight[0] = 1e36
+        x, weight = (rows.chunk(here.world)[here.rank] for rows in (x, weight))
+        y = self.nets['line'](x)
+        if i == 1:
+            y = (y - y.detach()).float() * weight
+        return update({'mean': y.mean()}, *self.opts.values())
 
 
 def adapted(start, **changes) -> SelfTrain:

@@ -1,5 +1,6 @@
-"""A first step in bf16 beside one in float32, both as `fit` does them: losses and directions of gradients are close,
-layers are computed in bf16, and what rounding would hurt is not."""
+"""A first step in bf16 and in fp16 beside one in float32, all as `fit` does them: losses and directions of gradients
+are close, layers are computed in few bits, and what rounding would hurt is not. Losses in fp16 are multiplied as torch
+does it."""
 
 import sys
 from collections import Counter
@@ -9,16 +10,14 @@ from pathlib import Path
 import pytest
 import several
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import synthreid
 from synthreid.models import patchnce, reid
-from synthreid.training import direct, joint, selftrain
+from synthreid.training import direct, joint, runs, selftrain
 from synthreid.training.hooks import read_metrics
-from synthreid.training.loop import fit
+from synthreid.training.loop import PRECISIONS, TrainingDiverged, check_scale, fit, in_precision, scale_losses, update
 from synthreid.training.runs import Run
 
 # the least cosine between the gradients of a net; of DG-Net's tiny generator noise of 2^-8 in the pixels, which bf16
@@ -35,7 +34,7 @@ WHOLE = dict(use_source='classes', weight_proxy=0.5, outliers='singletons', eps=
 TINY = {name: several.METHODS[name] for name in METHODS if name != 'selftrain'}
 TINY |= {'selftrain': lambda: several.adapted('joint', **WHOLE, norm_group=12)}  # groups of two magnify rounding
 LOSSES = 0.03  # the largest difference, as a share of the loss
-BF16 = torch.bfloat16
+BF16, FP16 = torch.bfloat16, torch.float16
 PACKAGE = str(Path(synthreid.__file__).parent) + '/'
 PRODUCTS = ('addmm', 'mm', 'bmm')  # of nets, not of losses
 LAYERS = {  # what may be computed in bf16 on the way forward: nothing with a power, a length or an exponential in it
@@ -58,7 +57,7 @@ def place() -> tuple:  # file, function
 
 
 class Watch(TorchDispatchMode):
-    "Counts convolutions by type, and what is computed in bf16 that is no layer."
+    "Counts convolutions by type, and what is computed in few bits that is no layer."
 
     def __init__(self):
         super().__init__()
@@ -67,7 +66,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out, name = func(*args, **kwargs or {}), func.overloadpacket.__name__
         tensors = [x for x in pytree.tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
-        narrow = any(x.dtype == BF16 for x in tensors)
+        narrow = any(x.dtype in (BF16, FP16) for x in tensors)
         if name == 'convolution':
             self.convolutions[tensors[0].dtype] += 1
         if narrow and not (func.is_view or name.endswith('_backward')):
@@ -87,7 +86,7 @@ def made(name: str):
     return method
 
 
-def first_step(name: str, precision: str | None, watch=None) -> tuple:  # losses; {net: gradient}
+def first_step(name: str, precision: str, watch=None) -> tuple:  # losses; {net: gradient}
     "Of self-training the first one on clusters, which are found in float32."
     torch.set_num_threads(1)
     method, told, start = made(name), [], 0
@@ -95,27 +94,29 @@ def first_step(name: str, precision: str | None, watch=None) -> tuple:  # losses
     if name.startswith('selftrain'):
         method.cluster(batches(0), 0)
         start = 1
-    alone = dict(accelerator='cpu', devices=1, plugins=[LightningEnvironment()])
-    fabric = Fabric(precision=precision, **alone) if precision else None
+    for opt in method.opts.values() if precision == '16-mixed' else ():
+        opt.param_groups[0]['loss_scale'] = torch.tensor([2.0**6, 0.0])  # the usual 2^16 is left out at first
     with watch or nullcontext():
         hooks = [lambda method, done, losses: told.append(losses)]
-        fit(method, batches, start + 1, start, hooks, fabric, log_every=1)
+        fit(method, batches, start + 1, start, hooks, precision, log_every=1)
     flat = lambda net: [p.grad.flatten() for p in net.parameters() if p.grad is not None]
     return told[0], {net: torch.cat(flat(module)) for net, module in method.nets.items() if flat(module)}
 
 
+@pytest.mark.parametrize('precision', ['bf16-mixed', '16-mixed'])
 @pytest.mark.parametrize('name', METHODS)
-def test_a_step_in_bf16_is_close(name):
+def test_a_step_in_few_bits_is_close(name, precision):
+    least, largest = (METHODS[name], LOSSES) if precision == 'bf16-mixed' else (0.97, LOSSES / 8)
     losses, gradients = first_step(name, '32-true')
     watch = Watch()
-    near, directions = first_step(name, 'bf16-mixed', watch)
-    assert set(watch.convolutions) == {BF16} and not watch.rounded
+    near, directions = first_step(name, precision, watch)
+    assert set(watch.convolutions) == {PRECISIONS[precision]} and not watch.rounded
     assert near.keys() == losses.keys() and directions.keys() == gradients.keys()
     apart = {k: abs(near[k] - v) / max(abs(v), 1e-3) for k, v in losses.items()}
-    assert 0 < max(apart.values()) < LOSSES, apart
+    assert 0 < max(apart.values()) < largest, apart
     cosine = lambda a, b: torch.cosine_similarity(a, b, 0).item()
     alike = {net: cosine(gradient, directions[net]) for net, gradient in gradients.items()}
-    assert min(alike.values()) > METHODS[name], alike
+    assert min(alike.values()) > least, alike
     length = {net: (directions[net].norm() / gradient.norm()).item() for net, gradient in gradients.items()}
     assert all(0.9 < x < 1.1 for x in length.values()), length
 
@@ -141,10 +142,9 @@ def test_an_island_that_is_gone_is_seen(monkeypatch, module, island, name):
     assert watch.rounded
 
 
-@pytest.mark.parametrize('precision', [None, '32-true'])
-def test_a_step_without_bf16_is_seen(precision):
+def test_a_step_in_float32_is_seen():
     watch = Watch()
-    first_step('direct', precision, watch)
+    first_step('direct', '32-true', watch)
     assert set(watch.convolutions) == {torch.float32} and not watch.rounded
 
 
@@ -160,14 +160,13 @@ def test_clusters_and_judgement_are_of_float32():
 
     with pytest.MonkeyPatch.context() as patch, Watch() as watch:
         patch.setattr(selftrain, 'cluster_at', note)
-        fabric = Fabric(accelerator='cpu', devices=1, precision='bf16-mixed', plugins=[LightningEnvironment()])
-        fit(method, batches, 1, fabric=fabric)
+        fit(method, batches, 1, precision='bf16-mixed')
     assert set(watch.convolutions) == {BF16} and not watch.rounded
     assert told and all((labels == found(*args)).all() for labels, args in told)
     assert len(method.memory['judged']) and method.memory['clusters'].dtype == torch.float32
 
 
-@pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
+@pytest.mark.parametrize('precision', PRECISIONS)
 def test_a_run_trains_in_its_precision(tmp_path, precision):
     config = TINY['direct']().config
     config.steps = 1
@@ -175,7 +174,97 @@ def test_a_run_trains_in_its_precision(tmp_path, precision):
     with watch:
         run = Run(tmp_path / 'run', 'direct', config, device='cpu', precision=precision)
         run.train(several.split(0), tensorboard=False, sample_every=0, progress=False)
-    assert set(watch.convolutions) == {BF16 if precision == 'bf16-mixed' else torch.float32}
+    assert set(watch.convolutions) == {PRECISIONS[precision]}
     told = {name: value for _, name, value in read_metrics(tmp_path / 'run' / 'metrics.csv')}
     losses, _ = first_step('direct', precision)
     assert {k: told[k] for k in losses} == pytest.approx(losses, rel=1e-4)
+
+
+OPTIMISERS = {
+    'Adam': lambda params, **more: torch.optim.Adam(params, 1e-2, **more),
+    'SGD': lambda params, **more: torch.optim.SGD(params, 1e-2, momentum=0.9, nesterov=True, weight_decay=0.1, **more),
+}
+STRENGTHS = 1e-7, 30.0, 30.0, 1e-7, 1e-7, 30.0, 1e-3, 1e-7  # of the losses: too small for fp16, or too large
+
+
+def pulled(kind: str, fused: bool, scaler=None) -> tuple:  # weights after every step, factors
+    "Two optimisers that share a loss of a net in fp16, by `update` or by torch's own way."
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 1))
+    opts = [OPTIMISERS[kind](part.parameters(), fused=fused) for part in net]
+    if scaler is None:
+        scale_losses(opts)
+    weights, factors = [], []
+    for i, strength in enumerate(STRENGTHS):
+        with in_precision('16-mixed', torch.device('cpu')):
+            loss = strength * net(torch.randn(4, 6, generator=torch.Generator().manual_seed(i))).float().sum()
+            if scaler is None:
+                update({'loss': loss}, *opts)
+                factors.append(opts[0].param_groups[0]['loss_scale'][0].item())
+        if scaler is not None:
+            for opt in opts:
+                opt.zero_grad()
+            scaler.scale(loss).backward()
+            for opt in opts:
+                scaler.step(opt)
+            scaler.update()
+            factors.append(scaler.get_scale())
+        weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    return torch.stack(weights), factors
+
+
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('kind', OPTIMISERS)
+def test_losses_are_multiplied_as_by_torch(monkeypatch, kind, fused):
+    "Small gradients arrive, infinite ones move nothing, the factor falls and rises: as with `torch.amp.GradScaler`."
+    monkeypatch.setattr('synthreid.training.loop._GOOD_STEPS', 2)
+    weights, factors = pulled(kind, fused)
+    theirs, known = pulled(kind, False, torch.amp.GradScaler('cpu', growth_interval=2))
+    assert factors == known and len(set(factors)) > 2
+    torch.testing.assert_close(weights, theirs)
+    left_out = [(now == before).all().item() for before, now in zip(weights, weights[1:])]
+    assert left_out == [True, True, False, False, True, False, False]
+
+
+def test_the_first_step_of_all_may_overflow(monkeypatch):
+    "A fused SGD whose first step is left out has buffers of zeros."
+    monkeypatch.setitem(globals(), 'STRENGTHS', (30.0, 30.0, 1e-3, 1e-3))
+    weights, _ = pulled('SGD', True)
+    theirs, _ = pulled('SGD', False, torch.amp.GradScaler('cpu'))
+    torch.testing.assert_close(weights, theirs)
+
+
+def test_factors_are_saved_with_the_run(tmp_path, monkeypatch):
+    "A run in fp16 that stopped in the middle ends with the bits of one that did not, and with its factors."
+    config, data = TINY['joint']().config, (several.split(0), several.split(1))
+    config.steps, ends = 4, []
+
+    def trained(name, until):
+        monkeypatch.setattr(
+            runs, 'fit', lambda method, batches, steps, *more, **how: fit(method, batches, until, *more, **how)
+        )
+        run = Run(tmp_path / name, 'joint', config, device='cpu', precision='16-mixed')
+        return run.train(*data, tensorboard=False, sample_every=0, progress=False)[0]
+
+    whole = trained('whole', 4)
+    assert trained('cut', 2) is not whole
+    again = trained('cut', 4)
+    for ours, theirs in zip(*(pytree.tree_leaves([m.nets[k].state_dict() for k in m.nets]) for m in (whole, again))):
+        assert torch.equal(ours, theirs)
+    for name, opt in whole.opts.items():
+        ours, theirs = (m.opts[name].state_dict() for m in (whole, again))
+        assert ours['param_groups'][0]['loss_scale'].tolist() == theirs['param_groups'][0]['loss_scale'].tolist()
+        ends.append(opt.param_groups[0]['loss_scale'].tolist())
+    assert any(factor < 2**16 or good == 4 for factor, good in ends), ends
+
+
+def test_what_overflows_at_every_step_is_told():
+    "Infinite gradients of finite losses: nothing is ever learned, and the loss does not say so."
+    net = torch.nn.Linear(1, 1)
+    opt = torch.optim.SGD(net.parameters(), 1e-2)
+    scale_losses([opt])
+    for _ in range(17):
+        check_scale([opt], 3)
+        update({'loss': (net(torch.ones(1, 1)) * 0).sqrt().sum()}, opt)
+    with pytest.raises(TrainingDiverged, match='infinite at step 3 .* divided by 2: --precision bf16-mixed or 32-true'):
+        check_scale([opt], 3)

@@ -23,8 +23,6 @@ import torch
 import torch.nn.functional as F
 import yaml
 from fastcore.basics import patch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -47,7 +45,7 @@ from ..processes import ProcessLost, begin_alike, check_alone, check_shares, is_
 from .checkpoint import Checkpointer, list_checkpoints, load_checkpoint, read_meta
 from .hooks import MetricsLog, ProgressBar, SampleGrid, TimeLeft, draw_pairs, draw_swaps
 from .loggers import Logger, check_logger
-from .loop import LossMeans, Method, compile_nets, fit
+from .loop import PRECISIONS, LossMeans, Method, compile_nets, fit
 from .methods import find_method, make_config, make_method, method_address
 from .provenance import fingerprint, record_data, record_start, record_training
 
@@ -306,7 +304,7 @@ def _begin(run, source, target, later=(), **positive):
     if not isinstance(run.config, kind.Config):
         raise expected(f'settings of the method {kind.name}', type(run.config).__name__, f'use {kind.Config.__name__}')
     check_positive(**{k: v for k, v in vars(run.config).items() if k in ('steps', 'batch_size')}, **positive)
-    check_choice(('32-true', 'bf16-mixed'), precision=run.precision)
+    check_choice(PRECISIONS, precision=run.precision)
     _check_target(kind, run.config, target)
     target, n_cameras = _renumber_cameras(target)
     named = {k: path for k, path in kind.builds_on(run.config).items() if path not in later.values()}
@@ -375,22 +373,18 @@ def _leaving_nothing(folder):
         raise
 
 
-def _first_step(method, folder, source, target, precision, names, start=None):
-    "Prepare a new run, or load where it stopped: Lightning's Fabric, the steps done, losses that wait for the log."
-    device = method.device
+def _first_step(method, folder, source, target, names, start=None):
+    "Prepare a new run, or load where it stopped: the steps done, losses that wait for the log."
     method.extra |= {k: v for k, v in names.items() if v is not None}
-    number = 1 if device.index is None or device.type != 'cuda' else [device.index]
-    alone = LightningEnvironment()  # Fabric gives the precision alone: what SLURM told is read in `processes`
-    method.fabric = Fabric(accelerator=device.type, devices=number, precision=precision, plugins=[alone])
     if saved := list_checkpoints(folder / 'checkpoints'):
         done = load_checkpoint(method, saved[-1])
-        return method.fabric, done, LossMeans(read_meta(saved[-1]).get('running'))
+        return done, LossMeans(read_meta(saved[-1]).get('running'))
     method.prepare(source, target)
     if start is not None:
         own = dict(method.extra)
         step = load_checkpoint(method, start, optimisers=False)
         method.extra = own | {'start_from': '/'.join(start.resolve().parts[-3:]), 'start_from_step': step}
-    return method.fabric, 0, LossMeans()
+    return 0, LossMeans()
 
 # %% ../../nbs/48_training.runs.ipynb #d5f3f72b
 @dataclass
@@ -402,7 +396,7 @@ class Run:
     config: object  # its settings
     seed: int = 0  # of initialisation, data order, augmentation
     device: str = 'auto'  # 'auto', 'cpu', 'cuda', ...
-    precision: Literal['32-true', 'bf16-mixed'] = '32-true'  # of the arithmetic
+    precision: Literal['32-true', 'bf16-mixed', '16-mixed'] = '32-true'  # of the arithmetic, see `PRECISIONS`
     tf32: bool = True  # on a GPU, float32 convolutions on the matrix units: 10 bits behind the point instead of 23
     start_from: str | Path | None = None  # run or checkpoint of the same method whose weights a new run begins with
     _built: dict = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -482,7 +476,7 @@ def train(
                     record_data(folder, **read_from)
         names, start = {'recipe': recipe, 'data': data}, named.get('start_from')
         with told_to_all():
-            fabric, done, means = _first_step(method, folder, source, target, self.precision, names, start)
+            done, means = _first_step(method, folder, source, target, names, start)
         begin_alike(method.nets.values(), done)
         steps = self.config.steps
         if done >= steps:
@@ -498,7 +492,7 @@ def train(
         look = (folder, method, source, done, means, *every, tensorboard, logger, progress)
         hooks, batches = _training_hooks(*look) if first else [], method.batches(source, target)
         try:
-            return method, fit(method, batches, steps, done, hooks, fabric, recorded=recorded, means=means)
+            return method, fit(method, batches, steps, done, hooks, self.precision, recorded=recorded, means=means)
         except ProcessLost as e:
             saved = list_checkpoints(folder / 'checkpoints')
             raise ProcessLost(f'{e} ({saved[-1] if saved else "there is none yet"})') from e
