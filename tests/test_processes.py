@@ -99,11 +99,15 @@ SMALL = (
 ).split()
 MAIN = 'from synthreid.cli import main; raise SystemExit(main())'
 TROUBLE = """
-import os, signal, sys, torch
+import os, signal, sys, time, torch
 from synthreid.training import joint
 step, how = joint.JointTransfer.step, sys.argv.pop(1)
 def spoilt(self, batch, i):
-    if i == 17 and os.environ.get('RANK') == '1':
+    if i == 17 and how == 'Ctrl-C':
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+    elif i == 17 and os.environ.get('RANK') == '1':
         if how == 'nan':
             batch['reid'].fill_(float('nan'))
         else:
@@ -146,8 +150,9 @@ def whole(folders, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize('how', ['nan', 'SIGTERM', 'SIGKILL'])
+@pytest.mark.parametrize('how', ['nan', 'SIGTERM', 'SIGKILL', 'Ctrl-C'])
 def test_trouble_in_one_ends_all_and_the_run_goes_on(folders, whole, tmp_path, how):
+    "Ctrl-C reaches the whole group, and torchrun passes it on once more."
     out = tmp_path / 'run'
     started = start(train(folders, out, before=(TROUBLE, how)), 2)
     started[1].wait(TIMEOUT)
@@ -162,7 +167,7 @@ def test_trouble_in_one_ends_all_and_the_run_goes_on(folders, whole, tmp_path, h
         assert codes == [2, 2] and said.count('expected finite losses') == 1 and 'step_00000015' in said
     else:
         assert codes == [130, 130] and said.count('stopped at step 18 of 40') == 1, ended
-    assert saved[-1] == ('step_00000018' if how == 'SIGTERM' else 'step_00000015')
+    assert saved[-1] == ('step_00000018' if how in ('SIGTERM', 'Ctrl-C') else 'step_00000015')
     assert not list(out.rglob('.*.tmp'))
     again = finish(start(train(folders, out), 2))
     assert [code for code, _, _ in again] == [0, 0], again
@@ -260,6 +265,16 @@ def test_embedding_translating_and_evaluating_are_shared(folders, tmp_path):
     assert one['features'].tobytes() == two['features'].tobytes() and (one['paths'] == two['paths']).all()
     made = [{p.name: p.read_bytes() for p in (tmp_path / str(world)).iterdir()} for world in (1, 2)]
     assert made[0] == made[1] and sum(name.endswith('.png') for name in made[0]) == n
+    two = tmp_path / 'two'  # pictures, for three processes
+    two.mkdir()
+    for picture in sorted(Path(pictures).iterdir())[:2]:
+        shutil.copy(picture, two)
+    for world in (1, 3):
+        argv = ['embed', str(two), '--run', str(run), '--device', 'cpu', '--out', str(tmp_path / f'of_two_{world}.npz')]
+        ended = finish(start([sys.executable, '-c', MAIN, *argv], world))
+        assert [code for code, _, _ in ended] == [0] * world, ended
+    one, three = (np.load(tmp_path / f'of_two_{world}.npz') for world in (1, 3))
+    assert one['features'].tobytes() == three['features'].tobytes() and len(three['paths']) == 2
     check_evaluation_is_shared(run, folders / 'camera', tmp_path)
     # what it would take down at its end may abort: the other end of its connections is gone (here it does for sure)
     fragile = 'import atexit, os; atexit.register(os.abort); ' + MAIN
