@@ -9,6 +9,7 @@ __all__ = ['render', 'doctor', 'train', 'evaluate', 'translate', 'embed', 'swap'
 # %% ../nbs/57_commands.ipynb #26510785
 import hashlib
 import inspect
+import io
 import json
 import math
 import sys
@@ -480,8 +481,9 @@ def _ranked(dataset, seen, metric, rerank, codes, how, note):  # -> RankingResul
 def _floor_rows(dataset, rule, **how) -> dict:  # for `_ranking_table`
     "What is there without any training; a row that cannot be made says how to get it."
     from synthreid.metrics.floors import floors
+    from synthreid.processes import is_first
 
-    with redirect_stdout(sys.stderr):  # it tells how its weights fitted
+    with redirect_stdout(sys.stderr if is_first() else io.StringIO()):  # it tells how its weights fitted
         found = floors(dataset.query, dataset.gallery, rule, **how)
     return {name: dict.fromkeys(_NUMBERS) if r is None else r.summary() for name, r in found.items()}
 
@@ -493,7 +495,8 @@ def _judged(method, rendered, real, weights) -> dict:
 
     extractor = inception_features(weights, method.device) if weights else None
     pictures = rendered.images, real.images
-    return evaluate_translation(method.translate, *pictures, extractor=extractor, device=method.device)
+    how = dict(extractor=extractor, device=method.device, shared=True)
+    return evaluate_translation(method.translate, *pictures, **how)
 
 # %% ../nbs/57_commands.ipynb #0de4ac40
 def _tell_results(run, target, rows, told, judged, as_json, groups=None):  # told: [(RankingResult, file or None)]
@@ -644,6 +647,8 @@ def evaluate(
         how = dict(flip=flip, device=method.device, shared=True)
         parts = (dataset.query, dataset.gallery) if by else ()
         plain = [extract_features(method.embed, part.images, batch_size, **how) for part in parts]
+        low = _floor_rows(dataset, rule, metric=metric, batch_size=batch_size, **how) if floors else {}
+        judged = _judged(method, rendered, dataset.train, weights) if source else {}
     if not is_first():
         return
     seen = seen_in_training(run, dataset)
@@ -653,11 +658,7 @@ def evaluate(
         found = _ranked(dataset, seen, metric, again, *made)
         rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
         told.append((found, _record(run, method, dataset, found)))
-    if floors:
-        how = dict(flip=flip, metric=metric, batch_size=batch_size, device=method.device)
-        rows |= _floor_rows(dataset, rule, **how)
-    rows['by chance'] = _chance_row(dataset, rule)
-    judged = _judged(method, rendered, dataset.train, weights) if source else {}
+    rows |= low | {'by chance': _chance_row(dataset, rule)}
     groups = _by_group(plain, dataset, _groups(target, by, dataset.query), metric, rule) if by else None
     _tell_results(run, target, rows, told, judged, json, groups)
 

@@ -218,15 +218,28 @@ def test_other_commands_are_left_to_the_first(folders):
 COUNT = """
 import atexit, os
 from synthreid.training import joint
-embed, seen = joint.JointTransfer.embed, []
-joint.JointTransfer.embed = lambda self, images: seen.append(len(images)) or embed(self, images)
+from synthreid.metrics import features, floors
+seen = []
+def counting(work):
+    return lambda *args: seen.append(len(args[-1])) or work(*args)
+for name in ('embed', 'translate'):
+    setattr(joint.JointTransfer, name, counting(getattr(joint.JointTransfer, name)))
+floors.pixel_embed = counting(floors.pixel_embed)
+features.FeatureExtractor.prepare = counting(features.FeatureExtractor.prepare)
+calibrate = features._some_prepared
+def by_all(*args):
+    n, found = len(seen), calibrate(*args)
+    del seen[n:]
+    return found
+features._some_prepared = by_all
 atexit.register(lambda: os.write(2, f'embedded {sum(seen)}'.encode()))
 """
 
 
-def check_evaluation_is_shared(run, target, tmp_path):
-    "The numbers and records of one process, which embeds everything; of three each embeds its part."
-    given = ['--target', str(target), '--batch-size', '7', '--per-camera', 'centre', '--rerank', '--device', 'cpu']
+def check_evaluation_is_shared(run, source, target, tmp_path):
+    "The numbers and records of one process, which embeds and translates everything; of three each does its part."
+    given = ['--source', str(source), '--target', str(target), '--floors', '--device', 'cpu']
+    given += ['--batch-size', '7', '--per-camera', 'centre', '--rerank']
     told, shares = [], []
     for world in (1, 3):
         own = tmp_path / f'run{world}'
@@ -275,7 +288,7 @@ def test_embedding_translating_and_evaluating_are_shared(folders, tmp_path):
         assert [code for code, _, _ in ended] == [0] * world, ended
     one, three = (np.load(tmp_path / f'of_two_{world}.npz') for world in (1, 3))
     assert one['features'].tobytes() == three['features'].tobytes() and len(three['paths']) == 2
-    check_evaluation_is_shared(run, folders / 'camera', tmp_path)
+    check_evaluation_is_shared(run, folders / 'game', folders / 'camera', tmp_path)
     # what it would take down at its end may abort: the other end of its connections is gone (here it does for sure)
     fragile = 'import atexit, os; atexit.register(os.abort); ' + MAIN
     again = [sys.executable, '-c', fragile, 'embed', pictures, *given, str(tmp_path / '2.npz')]

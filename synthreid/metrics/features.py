@@ -27,6 +27,7 @@ from ..data.datasets import list_images
 from ..data.store import MAX_PIXELS, READING, BrokenImage, content_digests, open_picture, read_image
 from .distances import as_features, refuse_rows
 from ..models.backbones import backbone
+from ..processes import in_shares
 
 # %% ../../nbs/29_metrics.features.ipynb #f72265d5
 _RESIZERS = {'bilinear': dict(mode='bilinear'), 'antialiased bicubic': dict(mode='bicubic', antialias=True)}
@@ -65,12 +66,14 @@ class FeatureExtractor:
         self,
         images,  # uint8 (N, H, W, 3), a list of uint8 (H, W, 3), or float (N, 3, H, W) in [-1, 1]
         batch_size: int = 64,  # images at a time
+        shared: bool = False,  # True: called by all processes that have joined, each sees a part, all get the whole
     ) -> np.ndarray:  # (N, D) float32
         "Features of all images."
         if not len(images):
             raise UserError('expected at least one image, got none')
-        batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-        return torch.cat([self.net(self.prepare(batch)).flatten(1).float().cpu() for batch in batches]).numpy()
+        starts = range(0, len(images), batch_size)
+        of_batch = lambda i: self.net(self.prepare(images[i : i + batch_size])).flatten(1).float().cpu()
+        return torch.cat(in_shares(of_batch, starts) if shared else [*map(of_batch, starts)]).numpy()
 
     def prepare(
         self,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import UserError
-from .evaluate import evaluate_reid
+from .evaluate import embed_test, evaluate_reid
 from .features import pretrained_features
 
 # %% ../../nbs/33b_metrics.floors.ipynb #c5376d09
@@ -33,10 +33,17 @@ def floors(
     gallery,  # likewise
     protocol: str = 'market1501',  # one of `PROTOCOLS`
     device='cpu',  # where the net works
-    **how,  # more of `evaluate_reid`, such as flip, metric, batch_size
+    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
+    flip: bool = True,  # True: average with the mirror image
+    **how,  # more of `embed_test`: batch_size, progress, shared
 ) -> dict:  # {row: RankingResult; None where it could not be made, which the row's name explains}
     "What a method has to beat on these pictures."
-    measure = lambda embed: evaluate_reid(embed, query, gallery, protocol=protocol, device=device, **how)
+    told = dict(metric=metric, flip=flip, protocol=protocol)
+
+    def measure(embed):
+        codes = embed_test(embed, query, gallery, protocol, device, flip=flip, **how)
+        return evaluate_reid(None, query, gallery, codes=codes, **told)
+
     rows = {'raw 8x16 pixels': measure(pixel_embed)}
     try:
         extractor = pretrained_features(device=device)

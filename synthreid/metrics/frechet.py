@@ -295,9 +295,10 @@ def distribution_distance(
     extractor: FeatureExtractor,  # what turns images into (N, D) features
     seed: int = 0,  # of the halves and of the subsets
     n_subsets: int = 10,  # subsets of the kernel distance
+    **how,  # more of the extractor: batch_size, shared
 ) -> dict:  # see the example below
     "Distance to the target before and after translation, beside the floor between two halves of the target."
-    s, t, a = (np.asarray(extractor(x)) for x in (source, target, translated))
+    s, t, a = (np.asarray(extractor(x, **how)) for x in (source, target, translated))
     first, second = np.array_split(np.random.default_rng(step_seed(seed)).permutation(len(t)), 2)
     pairs = {'before': (s, t), 'after': (a, t), 'floor': (t[first], t[second])}
     out = {'features': extractor.name, 'distance': extractor.distance_name}

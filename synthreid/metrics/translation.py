@@ -16,6 +16,7 @@ from ..core import UserError, to_uint8
 from .distances import as_features
 from .features import as_signed, random_features
 from .frechet import distribution_distance
+from ..processes import in_shares
 
 # %% ../../nbs/37_metrics.translation.ipynb #6ad8e4af
 class EdgeHistograms(nn.Module):
@@ -182,14 +183,17 @@ def translate_images(
     batch_size: int = 64,  # images at a time
     device='cpu',  # where `translate` wants its batch
     camera: int | None = None,  # target camera from 0; None: left to `translate`
+    shared: bool = False,  # True: called by all processes that have joined, each does a part, all get the whole
 ) -> np.ndarray:  # (N, H, W, 3) uint8
     "Translate stored images, batch by batch."
-    parts = []
-    for i in range(0, len(images), batch_size):
+
+    def of_batch(i):
         x = as_signed(images[i : i + batch_size], device)
         chosen = [] if camera is None else [torch.full((len(x),), camera, device=x.device)]
-        parts.append(to_uint8(translate(x, *chosen)))
-    out = np.concatenate(parts)
+        return to_uint8(translate(x, *chosen))
+
+    starts = range(0, len(images), batch_size)
+    out = np.concatenate(in_shares(of_batch, starts) if shared else [*map(of_batch, starts)])
     if out.shape != np.shape(images):
         raise UserError(
             f'expected translations of the size of their sources {np.shape(images)}, got {out.shape}:'
@@ -207,11 +211,12 @@ def evaluate_translation(
     batch_size: int = 64,  # images at a time
     seed: int = 0,  # of the stand-in extractor, the floor and the subsets
     device='cpu',  # where `translate` wants its batch
+    shared: bool = False,  # True: called by all processes that have joined, as `translate_images`
 ) -> dict:  # what `distribution_distance` gives, `source_retrieval_rank1`, colour changes
     "Does the translation look like the target, and is everybody still themselves?"
-    translated = translate_images(translate, source_images, batch_size, device)
+    translated = translate_images(translate, source_images, batch_size, device, shared=shared)
     extractor = extractor or random_features([source_images, target_images], seed, device=device)
-    out = distribution_distance(source_images, target_images, translated, extractor, seed)
+    out = distribution_distance(source_images, target_images, translated, extractor, seed, shared=shared)
     out['source_retrieval_rank1'] = float(source_retrieval(source_images, translated, masks).mean())
     out['source_retrieval_features'] = 'edges of the ' + ('whole image' if masks is None else 'person')
     if masks is not None:
