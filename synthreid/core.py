@@ -48,14 +48,16 @@ def expected(
 def need(
     package: str,  # name to import
     extra: str,  # extra of this package that brings it
+    why: str = '',  # what it is needed for: ' to read FILE'
+    instead: str = '',  # what goes without it
 ):  # the imported module
     "Import an optional package, or say how to install it."
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise UserError(
-            f"expected the package {package}, which is not installed here: pip install 'synthreid[{extra}]'"
-        ) from None
+        name = package.partition('.')[0]
+        remedy = f"pip install 'synthreid[{extra}]'{instead}"
+        raise UserError(f'expected the package {name}{why}, it is not installed here: {remedy}') from None
 
 # %% ../nbs/00_core.ipynb #5e3e880f
 def step_seed(

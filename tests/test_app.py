@@ -1,7 +1,6 @@
 "The dashboard: served through Voila to a real browser, opened in JupyterLab, and what is said where it cannot be."
 
 import asyncio
-import importlib.util
 import json
 import os
 import re
@@ -331,9 +330,8 @@ def test_explore_says_what_is_missing(runs, monkeypatch, capsys):
     from synthreid.cli import main
     from synthreid.visual import serve
 
-    found = importlib.util.find_spec
-    hidden = ('jupyterlab', 'voila')
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name in hidden else found(name, *a))
+    for hidden in ('jupyterlab', 'voila'):
+        monkeypatch.setitem(sys.modules, hidden, None)
     for command in ('explore', 'app'):
         assert main([command, str(runs)]) == 2
         said = capsys.readouterr().err
@@ -358,7 +356,7 @@ STARTING = """
 import os, signal, sys
 from synthreid.visual import serve
 
-serve._need = serve._try_out = lambda *what: None
+serve.need = serve._try_out = lambda *what: None
 serve.write_notebook = lambda *what, **how: os.kill(os.getpid(), signal.SIGTERM)
 serve.app('anything')
 """

@@ -157,5 +157,5 @@ def test_what_is_in_the_way_is_one_line(ours, tmp_path, monkeypatch, capsys):
         return real(name, *a)
 
     monkeypatch.setattr(importlib, 'import_module', without)
-    says('net.onnx', "the package onnx, which is not installed here: pip install 'synthreid[onnx]'")
-    says('net.xml', "the package openvino, which is not installed here: pip install 'synthreid[openvino]'")
+    says('net.onnx', "the package onnx, it is not installed here: pip install 'synthreid[onnx]'")
+    says('net.xml', "the package openvino, it is not installed here: pip install 'synthreid[openvino]'")

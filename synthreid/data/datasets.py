@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import UserError, atomic_write, check_positive, expected
+from ..core import UserError, atomic_write, check_positive, expected, need
 
 # %% ../../nbs/11_data.datasets.ipynb #8a5c1b4d
 @dataclass
@@ -555,16 +555,11 @@ def _read_table(file) -> dict:  # column name -> list of strings
     "The columns of a CSV or Parquet file."
     try:
         if file.suffix.lower() in ('.parquet', '.pq'):
-            from pyarrow.parquet import read_table
-
-            columns = read_table(file).to_pydict()
+            parquet = need('pyarrow.parquet', 'formats', f' to read {file}', ', or save the table as CSV')
+            columns = parquet.read_table(file).to_pydict()
             values = [['' if v is None else str(v) for v in column] for column in columns.values()]
             return dict(zip(_column_names(columns, file), values))
         header, *rows = _read_csv(file)
-    except ImportError:
-        raise UserError(
-            f"expected pyarrow to read {file}: pip install 'synthreid[formats]', or save the table as CSV"
-        ) from None
     except UserError:
         raise
     except (ValueError, OSError, csv.Error) as e:
@@ -969,11 +964,9 @@ def unpack_cuhk03(
     out,  # folder for images_detected, images_labeled and testsets.json
 ) -> Path:  # `out`
     "Write the pictures of CUHK03 as PNG and its 20 test sets as JSON; what is there already is kept."
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"expected h5py to read {mat}: pip install 'synthreid[formats]'") from None
     from PIL import Image
+
+    h5py = need('h5py', 'formats', f' to read {mat}')
 
     out = Path(out)
     try:

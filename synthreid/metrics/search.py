@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..core import UserError, atomic_write, check_choice, check_positive, expected
+from ..core import UserError, atomic_write, check_choice, check_positive, expected, need
 from .distances import METRICS, _features, as_features, top_k
 
 # %% ../../nbs/35_metrics.search.ipynb #40261ed2
@@ -62,14 +62,7 @@ def index_parameters(
 # %% ../../nbs/35_metrics.search.ipynb #a8bddeba
 def _faiss():
     "The optional package, or how to get it."
-    try:
-        import faiss
-    except ImportError:
-        raise UserError(
-            "expected the package faiss for a search index, it is not installed: pip install 'synthreid[search]'"
-            " (search_exact works without it)"
-        ) from None
-    return faiss
+    return need('faiss', 'search', ' for a search index', ' (search_exact works without it)')
 
 
 def _vectors(features, where, metric: str, name: str = 'features') -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 import traitlets
 from ipywidgets import HTML
 
-from ..core import UserError, atomic_write, parse_size, pick_device, to_signed
+from ..core import UserError, atomic_write, need, parse_size, pick_device, to_signed
 from ..data.datasets import DatasetSpec, ReidDataset, ReidSplit
 from ..data.store import content_digests, load_images
 from ..metrics.features import find_fid_weights, inception_features
@@ -577,11 +577,7 @@ def _only_ours(book, settings) -> bool:  # no code but that of `_new_book`
 
 
 def _notary():
-    try:
-        from nbformat.sign import NotebookNotary
-    except ImportError:
-        raise UserError("expected nbformat, it is not installed: pip install 'synthreid[notebook]'") from None
-    return NotebookNotary()
+    return need('nbformat.sign', 'notebook').NotebookNotary()
 
 
 def _renewed_book(path, code) -> dict | None:  # with other settings; None: it holds code that nobody here vouches for

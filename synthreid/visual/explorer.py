@@ -20,7 +20,7 @@ import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..core import UserError, atomic_write, check_choice
+from ..core import UserError, atomic_write, check_choice, need
 
 # %% ../../nbs/51_visual.explorer.ipynb #81868ba4
 def front_end(
@@ -147,11 +147,7 @@ def export_page(
     code: bool = True,  # False: without the code cells' sources
 ) -> Path:  # the HTML file
     "A notebook as one HTML file in which the explorers work offline; cells marked `#| hide` are left out."
-    try:
-        import nbformat
-        from nbconvert import HTMLExporter
-    except ImportError:
-        raise UserError("expected nbconvert, it is not installed: pip install 'synthreid[notebook]'") from None
+    nbformat, nbconvert = (need(package, 'notebook') for package in ('nbformat', 'nbconvert'))
     notebook = Path(notebook)
     if not notebook.is_file():
         raise UserError(f'expected a notebook, found nothing at {notebook}: check the path')
@@ -160,7 +156,7 @@ def export_page(
     for c in book.cells:
         c.source = re.sub(r'^#\|.*\n', '', c.source)
     nothing, script = 'data:text/javascript,', (files('synthreid') / 'visual' / 'static' / 'page.js').read_bytes()
-    exporter = HTMLExporter(
+    exporter = nbconvert.HTMLExporter(
         template_name='lab',
         exclude_input=not code,
         exclude_input_prompt=True,

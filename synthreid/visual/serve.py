@@ -6,7 +6,6 @@
 __all__ = ['explore', 'app']
 
 # %% ../../nbs/54_visual.serve.ipynb #21179f19
-import importlib.util
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from ..core import UserError
+from ..core import UserError, need
 from .dashboard import load_run_data, write_notebook
 
 # %% ../../nbs/54_visual.serve.ipynb #1721ff34
@@ -61,11 +60,6 @@ def _listens(port) -> bool:  # somebody on this machine
     with socket.socket() as s:
         found = s.connect_ex(('127.0.0.1', port)) == 0
         return found and s.getsockname() != s.getpeername()  # a socket may meet itself where nobody listens
-
-
-def _need(module, what):
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"expected {what}, it is not installed: pip install 'synthreid[notebook]'")
 
 # %% ../../nbs/54_visual.serve.ipynb #56274fe4
 def _try_out(run, options):
@@ -137,7 +131,7 @@ def explore(
     **options,  # of `Dashboard`
 ) -> int:  # exit code of JupyterLab
     "Open a run's dashboard in JupyterLab."
-    _need('jupyterlab', 'JupyterLab')
+    need('jupyterlab', 'notebook')
     _try_out(run, options)
     path = write_notebook(run, **options)
     print(f'{path}: JupyterLab opens it and runs its cells', flush=True)
@@ -275,7 +269,7 @@ def app(
     **options,  # of `Dashboard`
 ) -> int:  # exit code of Voila
     "Serve a run's dashboard through Voila, as a page without code; the address is printed."
-    _need('voila', 'Voila')
+    need('voila', 'notebook')
     _try_out(run, options)
     token = os.urandom(24).hex()
     while _listens(port):
