@@ -47,8 +47,8 @@ def scale_losses(
     for opt in opts:
         first, params = opt.param_groups[0], [p for group in opt.param_groups for p in group['params']]
         first.setdefault('loss_scale', torch.tensor([2.0**16, 0.0], device=params[0].device))
-        if isinstance(opt, torch.optim.SGD) and opt.defaults['momentum']:
-            for p in params:  # where its first step is left out, the fused one would take what lies there
+        if isinstance(opt, torch.optim.SGD) and opt.defaults['momentum'] and opt.defaults['fused']:
+            for p in params:  # where its first step is left out, it would go on with whatever lies there
                 opt.state[p].setdefault('momentum_buffer', torch.zeros_like(p))
 
 
@@ -56,12 +56,15 @@ def scale_losses(
 def _step_scaled(opts, scale):
     "One step on gradients of multiplied losses, or none where they are infinite; then the next factor."
     gradients = [p.grad for opt in opts for group in opt.param_groups for p in group['params'] if p.grad is not None]
+    if not gradients:
+        return
     torch._foreach_div_(gradients, scale[0])
     sound = nn.utils.get_total_norm(gradients).isfinite()
     for opt in opts:
         if opt.defaults.get('fused'):
             opt.found_inf = (~sound).float()  # it looks by itself, and nobody waits
             opt.step()
+            del opt.found_inf
         elif sound:
             opt.step()
     factor, good = scale[0], scale[1] + 1
