@@ -221,7 +221,7 @@ def fixed(work, draw, seed, told) -> list:
         with np.load(run.folder / 'clusters.npz') as f:
             last = agreement(f['labels'][-1], true_people(target))
         row = dict(row=f'{eps:g}, from the start of the rule', draw=draw, seed=seed, device=told.device)
-        rows.append(row | dict(mAP=mAP, ami=last.ami, clusters=last.clusters))
+        rows.append(row | dict(eps=eps, mAP=mAP, ami=last.ami, clusters=last.clusters))
     return rows
 
 

@@ -30,7 +30,7 @@ class _GlobalNorm(nn.Module):
         self.bias, self.eps = nn.Parameter(torch.zeros(channels)), eps
 
     def forward(self, x):
-        y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        y = widen(x)
         y = (y - y.mean((1, 2, 3), keepdim=True)) / (y.flatten(1).std(1).view(-1, 1, 1, 1) + self.eps)
         return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
@@ -379,8 +379,7 @@ def multi_scale_losses(
     yes, no = widen(net.verdicts(leaf)), widen(net(fake))
     losses = {'d_real': sum((v - 1).square().mean() for v in yes), 'd_fake': sum(v.square().mean() for v in no)}
     if weight:
-        slopes = [torch.autograd.grad(v.sum(), leaf, create_graph=True)[0] for v in yes]
-        slopes = [s if s.dtype == torch.float64 else s.float() for s in slopes]
+        slopes = widen([torch.autograd.grad(v.sum(), leaf, create_graph=True)[0] for v in yes])
         losses['d_penalty'] = weight * sum(s.square().flatten(1).sum(1).mean() for s in slopes)
     return losses
 
