@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import synthreid
 from synthreid.models import patchnce, reid
 from synthreid.training import direct, joint, runs, selftrain
+from synthreid.training.checkpoint import load_checkpoint, save_checkpoint
 from synthreid.training.hooks import read_metrics
-from synthreid.training.loop import PRECISIONS, TrainingDiverged, check_scale, fit, in_precision, scale_losses, update
+from synthreid.training.loop import PRECISIONS, Method, TrainingDiverged, fit, in_precision, scale_losses, update
 from synthreid.training.runs import Run
 
 # the least cosine between the gradients of a net; of DG-Net's tiny generator noise of 2^-8 in the pixels, which bf16
@@ -258,13 +259,45 @@ def test_factors_are_saved_with_the_run(tmp_path, monkeypatch):
     assert any(factor < 2**16 or good == 4 for factor, good in ends), ends
 
 
-def test_what_overflows_at_every_step_is_told():
-    "Infinite gradients of finite losses: nothing is ever learned, and the loss does not say so."
-    net = torch.nn.Linear(1, 1)
-    opt = torch.optim.SGD(net.parameters(), 1e-2)
-    scale_losses([opt])
-    for _ in range(17):
-        check_scale([opt], 3)
-        update({'loss': (net(torch.ones(1, 1)) * 0).sqrt().sum()}, opt)
-    with pytest.raises(TrainingDiverged, match='infinite at step 3 .* divided by 2: --precision bf16-mixed or 32-true'):
-        check_scale([opt], 3)
+class Infinite(Method):
+    "Finite losses whose gradients never are: nothing is ever learned, and the losses do not say so."
+
+    def __init__(self):
+        super().__init__(several.METHODS['direct']().config, 8)
+        self.nets['line'] = torch.nn.Linear(1, 1)
+        self.opts['line'] = torch.optim.SGD(self.nets['line'].parameters(), 1e-2)
+
+    def step(self, batch, i):
+        return update({'root': (self.nets['line'](torch.ones(1, 1)) * 0).float().sqrt().sum()}, *self.opts.values())
+
+
+@pytest.mark.parametrize('steps, every, seen', [(60, 20, 19), (18, 20, 18), (300, 300, 299)])
+def test_what_overflows_at_every_step_is_told(steps, every, seen):
+    "At the next row of the log, or at the end."
+    said = f'infinite at step {seen} .* multiplied by .*: --precision bf16-mixed or 32-true'
+    with pytest.raises(TrainingDiverged, match=said):
+        fit(Infinite(), lambda i: {}, steps, precision='16-mixed', log_every=every)
+
+
+def test_factors_have_a_limit_and_divide_once(monkeypatch):
+    monkeypatch.setattr('synthreid.training.loop._GOOD_STEPS', 1)
+    w = torch.nn.Parameter(torch.zeros(1))
+    opts = [torch.optim.SGD([w], 1e-2) for _ in range(2)]  # of the same weight
+    scale_losses(opts)
+    for _ in range(50):
+        update({'tiny': 1e-3 * w.sum()}, *opts)
+    assert opts[0].param_groups[0]['loss_scale'][0] == 2**24
+    assert w.item() == pytest.approx(-50 * 2 * 1e-2 * 1e-3)
+
+
+def test_factors_follow_the_method_to_its_device(tmp_path):
+    "Checkpoints are read on the CPU; settings of an optimiser that are tensors go where its weights are."
+    method = TINY['direct']()
+    scale_losses(method.opts.values())
+    saved = save_checkpoint(method, tmp_path, 1)
+    other = TINY['direct']()
+    other.device = torch.device('meta')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, 'load_state_dict', lambda *state: None)
+        load_checkpoint(other, saved)
+    assert all(opt.param_groups[0]['loss_scale'].device.type == 'meta' for opt in other.opts.values())

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..core import UserError
 from .evaluate import embed_test, evaluate_reid
 from .features import pretrained_features
+from ..processes import any_process
 
 # %% ../../nbs/33b_metrics.floors.ipynb #c5376d09
 def pixel_embed(
@@ -33,20 +34,23 @@ def floors(
     gallery,  # likewise
     protocol: str = 'market1501',  # one of `PROTOCOLS`
     device='cpu',  # where the net works
-    metric: str = 'cosine',  # 'cosine', 'euclidean' or 'squared_euclidean'
     flip: bool = True,  # True: average with the mirror image
-    **how,  # more of `embed_test`: batch_size, progress, shared
+    batch_size: int = 128,  # images at a time
+    shared: bool = False,  # True: called by all processes that have joined, each embeds a part
+    **how,  # more of `evaluate_reid`, such as metric and rerank
 ) -> dict:  # {row: RankingResult; None where it could not be made, which the row's name explains}
     "What a method has to beat on these pictures."
-    told = dict(metric=metric, flip=flip, protocol=protocol)
 
     def measure(embed):
-        codes = embed_test(embed, query, gallery, protocol, device, flip=flip, **how)
-        return evaluate_reid(None, query, gallery, codes=codes, **told)
+        options = dict(flip=flip, batch_size=batch_size)
+        codes = embed_test(embed, query, gallery, protocol, device, shared=shared, **options)
+        return evaluate_reid(None, query, gallery, protocol=protocol, device=device, codes=codes, **options, **how)
 
     rows = {'raw 8x16 pixels': measure(pixel_embed)}
     try:
-        extractor = pretrained_features(device=device)
+        extractor, lost = pretrained_features(device=device), ''
     except UserError as e:  # "expected the package ..., got none: pip install ..."
-        return rows | {f'pretrained features as they are: {str(e).rpartition(": ")[2]}': None}
+        extractor, lost = None, str(e).rpartition(': ')[2]
+    if any_process(lost) if shared else lost:
+        return rows | {f'pretrained features as they are: {lost or "not there in all processes"}': None}
     return rows | {'pretrained features as they are': measure(pretrained_embed(extractor))}

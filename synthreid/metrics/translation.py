@@ -216,7 +216,8 @@ def evaluate_translation(
     "Does the translation look like the target, and is everybody still themselves?"
     translated = translate_images(translate, source_images, batch_size, device, shared=shared)
     extractor = extractor or random_features([source_images, target_images], seed, device=device)
-    out = distribution_distance(source_images, target_images, translated, extractor, seed, shared=shared)
+    how = dict(shared=True) if shared else {}  # an extractor of somebody else's need not know it
+    out = distribution_distance(source_images, target_images, translated, extractor, seed, **how)
     out['source_retrieval_rank1'] = float(source_retrieval(source_images, translated, masks).mean())
     out['source_retrieval_features'] = 'edges of the ' + ('whole image' if masks is None else 'person')
     if masks is not None:

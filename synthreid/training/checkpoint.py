@@ -180,6 +180,8 @@ def load_checkpoint(
             for saved, own in zip(state['param_groups'], method.opts[k].param_groups):
                 saved.update({flag: own[flag] for flag in ('fused', 'foreach', 'capturable') if flag in own})
             method.opts[k].load_state_dict(state)  # how it is computed is a matter of this device, not of that one
+            for group in method.opts[k].param_groups:
+                group.update({name: v.to(method.device) for name, v in group.items() if isinstance(v, torch.Tensor)})
     except (KeyError, ValueError) as e:
         for k, state in before.items():
             method.opts[k].load_state_dict(state)

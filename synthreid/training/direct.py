@@ -158,7 +158,8 @@ def make_centres(
 ) -> tuple[CentreLoss, torch.optim.SGD]:
     "The centres of the centre loss, and their optimiser."
     centres = CentreLoss(n_ids, dim).to(device)
-    return centres, torch.optim.SGD(centres.parameters(), config.lr_centre / config.weight_centre)
+    fused = centres.centres.is_cuda or None
+    return centres, torch.optim.SGD(centres.parameters(), config.lr_centre / config.weight_centre, fused=fused)
 
 # %% ../../nbs/41_training.direct.ipynb #a37f3662
 class DirectTransfer(Method):

@@ -27,7 +27,7 @@ from ..processes import any_process, average_gradients, averaged, is_first, plac
 
 # %% ../../nbs/40_training.loop.ipynb #4df8dff8
 PRECISIONS = {'32-true': torch.float32, 'bf16-mixed': torch.bfloat16, '16-mixed': torch.float16}
-_GOOD_STEPS = 2000  # in a row, after which the factor is doubled
+_GOOD_STEPS, _MOST = 2000, 2.0**24  # steps in a row, after which the factor is doubled, and its limit
 
 
 def in_precision(
@@ -46,7 +46,8 @@ def scale_losses(
     "From now on `update` multiplies the losses of these, as fp16 wants it; those that do so already go on."
     for opt in opts:
         first, params = opt.param_groups[0], [p for group in opt.param_groups for p in group['params']]
-        first.setdefault('loss_scale', torch.tensor([2.0**16, 0.0], device=params[0].device))
+        for p in params[:1]:
+            first.setdefault('loss_scale', torch.tensor([2.0**16, 0.0], device=p.device))
         if isinstance(opt, torch.optim.SGD) and opt.defaults['momentum'] and opt.defaults['fused']:
             for p in params:  # where its first step is left out, it would go on with whatever lies there
                 opt.state[p].setdefault('momentum_buffer', torch.zeros_like(p))
@@ -55,7 +56,8 @@ def scale_losses(
 @torch.no_grad()
 def _step_scaled(opts, scale):
     "One step on gradients of multiplied losses, or none where they are infinite; then the next factor."
-    gradients = [p.grad for opt in opts for group in opt.param_groups for p in group['params'] if p.grad is not None]
+    params = dict.fromkeys(p for opt in opts for group in opt.param_groups for p in group['params'])
+    gradients = [p.grad for p in params if p.grad is not None]
     if not gradients:
         return
     torch._foreach_div_(gradients, scale[0])
@@ -69,7 +71,7 @@ def _step_scaled(opts, scale):
             opt.step()
     factor, good = scale[0], scale[1] + 1
     enough = good >= _GOOD_STEPS
-    grown = torch.stack([torch.where(enough, 2 * factor, factor), torch.where(enough, 0, good)])
+    grown = torch.stack([torch.where(enough, (2 * factor).clamp(max=_MOST), factor), torch.where(enough, 0, good)])
     scale.copy_(torch.where(sound, grown, torch.stack([factor / 2, torch.zeros_like(good)])))
 
 # %% ../../nbs/40_training.loop.ipynb #eff653b0
@@ -171,9 +173,10 @@ def check_scale(
     last_good: str = 'none yet',  # name of the last checkpoint
 ):
     "Raise `TrainingDiverged` if the gradients were infinite so often that nothing can be learned any more."
-    least = torch.stack([opt.param_groups[0]['loss_scale'][0] for opt in opts]).min().item()
+    told = [opt.param_groups[0]['loss_scale'][0] for opt in opts if 'loss_scale' in opt.param_groups[0]]
+    least = torch.stack(told).min().item() if told else 1
     if least < 1:
-        what = f'finite gradients in fp16, they are infinite at step {step} even with losses divided by {1 / least:.0f}'
+        what = f'finite gradients in fp16, they are infinite at step {step} even with losses multiplied by {least:.2g}'
         raise TrainingDiverged(f'expected {what}: --precision bf16-mixed or 32-true, or {_way_out(step, last_good)}')
 
 # %% ../../nbs/40_training.loop.ipynb #5943a0ca
@@ -364,6 +367,9 @@ class RecordedSteps:
     ):
         if method.device.type != 'cuda':
             raise expected('a method on a GPU', method.device, 'record steps there only')
+        slow = [k for k, o in method.opts.items() if 'loss_scale' in o.param_groups[0] and not o.defaults.get('fused')]
+        if slow:  # the host would look whether gradients are finite
+            raise expected('fused optimisers to record steps in fp16', f'others ({", ".join(slow)})', 'use bf16-mixed')
         self.method, self.stream, self.seen, self.graphs = method, torch.cuda.Stream(method.device), Counter(), {}
         for opt in method.opts.values():
             for group in opt.param_groups:
@@ -498,7 +504,7 @@ def fit(
     "Train. Every step is seeded from (seed, step); hooks look, and change nothing."
     hooks = [hook if isinstance(hook, Hook) else Call(hook) for hook in hooks]
     done, failed, patience = start, True, 0.0 if place().world == 1 else 2.0  # torchrun passes Ctrl-C on a second time
-    means, watch = means or LossMeans(), FiniteWatch()
+    means, watch, last_good = means or LossMeans(), FiniteWatch(), 'none yet'
     if precision == '16-mixed':
         scale_losses(method.opts.values())
     step = RecordedSteps(method) if recorded else method.step
@@ -512,13 +518,12 @@ def fit(
                     losses = averaged(losses)
                 means.add(losses)
                 with told_to_all():
-                    last_good = next((hook.last_good for hook in hooks if hook.last_good), 'none yet')
+                    last_good = next((hook.last_good for hook in hooks if hook.last_good), last_good)
                     watch(losses, i, last_good)
                     done, told = i + 1, {}
                     if done % log_every == 0:
                         watch.finish()
-                        if precision == '16-mixed':
-                            check_scale(method.opts.values(), i, last_good)
+                        check_scale(method.opts.values(), i, last_good)
                         told = means.take()
                     for hook in hooks:
                         hook(method, done, told)
@@ -526,6 +531,7 @@ def fit(
                     break
             with told_to_all():
                 watch.finish()
+                check_scale(method.opts.values(), done, last_good)
         failed = False
     finally:
         rest = means.tell()
