@@ -236,6 +236,27 @@ atexit.register(lambda: os.write(2, f'embedded {sum(seen)}'.encode()))
 """
 
 
+LOST = """
+import os
+from synthreid.core import UserError
+from synthreid.metrics import floors
+found = floors.pretrained_features
+def lost(**how):
+    if os.environ['RANK'] == '1':
+        raise UserError('expected the weights, got none: find them')
+    return found(**how)
+floors.pretrained_features = lost
+"""
+
+
+def check_a_floor_of_all_or_of_none(run, source, target):
+    "What is not there in one process is a row without numbers, and nobody waits for ever."
+    argv = ['evaluate', str(run), '--source', str(source), '--target', str(target), '--floors', '--device', 'cpu']
+    ended = finish(start([sys.executable, '-c', LOST + MAIN, *argv], 2))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert 'pretrained features as they are: not there in all processes' in ended[0][1]
+
+
 def check_evaluation_is_shared(run, source, target, tmp_path):
     "The numbers and records of one process, which embeds and translates everything; of three each does its part."
     given = ['--source', str(source), '--target', str(target), '--floors', '--device', 'cpu']
@@ -289,6 +310,7 @@ def test_embedding_translating_and_evaluating_are_shared(folders, tmp_path):
     one, three = (np.load(tmp_path / f'of_two_{world}.npz') for world in (1, 3))
     assert one['features'].tobytes() == three['features'].tobytes() and len(three['paths']) == 2
     check_evaluation_is_shared(run, folders / 'game', folders / 'camera', tmp_path)
+    check_a_floor_of_all_or_of_none(run, folders / 'game', folders / 'camera')
     # what it would take down at its end may abort: the other end of its connections is gone (here it does for sure)
     fragile = 'import atexit, os; atexit.register(os.abort); ' + MAIN
     again = [sys.executable, '-c', fragile, 'embed', pictures, *given, str(tmp_path / '2.npz')]

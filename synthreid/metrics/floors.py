@@ -51,6 +51,6 @@ def floors(
         extractor, lost = pretrained_features(device=device), ''
     except UserError as e:  # "expected the package ..., got none: pip install ..."
         extractor, lost = None, str(e).rpartition(': ')[2]
-    if any_process(lost) if shared else lost:
+    if any_process(bool(lost)) if shared else lost:
         return rows | {f'pretrained features as they are: {lost or "not there in all processes"}': None}
     return rows | {'pretrained features as they are': measure(pretrained_embed(extractor))}
