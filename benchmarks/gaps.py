@@ -71,7 +71,10 @@ def trained(work, gap, row, steps, seed, simulations, device):
     real = real if row in LEARNS_FROM_TARGET else None
     run = Run(run_folder(work, gap, row, steps, seed), name, replace(config, size=SIZE), seed=seed, device=device)
     recorded = device != 'cpu' and name == 'joint'
-    method, _ = run.train(labelled, real, tensorboard=False, progress=False, sample_every=0, recorded=recorded)
+    quiet = dict(tensorboard=False, progress=False, sample_every=0)
+    method, done = run.train(labelled, real, recorded=recorded, **quiet)
+    if done < steps:  # what a signal stopped is no row
+        raise SystemExit(f'stopped at step {done}: the same command goes on')
     return method, target
 
 

@@ -159,7 +159,10 @@ def trained(work, source, targets, steps, seed, size, device, row='direct'):
     if row == 'joint':
         seen = load(load_dataset('market1501', first).train)
     recorded = device != 'cpu' and row == 'joint'
-    method, _ = run.train(labelled, seen, tensorboard=False, progress=False, sample_every=0, recorded=recorded)
+    quiet = dict(tensorboard=False, progress=False, sample_every=0)
+    method, done = run.train(labelled, seen, recorded=recorded, **quiet)
+    if done < steps:  # what a signal stopped is no row
+        raise SystemExit(f'stopped at step {done}: the same command goes on')
     told = {}
     for name, target in targets.items():
         real = load_dataset('market1501', target)

@@ -59,7 +59,9 @@ if __name__ == '__main__':
             name, config = demo_rows(args.steps)[ROW]
             began = time.perf_counter()
             run = Run(args.folder / f'direct_{trained}', name, config, seed=0, device=args.device)
-            method, _ = run.train(source, None, tensorboard=False, progress=False)
+            method, done = run.train(source, None, tensorboard=False, progress=False)
+            if done < args.steps:  # what a signal stopped is no row
+                raise SystemExit(f'stopped at step {done}: the same command goes on')
             seconds = time.perf_counter() - began
         for tested, (_, cameras) in worlds.items():
             if trained == 'raw pixels':
