@@ -180,6 +180,7 @@ _TOLD = (
     ' last and used for nothing. "start" is the model before self-training, "control" the same self-training without'
     ' any source.'
 )
+_WITHOUT_MIRROR = 'mAP: held-back people behind each epoch, without mirror images, which the results above average.'
 
 
 def _epochs_table(folder) -> str:
@@ -189,7 +190,7 @@ def _epochs_table(folder) -> str:
     rows, judged = [], found.get('judged', np.full(len(found['eps']) + 1, np.nan))
     for e, (labels, eps) in enumerate(zip(found['labels'], found['eps'])):
         n, out = len(np.unique(labels[labels >= 0])), np.mean(labels < 0)
-        rows.append(dict(method=f'epoch {e + 1}', eps=eps, clusters=n, outliers_percent=100 * out, mAP=judged[e + 1]))
+        rows.append(dict(method=f'epoch {e}', eps=eps, clusters=n, outliers_percent=100 * out, mAP=judged[e + 1]))
     return table_html(results_table(rows))
 
 
@@ -218,7 +219,7 @@ def adapt_report(
     sections = [
         ('Results', [Table(table_html(table, columns)), said]),
         ('Held-back people', [(shown, 'Renders, the same as the cameras would show them, pictures of the target')]),
-        ('Clusters', [Table(_epochs_table(out / 'adapted')), *clusters]),
+        ('Clusters', [Table(_epochs_table(out / 'adapted')), _WITHOUT_MIRROR, *clusters]),
     ]
     lead = 'A model for these cameras, made without a label of theirs.'
     return write_report(out / 'report.html', 'synthreid adapt', lead, sections)

@@ -144,7 +144,7 @@ def adapted_row(
     return {ADAPTED: ('selftrain', learned)}
 
 # %% ../nbs/55_demo.ipynb #16bdc6b6
-PRETRAINED_STEPS = 150  # of every row with `pretrained`: at 128x64 reckoned at 48 minutes of one core
+PRETRAINED_STEPS = 150  # of every row with `pretrained`: at 128x64 34 minutes of one core, see benchmarks
 
 
 def pretrained_rows(

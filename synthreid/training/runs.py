@@ -305,6 +305,9 @@ def _begin(run, source, target, later=(), **positive):
         raise expected(f'settings of the method {kind.name}', type(run.config).__name__, f'use {kind.Config.__name__}')
     check_positive(**{k: v for k, v in vars(run.config).items() if k in ('steps', 'batch_size')}, **positive)
     check_choice(PRECISIONS, precision=run.precision)
+    if run.precision == '16-mixed' and device.type == 'cpu':
+        slow = 'fp16 is for GPUs, a processor may need thirty times as long as for float32'
+        warnings.warn(f'{slow}: --precision bf16-mixed or 32-true', stacklevel=2)
     _check_target(kind, run.config, target)
     target, n_cameras = _renumber_cameras(target)
     named = {k: path for k, path in kind.builds_on(run.config).items() if path not in later.values()}
