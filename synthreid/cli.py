@@ -116,7 +116,7 @@ def _parser(
             known = own | (settings or {})
             raise UserError(f'{_in_words(message, known, positional)}: see synthreid {name} --help')
 
-    parser = OneLine(prog=f'synthreid {name}', add_help=False)
+    parser = OneLine(prog=f'synthreid {name}', add_help=False, allow_abbrev=False)
     if settings is not None:
         parser.add_argument('--config', action='config', help='YAML file with these options')
         parser.add_function_arguments(_signature('the method', settings.values()), None)

@@ -58,6 +58,7 @@ def test_nothing_is_decoded_before_the_rest_is_known_to_fit(data, tmp_path, monk
         ([*SMALL, '--neck', 'giraffe'], 'giraffe'),
         ([*SMALL, '--images-per-id', 3], 'divisible'),
         ([*SMALL, '--precision', 'half'], 'bf16-mixed'),
+        ([*SMALL, '--checkpoint-ever', '9'], 'got --checkpoint-ever (did you mean --checkpoint-every?)'),
         ([*SMALL, '--translate-with', tmp_path / 'nowhere'], 'nowhere'),
         ([*SMALL, '--steps', 0], 'expected steps'),
     ):
