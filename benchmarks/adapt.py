@@ -7,8 +7,7 @@ choices: the best epoch, the best fixed eps, and self-training whose clusters ar
     python benchmarks/adapt.py --work runs/adapt_bench --table      # of what is there
 
 `--what`: `truth`, also the true people as clusters, and every eps by itself; `rule`, joint and self-training alone, by
-today's choice, beside the truth; from its start, `fixed`, one eps by itself, `people`, clusters that are the true
-people, and `options`, every option by itself;
+today's choice, beside the truth; from its start, `fixed`, one eps by itself, and `options`, every option by itself;
 `communities`, other ways to cluster; `imagenet`, nets with weights from ImageNet at 128x64.
 """
 
@@ -225,18 +224,6 @@ def fixed(work, draw, seed, told) -> list:
     return rows
 
 
-def people(work, draw, seed, told) -> list:
-    "Behind `rule`: from its start, with its people held back, the true people as clusters: what clustering costs."
-    source, target, _ = demo_data(work / 'data', told.size, seed=draw, progress=False)
-    out = work / folder_name(draw, seed, told)
-    learned = adapt_settings('small', told.size, told.steps, told.adapt_steps)['adapted']
-    config = replace(learned, start=str(out / 'joint'), eps=(0.5,))
-    run = Run(out / 'people', 'selftrain', config, seed, told.device)
-    with mock.patch.object(selftrain, 'cluster_at', lambda c, *sets: true_people(target)[None]):
-        mAP = tested(trained(run, source, target.train).embed, target, told.device)
-    return [dict(row='the true people as clusters', draw=draw, seed=seed, device=told.device, mAP=mAP)]
-
-
 OPTIONS = {
     'none of them': {},
     'twice the steps': dict(steps=600, epochs=20),
@@ -339,7 +326,6 @@ KINDS = dict(
     truth=(one, with_truth),
     rule=(rule,),
     fixed=(fixed,),
-    people=(people,),
     options=(options,),
     imagenet=(from_imagenet,),
 )

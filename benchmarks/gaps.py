@@ -20,6 +20,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from adapt import trained as finished
 
 from synthreid.core import atomic_write
 from synthreid.data.datasets import load_dataset
@@ -71,11 +72,7 @@ def trained(work, gap, row, steps, seed, simulations, device):
     real = real if row in LEARNS_FROM_TARGET else None
     run = Run(run_folder(work, gap, row, steps, seed), name, replace(config, size=SIZE), seed=seed, device=device)
     recorded = device != 'cpu' and name == 'joint'
-    quiet = dict(tensorboard=False, progress=False, sample_every=0)
-    method, done = run.train(labelled, real, recorded=recorded, **quiet)
-    if done < steps:  # what a signal stopped is no row
-        raise SystemExit(f'stopped at step {done}: the same command goes on')
-    return method, target
+    return finished(run, labelled, real, recorded=recorded), target
 
 
 def run_folder(work, gap, row, steps, seed):

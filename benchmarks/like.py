@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from adapt import trained as finished
 
 from synthreid.data.datasets import load_dataset
 from synthreid.data.store import load_images
@@ -159,10 +160,7 @@ def trained(work, source, targets, steps, seed, size, device, row='direct'):
     if row == 'joint':
         seen = load(load_dataset('market1501', first).train)
     recorded = device != 'cpu' and row == 'joint'
-    quiet = dict(tensorboard=False, progress=False, sample_every=0)
-    method, done = run.train(labelled, seen, recorded=recorded, **quiet)
-    if done < steps:  # what a signal stopped is no row
-        raise SystemExit(f'stopped at step {done}: the same command goes on')
+    method = finished(run, labelled, seen, recorded=recorded)
     told = {}
     for name, target in targets.items():
         real = load_dataset('market1501', target)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from adapt import trained as finished
 
 from synthreid.core import parse_size
 from synthreid.data.datasets import load_dataset
@@ -59,9 +60,7 @@ if __name__ == '__main__':
             name, config = demo_rows(args.steps)[ROW]
             began = time.perf_counter()
             run = Run(args.folder / f'direct_{trained}', name, config, seed=0, device=args.device)
-            method, done = run.train(source, None, tensorboard=False, progress=False)
-            if done < args.steps:  # what a signal stopped is no row
-                raise SystemExit(f'stopped at step {done}: the same command goes on')
+            method = finished(run, source, None)
             seconds = time.perf_counter() - began
         for tested, (_, cameras) in worlds.items():
             if trained == 'raw pixels':
