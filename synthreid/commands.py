@@ -596,6 +596,20 @@ def _test_pictures(dataset, rendered, per_camera, size, cache, on_broken) -> tup
     with shared_folder(cache) as kept:
         return first_does(decode, here=kept != cache)
 
+
+def _rows_of(run, method, dataset, metric, rerank, made) -> tuple:  # {row: numbers}, [(RankingResult, file or None)]
+    "Rank, and re-rank where that is wanted; both are recorded with the run."
+    from synthreid.training.provenance import seen_in_training
+
+    seen = seen_in_training(run, dataset)
+    _tell_seen(run, seen)
+    rows, told = {}, []
+    for again in (False, True)[: 1 + rerank]:
+        found = _ranked(dataset, seen, metric, again, *made)
+        rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
+        told.append((found, _record(run, method, dataset, found)))
+    return rows, told
+
 # %% ../nbs/57_commands.ipynb #0d0c356f
 def evaluate(
     run: str,  # run folder or checkpoint
@@ -628,7 +642,6 @@ def evaluate(
     from synthreid.metrics.evaluate import extract_features
     from synthreid.metrics.features import find_fid_weights
     from synthreid.processes import is_first, join, told_to_all
-    from synthreid.training.provenance import seen_in_training
 
     join(device)
     with told_to_all():
@@ -651,13 +664,7 @@ def evaluate(
         judged = _judged(method, rendered, dataset.train, weights) if source else {}
     if not is_first():
         return
-    seen = seen_in_training(run, dataset)
-    _tell_seen(run, seen)
-    rows, told = {}, []
-    for again in (False, True)[: 1 + rerank]:
-        found = _ranked(dataset, seen, metric, again, *made)
-        rows[f'{method.name}, re-ranked' if again else method.name] = found.summary()
-        told.append((found, _record(run, method, dataset, found)))
+    rows, told = _rows_of(run, method, dataset, metric, rerank, made)
     rows |= low | {'by chance': _chance_row(dataset, rule)}
     groups = _by_group(plain, dataset, _groups(target, by, dataset.query), metric, rule) if by else None
     _tell_results(run, target, rows, told, judged, json, groups)

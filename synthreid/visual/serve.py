@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from ..core import UserError, need
+from ..core import need
 from .dashboard import load_run_data, write_notebook
 
 # %% ../../nbs/54_visual.serve.ipynb #1721ff34
